@@ -1,0 +1,216 @@
+"""Typed settings of the model, of self-training and of inference.
+
+Every class checks itself when it is made, so that a wrong value is refused, with the remedy, before
+any long work starts. `from_dict` reads plain data (YAML, JSON, a checkpoint) strictly.
+"""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, fields
+from typing import Any, Self
+
+ENCODERS = ("mit_b0", "mit_b1", "mit_b2", "mit_b3", "mit_b4", "mit_b5")
+PSEUDO_LABEL_RULES = ("published", "per_class")
+
+
+class SettingsError(ValueError):
+    """A setting has an unknown name or a value that cannot work. The message says the remedy."""
+
+
+def closest(name: str, known: tuple[str, ...] | list[str]) -> str:
+    """A hint for a mistyped `name`: the nearest of `known`, or all of them when none is near."""
+    near = difflib.get_close_matches(name, known, n=1, cutoff=0.6)
+    return f"did you mean '{near[0]}'?" if near else f"expected one of: {', '.join(sorted(known))}."
+
+
+def _require(condition: bool, name: str, expected: str, received: Any) -> None:
+    if not condition:
+        raise SettingsError(f"{name} must be {expected}. Received: {received!r}.")
+
+
+def _size(name: str, value: Any, multiple: int) -> tuple[int, int]:
+    """`value` as (height, width), each a positive multiple of `multiple`."""
+    expected = f"two positive multiples of {multiple}: height, width"
+    is_pair = isinstance(value, tuple | list) and len(value) == 2
+    _require(is_pair and all(_is_int(v) for v in value), name, expected, value)
+    _require(all(v > 0 and v % multiple == 0 for v in value), name, expected, value)
+    return (int(value[0]), int(value[1]))
+
+
+def _is_int(value: Any) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool)
+
+
+def _is_number(value: Any) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool)
+
+
+def _fraction(name: str, value: Any) -> None:
+    _require(_is_number(value) and 0 <= value <= 1, name, "a number from 0 to 1", value)
+
+
+class PlainSettings:
+    """Reading from and writing to plain data, shared by all settings."""
+
+    @classmethod
+    def from_dict(cls, data: Mapping[str, Any]) -> Self:
+        """Make settings from plain data; keys that are left out keep their default.
+
+        Raises:
+            SettingsError: unknown key (with the nearest valid name) or bad value.
+        """
+        if not isinstance(data, Mapping):
+            raise SettingsError(f"{cls.__name__} needs keys and values. Received: {data!r}.")
+        known = [f.name for f in fields(cls)]
+        for key in data:
+            if key not in known:
+                raise SettingsError(f"Unknown setting '{key}' of {cls.__name__}: {closest(str(key), known)}")
+        return cls(**{k: tuple(v) if isinstance(v, list) else v for k, v in data.items()})
+
+    def to_dict(self) -> dict[str, Any]:
+        """The settings as data that JSON and YAML can hold (tuples become lists)."""
+        return {k: list(v) if isinstance(v, tuple) else v for k, v in asdict(self).items()}
+
+
+@dataclass(frozen=True)
+class ModelSettings(PlainSettings):
+    """What the network is made of. Stored in the checkpoint: serving rebuilds it from here."""
+
+    encoder: str = "mit_b5"
+    """Name in the catalogue of encoders, mit_b0 (small, fast) to mit_b5 (the published one)."""
+    num_classes: int = 2
+    """Number of classes, background included."""
+    crop_size: tuple[int, int] = (512, 512)
+    """Height and width of the training crop in pixels, multiples of 64: the high-resolution
+    sub-crop of half the side must lie on whole cells at every stride of the encoder."""
+    decoder_channels: int = 256
+    """Width of the decoder (DAFormer: 256). 64 makes training on a CPU possible."""
+    attention_channels: int = 256
+    """Width of the scale attention's decoder (HRDA: 256)."""
+    attention_classwise: bool = True
+    """One attention channel a class; False: one for all classes."""
+    detail_loss_weight: float = 0.1
+    """λd: share of the loss that the high-resolution detail prediction alone receives."""
+    dropout: float = 0.1
+    """Dropout before the decoder's last layer."""
+    drop_path: float = 0.1
+    """Highest stochastic-depth rate of the encoder (it grows linearly from 0 with depth)."""
+
+    def __post_init__(self) -> None:
+        if self.encoder not in ENCODERS:
+            raise SettingsError(f"Unknown encoder '{self.encoder}': {closest(str(self.encoder), ENCODERS)}")
+        _require(
+            _is_int(self.num_classes) and 2 <= self.num_classes <= 255,
+            "num_classes",
+            "a whole number from 2 (background and one class) to 255",
+            self.num_classes,
+        )
+        object.__setattr__(self, "crop_size", _size("crop_size", self.crop_size, 64))
+        for name in ("decoder_channels", "attention_channels"):
+            value = getattr(self, name)
+            _require(_is_int(value) and value > 0, name, "a positive whole number", value)
+        _require(
+            isinstance(self.attention_classwise, bool), "attention_classwise", "true or false", self.attention_classwise
+        )
+        _fraction("detail_loss_weight", self.detail_loss_weight)
+        for name in ("dropout", "drop_path"):
+            value = getattr(self, name)
+            _require(_is_number(value) and 0 <= value < 1, name, "a number from 0 to below 1", value)
+
+
+@dataclass(frozen=True)
+class InferenceSettings(PlainSettings):
+    """How an image larger than one crop is predicted: windows, their overlap, their batches."""
+
+    window: tuple[int, int] | None = None
+    """Height and width of a window in pixels; None: the model's training crop."""
+    stride: tuple[int, int] | None = None
+    """Distance of neighbouring windows in pixels; None: half the window."""
+    batch_size: int = 4
+    """How many windows go through the network at once. Bounds the memory."""
+
+    def __post_init__(self) -> None:
+        if self.window is not None:
+            object.__setattr__(self, "window", _size("window", self.window, 64))
+        if self.stride is not None:
+            object.__setattr__(self, "stride", _size("stride", self.stride, 8))
+        if self.window is not None and self.stride is not None:
+            fits = all(s <= w for s, w in zip(self.stride, self.window, strict=True))
+            _require(fits, "stride", f"at most the window {self.window}, or pixels would be left out", self.stride)
+        _require(
+            _is_int(self.batch_size) and self.batch_size > 0, "batch_size", "a positive whole number", self.batch_size
+        )
+
+
+@dataclass(frozen=True)
+class SelfTrainingSettings(PlainSettings):
+    """Mean teacher, pseudo-labels, ClassMix and strong augmentation (DACS as in DAFormer)."""
+
+    alpha: float = 0.99
+    """Teacher's averaging factor once warmed up. The published HRDA runs use 0.999."""
+    pseudo_label_rule: str = "published"
+    """'published': one weight for every target pixel, the share of pixels of the whole batch that
+    reach `pseudo_label_threshold`. 'per_class': a pixel counts with weight 1 when it reaches the
+    cut of its own class, which follows `class_quantile` and `class_threshold`, and with 0 otherwise;
+    thin classes, which the published rule starves, keep their share."""
+    pseudo_label_threshold: float = 0.968
+    """Probability from which a pixel counts as confident (rule 'published')."""
+    class_threshold: float = 0.6
+    """Rule 'per_class': probability a pixel of a foreground class must reach to be trusted as that
+    class. Pixels of the background are trusted when no foreground class reaches half of it."""
+    jitter_probability: float = 0.8
+    """Chance, drawn once an iteration, that the mixed images are colour jittered."""
+    jitter_strength: float = 0.2
+    """Range of the brightness, contrast, saturation and hue factors."""
+    blur_probability: float = 0.5
+    """Chance, drawn once an iteration, that the mixed images are blurred (σ from 0.15 to 1.15)."""
+    feature_distance_weight: float = 0.0
+    """λ of the feature distance to a frozen ImageNet encoder; 0 switches it off (published: 0.005)."""
+    feature_distance_classes: tuple[int, ...] = ()
+    """Class indices whose features are held near ImageNet's."""
+    feature_distance_min_share: float = 0.75
+    """Smallest share of one class in an encoder cell for the cell to count."""
+    ignore_margins: tuple[int, int, int, int] = (0, 0, 0, 0)
+    """Rows and columns at the top, bottom, left and right of the target image whose pseudo-labels
+    get weight 0 (a vignette, the bonnet of a car)."""
+
+    def __post_init__(self) -> None:
+        for name in (
+            "alpha",
+            "pseudo_label_threshold",
+            "class_threshold",
+            "jitter_probability",
+            "blur_probability",
+            "feature_distance_min_share",
+        ):
+            _fraction(name, getattr(self, name))
+        if self.pseudo_label_rule not in PSEUDO_LABEL_RULES:
+            hint = closest(str(self.pseudo_label_rule), PSEUDO_LABEL_RULES)
+            raise SettingsError(f"Unknown pseudo_label_rule '{self.pseudo_label_rule}': {hint}")
+        _require(
+            _is_number(self.jitter_strength) and 0 <= self.jitter_strength <= 0.5,
+            "jitter_strength",
+            "a number from 0 to 0.5 (half of the hue circle)",
+            self.jitter_strength,
+        )
+        _require(
+            _is_number(self.feature_distance_weight) and self.feature_distance_weight >= 0,
+            "feature_distance_weight",
+            "a number of 0 or more",
+            self.feature_distance_weight,
+        )
+        _require(
+            self.feature_distance_weight == 0 or len(self.feature_distance_classes) > 0,
+            "feature_distance_classes",
+            "at least one class index when feature_distance_weight is above 0",
+            self.feature_distance_classes,
+        )
+        margins = self.ignore_margins
+        _require(
+            len(margins) == 4 and all(_is_int(m) and m >= 0 for m in margins),
+            "ignore_margins",
+            "four whole numbers of 0 or more: top, bottom, left, right",
+            margins,
+        )
