@@ -1,8 +1,8 @@
 """Labelled crack photos without any download: a source domain and a "real-like" target domain.
 
-The source shows plaster, concrete and fine asphalt under even light with clean, mostly single cracks. The real-like domain
-differs in what no colour jitter, blur or noise on the source imitates: other surfaces (pebbles, slabs with joints, board
-marks, coarse asphalt), other cracks (jagged and spalled, meandering, map cracking, dust-filled), and other
+The source shows plaster, concrete and fine asphalt under even light with clean, mostly single cracks. The real-like
+domain differs in what no colour jitter, blur or noise on the source imitates: other surfaces (pebbles, slabs with
+joints, board marks, coarse asphalt), other cracks (jagged and spalled, meandering, map cracking, dust-filled), and other
 things that look like cracks (roots, wires, joints, shadow edges, peeling paint); on top of that it has uneven light,
 blur, sensor noise and JPEG artefacts. `STYLES` holds every strength, for whoever wants another gap.
 
@@ -29,6 +29,7 @@ from numpy.random import Generator
 from numpy.typing import NDArray
 
 from common.data import synthetic_scene as scene
+from common.data.synthetic_surfaces import SURFACES, Field, colour
 
 CLASS_NAME = "crack"
 CLASS_COLOUR = "#DC143C"
@@ -58,7 +59,7 @@ class Style:
     """What a domain is made of. Choices are names with weights, ranges are drawn from uniformly."""
 
     surfaces: dict[str, float]
-    """Weights of `synthetic_scene.SURFACES`."""
+    """Weights of `synthetic_surfaces.SURFACES`."""
     cracks: tuple[tuple[CrackShape, float], ...]
     """Shapes of single cracks with weights; all cracks of a picture have the same shape."""
     map_cracking: float
@@ -88,7 +89,7 @@ STYLES: dict[str, Style] = {
         surfaces={"plaster": 0.25, "concrete": 0.35, "asphalt": 0.4},
         cracks=((CrackShape(), 0.7), (CrackShape(roughness=(0.1, 0.2), decay=(0.5, 0.6), jag=(0.2, 0.6)), 0.3)),
         map_cracking=0.0,
-        share=(0.008, 0.022),
+        share=(0.006, 0.016),
         lookalikes={"stain": 0.3, "scratches": 0.2},
     ),
     "real_like": Style(
@@ -96,14 +97,14 @@ STYLES: dict[str, Style] = {
         cracks=(
             (
                 CrackShape(
-                    roughness=(0.08, 0.2), decay=(0.58, 0.68), jag=(0.6, 1.4), width=(1.4, 4.5), depth=(0.35, 0.85)
+                    roughness=(0.08, 0.2), decay=(0.58, 0.68), jag=(0.6, 1.4), width=(1.4, 4.5), depth=(0.45, 0.9)
                 ),
                 0.7,
             ),
-            (CrackShape(roughness=(0.25, 0.45), decay=(0.48, 0.56), width=(1.0, 2.2), depth=(0.3, 0.7)), 0.3),
+            (CrackShape(roughness=(0.25, 0.45), decay=(0.48, 0.56), width=(1.0, 2.2), depth=(0.4, 0.8)), 0.3),
         ),
         map_cracking=0.2,
-        share=(0.007, 0.022),
+        share=(0.005, 0.016),
         lookalikes={
             "stain": 0.4,
             "scratches": 0.25,
@@ -117,7 +118,7 @@ STYLES: dict[str, Style] = {
         vignette=(0.0, 0.4),
         blur=(0.5, 1.1),
         sensor_noise=(0.01, 0.04),
-        cast=0.06,
+        cast=0.05,
         jpeg=(45, 85),
     ),
 }
@@ -149,13 +150,13 @@ def generate(
         raise ValueError(f"A crack photo needs at least 32 pixels on each side. Received: {size[0]}×{size[1]}")
     style = style or STYLES[domain]
     rng = np.random.default_rng([DOMAINS.index(domain), seed, *size])
-    picture = scene.SURFACES[_pick(rng, style.surfaces)](rng, size)
+    picture = SURFACES[_pick(rng, style.surfaces)](rng, size)
     present = [name for name, probability in style.lookalikes.items() if rng.random() < probability]
     for name in (n for n in present if n not in _ON_TOP):
         picture = scene.LOOKALIKES[name](rng, picture)
     depth, covered = _cracks(rng, style, size)
-    filling = np.float32(rng.uniform(0.25, 0.6) * np.array([1.0, 0.85, 0.62])) if rng.random() < style.filled else None
-    picture = scene.engrave(picture, depth, rng.uniform(0, 0.25), rng.uniform(0, 2 * np.pi), filling)
+    dust = colour(rng, (0.15, 0.32), 0.15) if rng.random() < style.filled else None
+    picture = scene.engrave(rng, picture, depth, rng.uniform(0, 0.25), dust)
     for name in (n for n in present if n in _ON_TOP):
         picture = scene.LOOKALIKES[name](rng, picture)
     picture = scene.uneven_light(rng, picture, rng.uniform(*style.light), rng.uniform(*style.vignette))
@@ -181,7 +182,7 @@ def _pick(rng: Generator, weights: dict[str, float]) -> str:
     return names[int(rng.choice(len(names), p=np.array(list(weights.values())) / sum(weights.values())))]
 
 
-def _cracks(rng: Generator, style: Style, size: tuple[int, int]) -> tuple[scene.Field, scene.Field]:
+def _cracks(rng: Generator, style: Style, size: tuple[int, int]) -> tuple[Field, Field]:
     """Draw cracks until their share is reached; returns depth and coverage per pixel, H×W, 0..1."""
     canvas = np.zeros((size[0] * scene.SUPERSAMPLING, size[1] * scene.SUPERSAMPLING), np.uint8)
     weights = np.array([weight for _, weight in style.cracks])
@@ -224,8 +225,8 @@ def write_project(
 ) -> None:
     """Write a project folder in Supervisely's format: meta.json, DATASET/img, DATASET/ann.
 
-    Photos of the source are PNG, of the real-like domain JPEG, as from a camera. A second call with another `dataset` adds
-    to the folder.
+    Photos of the source are PNG, of the real-like domain JPEG, as from a camera. A second call with another `dataset`
+    adds to the folder.
 
     Args:
         folder: The project's folder; made if missing.
@@ -272,7 +273,7 @@ def _write_photo(home: Path, domain: str, size: tuple[int, int], labelled: bool,
 
 
 def bitmap_label(mask: NDArray[np.uint8], class_name: str) -> dict:
-    """A mask as an object of Supervisely's annotation format: a zipped one-bit PNG of its bounding box, and where it lies.
+    """A mask as an object of Supervisely's annotation format: a zipped one-bit PNG of its bounding box, and its place.
 
     Args:
         mask: H×W, nonzero where the object is; at least one pixel.
