@@ -13,6 +13,9 @@ from typing import Any, Self
 
 ENCODERS = ("mit_b0", "mit_b1", "mit_b2", "mit_b3", "mit_b4", "mit_b5")
 PSEUDO_LABEL_RULES = ("published", "per_class")
+MODES = ("source-only", "control", "uda", "supervised")
+IGNORE_LABEL = 255
+"""Label of pixels that no loss and no metric counts."""
 
 
 class SettingsError(ValueError):
@@ -152,14 +155,13 @@ class SelfTrainingSettings(PlainSettings):
     """Teacher's averaging factor once warmed up. The published HRDA runs use 0.999."""
     pseudo_label_rule: str = "published"
     """'published': one weight for every target pixel, the share of pixels of the whole batch that
-    reach `pseudo_label_threshold`. 'per_class': a pixel counts with weight 1 when it reaches the
-    cut of its own class, which follows `class_quantile` and `class_threshold`, and with 0 otherwise;
-    thin classes, which the published rule starves, keep their share."""
+    reach `pseudo_label_threshold`. 'per_class': every target pixel counts with weight 1; it takes a
+    foreground class where that class reaches `class_threshold`, and the background elsewhere. Thin
+    classes, which the published rule starves, keep their share."""
     pseudo_label_threshold: float = 0.968
     """Probability from which a pixel counts as confident (rule 'published')."""
     class_threshold: float = 0.6
-    """Rule 'per_class': probability a pixel of a foreground class must reach to be trusted as that
-    class. Pixels of the background are trusted when no foreground class reaches half of it."""
+    """Probability from which a pixel takes its foreground class (rule 'per_class')."""
     jitter_probability: float = 0.8
     """Chance, drawn once an iteration, that the mixed images are colour jittered."""
     jitter_strength: float = 0.2

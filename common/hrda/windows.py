@@ -1,0 +1,70 @@
+"""Where sliding windows lie and how their overlaps are averaged: for the teacher, the predictor, both resolutions."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import NamedTuple
+
+from torch import Tensor
+
+LOGIT_STRIDE = 4
+# Box corners lie on this grid, so that they are whole cells after stride 4 and scale 0.5.
+BOX_GRID = 2 * LOGIT_STRIDE
+# Below this side the encoder's first stage has fewer tokens than its spatial reduction takes together.
+MIN_SIDE = 64
+
+
+class Box(NamedTuple):
+    """A window in pixels: top and left included, bottom and right not."""
+
+    top: int
+    bottom: int
+    left: int
+    right: int
+
+    def crop(self, x: Tensor) -> Tensor:
+        """The window's part of `x` (…×H×W), a view."""
+        return x[..., self.top : self.bottom, self.left : self.right]
+
+    def scaled_down(self, factor: int) -> Box:
+        """The same window in cells of `factor` pixels."""
+        return Box(*(v // factor for v in self))
+
+
+def window_starts(length: int, window: int, stride: int) -> list[int]:
+    """First pixels of windows that cover `length`; the last window is moved back inside.
+
+    A `length` below `window` has one window, which starts at 0.
+    """
+    steps = max(length - window + stride - 1, 0) // stride + 1
+    return [max(min(i * stride, length - window), 0) for i in range(steps)]
+
+
+def window_boxes(size: tuple[int, int], window: tuple[int, int], stride: tuple[int, int]) -> list[Box]:
+    """Windows over an image of `size` (H, W), row by row. They all have the same size: `window`, cut to the image."""
+    (height, width), (h, w) = size, window
+    return [
+        Box(top, min(top + h, height), left, min(left + w, width))
+        for top in window_starts(height, h, stride[0])
+        for left in window_starts(width, w, stride[1])
+    ]
+
+
+def average_overlaps(pieces: Iterable[tuple[Box, Tensor]], size: tuple[int, int]) -> Tensor:
+    """Average pieces where they overlap.
+
+    Args:
+        pieces: windows with their values B×C×h×w; together they cover the image.
+        size: (H, W) of the image in the windows' units.
+
+    Returns:
+        B×C×H×W. Work and memory touched are those of the pieces, not of image times pieces.
+    """
+    total = count = None
+    for box, piece in pieces:
+        if total is None:
+            total = piece.new_zeros(*piece.shape[:2], *size)
+            count = piece.new_zeros(size)
+        box.crop(total).add_(piece)
+        box.crop(count).add_(1)
+    return total / count
