@@ -1,0 +1,153 @@
+"""From a decoded image and its mask to the arrays the network sees: scale, augmentation, crop.
+
+Images are H×W×3 uint8 RGB, masks H×W uint8 class indices with `IGNORE_LABEL` where no class counts.
+Every random choice is drawn from the numpy generator that the caller passes.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import cv2
+import numpy as np
+
+from common.hrda.predictor import fit_scale, resize_image
+from common.hrda.settings import IGNORE_LABEL, PlainSettings, SettingsError
+
+
+@dataclass(frozen=True)
+class InputScale(PlainSettings):
+    """The scale at which the network sees an image; the same in training, validation and serving."""
+
+    long_edge: int | None = 640
+    """Longest side in pixels; with `short_edge` null, the image keeps its own resolution."""
+    short_edge: int | None = 512
+    """Longest the shorter side may be in pixels; the aspect ratio is kept."""
+
+    def __post_init__(self) -> None:
+        edges = (self.long_edge, self.short_edge)
+        if edges == (None, None):
+            return
+        whole = all(isinstance(e, int) and not isinstance(e, bool) and e > 0 and e % 16 == 0 for e in edges)
+        if not whole or self.long_edge < self.short_edge:
+            raise SettingsError(
+                "long_edge and short_edge must be positive multiples of 16 with long_edge the larger, "
+                f"or both null for the image's own resolution. Received: {self.long_edge!r}, {self.short_edge!r}."
+            )
+
+    @property
+    def edges(self) -> tuple[int, int] | None:
+        """Short and long edge, as `Predictor` takes them; None for the image's own resolution."""
+        return None if self.long_edge is None or self.short_edge is None else (self.short_edge, self.long_edge)
+
+    def size(self, height: int, width: int) -> tuple[int, int]:
+        """Height and width of the largest image of the same shape that fits into both edges."""
+        return (height, width) if self.edges is None else fit_scale((height, width), *self.edges)
+
+    def resize(self, image: np.ndarray) -> np.ndarray:
+        """`image` (H×W×3 uint8) at this scale."""
+        return resize_image(image, self.size(*image.shape[:2]))
+
+
+@dataclass(frozen=True)
+class AugmentationSettings(PlainSettings):
+    """Random changes of the training images. The strong augmentation of the mixed images is a
+    matter of self-training and not set here."""
+
+    flip: bool = True
+    """Mirror every second image left to right."""
+    rotate: bool = False
+    """Turn by 0, 90, 180 or 270 degrees: for photos without an up and down, such as of a road from above."""
+    scale: tuple[float, float] = (1.0, 1.0)
+    """Smallest and largest factor by which an image is resized before the crop."""
+    photometric: float = 0.1
+    """Range of the random brightness, contrast and saturation of source images: 0.1 means ±10%; 0 is off."""
+
+    def __post_init__(self) -> None:
+        for name in ("flip", "rotate"):
+            if not isinstance(getattr(self, name), bool):
+                raise SettingsError(f"{name} must be true or false. Received: {getattr(self, name)!r}.")
+        numbers = isinstance(self.scale, tuple) and len(self.scale) == 2 and all(map(_is_number, self.scale))
+        if not numbers or not 0.1 <= self.scale[0] <= self.scale[1] <= 10:
+            raise SettingsError(
+                f"scale must be two numbers from 0.1 to 10, smallest and largest. Received: {self.scale!r}."
+            )
+        if not _is_number(self.photometric) or not 0 <= self.photometric < 1:
+            raise SettingsError(f"photometric must be a number from 0 to below 1. Received: {self.photometric!r}.")
+
+
+def _is_number(value: object) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool)
+
+
+def resize_mask(mask: np.ndarray, size: tuple[int, int]) -> np.ndarray:
+    """`mask` (H×W uint8) at `size` (height, width); indices are picked, never blended."""
+    if mask.shape[:2] == size:
+        return mask
+    return cv2.resize(mask, size[::-1], interpolation=cv2.INTER_NEAREST_EXACT)
+
+
+def augment_geometry(
+    image: np.ndarray, mask: np.ndarray, settings: AugmentationSettings, rng: np.random.Generator
+) -> tuple[np.ndarray, np.ndarray]:
+    """Image and mask, resized, mirrored and turned together as `settings` allow."""
+    if settings.scale != (1.0, 1.0):
+        # Uniform in the logarithm: halving and doubling are as likely as each other.
+        factor = float(np.exp(rng.uniform(*np.log(settings.scale))))
+        size = tuple(max(1, round(side * factor)) for side in image.shape[:2])
+        image, mask = resize_image(image, size), resize_mask(mask, size)
+    if settings.flip and rng.random() < 0.5:
+        image, mask = image[:, ::-1], mask[:, ::-1]
+    if settings.rotate:
+        turns = int(rng.integers(4))
+        image, mask = np.rot90(image, turns), np.rot90(mask, turns)
+    return image, mask
+
+
+def augment_colour(image: np.ndarray, strength: float, rng: np.random.Generator) -> np.ndarray:
+    """`image` (H×W×3 uint8) with random brightness, contrast and saturation within ±`strength`."""
+    if strength == 0:
+        return image
+    brightness, contrast, saturation = 1 + rng.uniform(-strength, strength, size=3)
+    pixels = image.astype(np.float32) * brightness
+    pixels = (pixels - pixels.mean()) * contrast + pixels.mean()
+    grey = pixels @ np.array([0.299, 0.587, 0.114], dtype=np.float32)
+    pixels = (pixels - grey[..., None]) * saturation + grey[..., None]
+    return np.clip(np.rint(pixels), 0, 255).astype(np.uint8)
+
+
+def crop_place(shape: tuple[int, ...], crop_size: tuple[int, int], rng: np.random.Generator) -> tuple[slice, slice]:
+    """Rows and columns of a random crop; an axis shorter than the crop is taken whole."""
+    top = int(rng.integers(max(shape[0] - crop_size[0], 0) + 1))
+    left = int(rng.integers(max(shape[1] - crop_size[1], 0) + 1))
+    return slice(top, top + crop_size[0]), slice(left, left + crop_size[1])
+
+
+def crop_place_with_foreground(
+    mask: np.ndarray, crop_size: tuple[int, int], rng: np.random.Generator, *, min_share: float, tries: int = 10
+) -> tuple[slice, slice]:
+    """A random crop of which at least `min_share` is foreground, or the fullest of `tries`.
+
+    Args:
+        mask: H×W uint8; foreground is every class but index 0 and `IGNORE_LABEL`.
+    """
+    needed = min_share * crop_size[0] * crop_size[1]
+    best, most = None, -1
+    for _ in range(tries):
+        place = crop_place(mask.shape, crop_size, rng)
+        part = mask[place]
+        amount = int(np.count_nonzero((part != 0) & (part != IGNORE_LABEL)))
+        if amount > most:
+            best, most = place, amount
+        if amount >= needed:
+            break
+    return best
+
+
+def pad_to(array: np.ndarray, size: tuple[int, int], value: float) -> np.ndarray:
+    """`array` (H×W or H×W×C) filled with `value` at its bottom and right up to `size`."""
+    bottom, right = (max(0, wanted - is_) for wanted, is_ in zip(size, array.shape, strict=False))
+    if bottom == 0 and right == 0:
+        return array
+    widths = [(0, bottom), (0, right)] + [(0, 0)] * (array.ndim - 2)
+    return np.pad(array, widths, constant_values=value)

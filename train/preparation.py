@@ -1,0 +1,167 @@
+"""From the folders of a run to lists of photos and masks, with everything refused that cannot work."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from common.data.project import BACKGROUND, Project, open_project, prepare_labelled
+from torch import Tensor
+
+from common.data.datasets import read_mask
+from common.hrda.settings import IGNORE_LABEL, SettingsError, closest
+from train.settings import TrainSettings
+
+ClassWeights = str | tuple[float, ...] | Mapping[str, float]
+
+# A class may be missing in the source photos altogether, or nearly so: its weight stays within this.
+_HIGHEST_AUTO_WEIGHT = 10.0
+
+
+@dataclass(frozen=True)
+class Domains:
+    """Where the photos lie: `DIR`, `DIR:DATASET` or `DIR:DATASET,OTHER/NESTED`, DIR a Supervisely project."""
+
+    source: str | None
+    """Labelled photos to learn from; not used in mode 'supervised'."""
+    target: str | None
+    """Photos to adapt to. Their labels are not looked at, except in mode 'supervised', which learns from them."""
+    val: str
+    """Labelled photos to measure on."""
+
+
+@dataclass(frozen=True)
+class PreparedData:
+    """What a run trains and measures on."""
+
+    classes: tuple[str, ...]
+    """Names by index, the background first."""
+    palette: tuple[tuple[int, int, int], ...]
+    """RGB colour of each class."""
+    source: list[tuple[Path, Path]]
+    """Pairs of image file and mask file."""
+    target: list[Path]
+    """Image files; empty where the mode needs none."""
+    validation: list[tuple[Path, Path]]
+    """Pairs of image file and mask file."""
+
+
+def prepare(
+    settings: TrainSettings,
+    domains: Domains,
+    classes: Sequence[str] | None,
+    cache_dir: Path,
+    say: Callable[[str], None],
+) -> PreparedData:
+    """Open the projects, choose the classes and draw the masks.
+
+    Args:
+        settings: of the run.
+        domains: where the photos lie.
+        classes: names without the background; None: all that the labelled photos have.
+        cache_dir: where masks are kept; those drawn before are used again.
+        say: gets sentences about progress.
+
+    Raises:
+        SettingsError: a domain that the mode needs is not given, or class weights that do not fit the classes.
+        ProjectError: photos or labels that cannot be used.
+    """
+    learn_from, adapt_to = domains_of_mode(settings.mode, domains)
+    source, validation = open_project(learn_from), open_project(domains.val)
+    target = open_project(adapt_to) if adapt_to else None
+    names = tuple(classes) if classes else source.class_names
+    check_class_weights(settings.class_weights, names)
+
+    def labelled(project: Project, role: str) -> list[tuple[Path, Path]]:
+        pairs = prepare_labelled(
+            project,
+            names,
+            cache_dir,
+            role=role,
+            unchosen=settings.data.unchosen_classes,
+            skip_broken=settings.data.skip_broken,
+            progress=say,
+        )
+        return [(record.image, mask) for record, mask in pairs]
+
+    data = PreparedData(
+        classes=(BACKGROUND, *names),
+        palette=((0, 0, 0), *(source.colours[name] for name in names)),
+        source=labelled(source, "source"),
+        target=[record.image for record in target.records] if target else [],
+        validation=labelled(validation, "validation"),
+    )
+    say(
+        f"{len(data.source)} labelled photos, {len(data.target)} target photos, {len(data.validation)} validation "
+        f"photos; classes: {', '.join(names)}."
+    )
+    return data
+
+
+def domains_of_mode(mode: str, domains: Domains) -> tuple[str, str | None]:
+    """The folders of labelled photos and of photos to adapt to in `mode`.
+
+    Raises:
+        SettingsError: the one that the mode needs is not given.
+    """
+    if mode == "supervised":
+        if domains.target is None:
+            raise SettingsError("Mode 'supervised' learns from a labelled target. Received: no target.")
+        return domains.target, None
+    if domains.source is None:
+        raise SettingsError(f"Mode '{mode}' learns from a labelled source. Received: no source.")
+    if mode != "uda":
+        return domains.source, None
+    if domains.target is None:
+        raise SettingsError("Mode 'uda' adapts to a target. Received: no target. The baseline is mode 'source-only'.")
+    return domains.source, domains.target
+
+
+def check_class_weights(weights: ClassWeights, names: Sequence[str]) -> None:
+    """Refuse weights that do not fit the classes `names` (without the background).
+
+    Raises:
+        SettingsError: another number of weights, or a weight for a class that is not trained.
+    """
+    known = (BACKGROUND, *names)
+    if isinstance(weights, tuple) and len(weights) != len(known):
+        raise SettingsError(f"class_weights must be one weight for each of {', '.join(known)}. Received: {weights}.")
+    if isinstance(weights, Mapping):
+        for name in weights:
+            if name not in known:
+                raise SettingsError(f"class_weights names '{name}', which is not trained: {closest(name, known)}")
+
+
+def class_weights(weights: ClassWeights, data: PreparedData) -> Tensor | None:
+    """Loss weights C float32 of the classes, or None for none.
+
+    'auto' weighs a class by the fourth root of how much rarer it is than the most frequent one: the full
+    ratio would let a thin class drown all else (a crack on 1.5% of the pixels gets 2.8, not 66).
+
+    Args:
+        weights: as in the settings, already checked.
+        data: whose labelled photos 'auto' counts.
+    """
+    if weights == "off":
+        return None
+    if weights == "auto":
+        shares = class_shares([mask for _, mask in data.source], len(data.classes))
+        rarity = shares.max() / np.maximum(shares, 1e-12)
+        values = np.where(shares > 0, np.minimum(rarity**0.25, _HIGHEST_AUTO_WEIGHT), 1.0)
+    elif isinstance(weights, Mapping):
+        values = [weights.get(name, 1.0) for name in data.classes]
+    else:
+        values = weights
+    return torch.tensor(np.asarray(values), dtype=torch.float32)
+
+
+def class_shares(masks: Sequence[Path], count: int) -> np.ndarray:
+    """Share of each of `count` classes in the labelled pixels of mask files, float64."""
+    pixels = np.zeros(256, dtype=np.int64)
+    for path in masks:
+        pixels += np.bincount(read_mask(path).ravel(), minlength=256)
+    pixels[IGNORE_LABEL] = 0
+    return pixels[:count] / max(pixels.sum(), 1)

@@ -1,0 +1,334 @@
+"""Everything a training run can be told, checked before any work starts."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, fields
+from pathlib import Path
+from typing import Any, Self
+
+import yaml
+
+from common.data.transforms import AugmentationSettings, InputScale
+from common.hrda.settings import (
+    MODES,
+    InferenceSettings,
+    ModelSettings,
+    PlainSettings,
+    SelfTrainingSettings,
+    SettingsError,
+    closest,
+)
+
+UNCHOSEN_LABELS = ("background", "ignore")
+DEFAULT_YAML = Path(__file__).parent / "hyperparameters.yaml"
+
+
+def _require(condition: bool, name: str, expected: str, received: Any) -> None:
+    if not condition:
+        raise SettingsError(f"{name} must be {expected}. Received: {received!r}.")
+
+
+def _is_count(value: Any, least: int) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool) and value >= least
+
+
+def _is_number(value: Any, least: float, most: float = float("inf")) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool) and least <= value <= most
+
+
+@dataclass(frozen=True)
+class OptimizerSettings(PlainSettings):
+    """AdamW and its learning rate over the run."""
+
+    lr: float = 1e-4
+    """Learning rate of the encoder after the warm-up."""
+    head_lr_factor: float = 10.0
+    """Learning rate of the decoder as a multiple of `lr`."""
+    weight_decay: float = 1e-4
+    """Decay of all weights but those of norms and position blocks."""
+    betas: tuple[float, float] = (0.9, 0.999)
+    """AdamW's averaging factors of the gradient and of its square."""
+    warmup_iterations: int = 500
+    """Iterations over which the rate grows from `warmup_start_ratio` of its value to all of it."""
+    warmup_start_ratio: float = 1e-6
+    """Share of the rate at the very first iteration."""
+    power: float = 1.0
+    """Power of the polynomial by which the rate falls to 0 at the end of the run; 0 keeps it constant."""
+
+    def __post_init__(self) -> None:
+        _require(_is_number(self.lr, 0) and self.lr > 0, "lr", "a number above 0", self.lr)
+        for name in ("head_lr_factor", "weight_decay", "power"):
+            _require(_is_number(getattr(self, name), 0), name, "a number of 0 or more", getattr(self, name))
+        betas = isinstance(self.betas, tuple) and len(self.betas) == 2 and all(_is_number(b, 0) for b in self.betas)
+        _require(betas and max(self.betas) < 1, "betas", "two numbers from 0 to below 1", self.betas)
+        _require(
+            _is_count(self.warmup_iterations, 0),
+            "warmup_iterations",
+            "a whole number of 0 or more",
+            self.warmup_iterations,
+        )
+        _require(
+            _is_number(self.warmup_start_ratio, 0, 1),
+            "warmup_start_ratio",
+            "a number from 0 to 1",
+            self.warmup_start_ratio,
+        )
+
+
+@dataclass(frozen=True)
+class DataSettings(PlainSettings):
+    """How photos and labels are read and turned into crops."""
+
+    scale: InputScale = field(default_factory=InputScale)
+    """Scale at which photos are trained on and predicted; stored in the checkpoint for serving."""
+    augmentation: AugmentationSettings = field(default_factory=AugmentationSettings)
+    """Random changes of the training photos."""
+    rare_class_share: float = 0.0
+    """Share of the source crops that are drawn again, up to 10 times, until they hold foreground; 0 is off."""
+    unchosen_classes: str = "background"
+    """What labels of classes that are not trained become: 'background', or 'ignore' for no loss there."""
+    skip_broken: bool = False
+    """Leave unreadable photos out, with a warning, instead of stopping."""
+    workers: int = 2
+    """Processes that prepare batches ahead; 0 prepares them in the training process."""
+    memory_cache_mb: int = 2048
+    """Decoded photos are kept in memory up to this many megabytes; 0 decodes them every time."""
+    cache_dir: str | None = None
+    """Folder for the masks drawn from labels; null: the folder `cache` of the run."""
+
+    def __post_init__(self) -> None:
+        _require(
+            _is_number(self.rare_class_share, 0, 1), "rare_class_share", "a number from 0 to 1", self.rare_class_share
+        )
+        if self.unchosen_classes not in UNCHOSEN_LABELS:
+            hint = closest(str(self.unchosen_classes), UNCHOSEN_LABELS)
+            raise SettingsError(f"Unknown unchosen_classes '{self.unchosen_classes}': {hint}")
+        _require(isinstance(self.skip_broken, bool), "skip_broken", "true or false", self.skip_broken)
+        for name in ("workers", "memory_cache_mb"):
+            _require(_is_count(getattr(self, name), 0), name, "a whole number of 0 or more", getattr(self, name))
+        _require(
+            self.cache_dir is None or isinstance(self.cache_dir, str), "cache_dir", "a folder or null", self.cache_dir
+        )
+
+
+@dataclass(frozen=True)
+class ValidationSettings(PlainSettings):
+    """When the student and the teacher are measured."""
+
+    interval: int = 1000
+    """Iterations between measurements; there is always one at the end."""
+    max_images: int | None = None
+    """At most so many validation photos, picked at even distances; null: all."""
+
+    def __post_init__(self) -> None:
+        _require(_is_count(self.interval, 1), "interval", "a whole number of 1 or more", self.interval)
+        _require(
+            self.max_images is None or _is_count(self.max_images, 1),
+            "max_images",
+            "a whole number of 1 or more, or null for all",
+            self.max_images,
+        )
+
+
+@dataclass(frozen=True)
+class CheckpointSettings(PlainSettings):
+    """When the run is written to disk."""
+
+    interval: int = 1000
+    """Iterations between writes of the last checkpoint; it is also written at the end and when stopped."""
+
+    def __post_init__(self) -> None:
+        _require(_is_count(self.interval, 1), "interval", "a whole number of 1 or more", self.interval)
+
+
+@dataclass(frozen=True)
+class TrainSettings(PlainSettings):
+    """A training run. The defaults are the crack set-up that the project starts from."""
+
+    mode: str = "uda"
+    """'source-only': supervised on the source. 'control': with a second pass on strongly augmented source in
+    place of the mixed images. 'uda': HRDA. 'supervised': on a labelled target, as an upper bound."""
+    iterations: int = 20000
+    """Optimiser steps of the run."""
+    batch_size: int = 6
+    """Crops of each domain in an iteration."""
+    seed: int = 0
+    """Decides every random choice; equal seeds give equal runs on a CPU."""
+    log_interval: int = 50
+    """Iterations between progress lines and points of the curves."""
+    self_training_start: float = 0.0
+    """Share of the iterations that train on the source alone before self-training starts."""
+    class_weights: str | tuple[float, ...] | dict[str, float] = "off"
+    """Weights of the classes in every loss: 'off', 'auto' (from the shares in the source), a weight for each class
+    with the background first, or weights by class name (1 for those left out)."""
+    model: ModelSettings = field(default_factory=ModelSettings)
+    """What the network is made of; its number of classes follows from the chosen classes."""
+    self_training: SelfTrainingSettings = field(default_factory=SelfTrainingSettings)
+    """Teacher, pseudo-labels, mixing and strong augmentation."""
+    inference: InferenceSettings = field(default_factory=InferenceSettings)
+    """How validation photos larger than a crop are predicted."""
+    optimizer: OptimizerSettings = field(default_factory=OptimizerSettings)
+    """AdamW and its learning rate."""
+    data: DataSettings = field(default_factory=DataSettings)
+    """How photos and labels are read and turned into crops."""
+    validation: ValidationSettings = field(default_factory=ValidationSettings)
+    """When the models are measured."""
+    checkpoint: CheckpointSettings = field(default_factory=CheckpointSettings)
+    """When the run is written to disk."""
+
+    def __post_init__(self) -> None:
+        if self.class_weights is False:
+            # YAML 1.1 reads an unquoted off as false.
+            object.__setattr__(self, "class_weights", "off")
+        if self.mode not in MODES:
+            raise SettingsError(f"Unknown mode '{self.mode}': {closest(str(self.mode), MODES)}")
+        for name in ("iterations", "batch_size", "log_interval"):
+            _require(_is_count(getattr(self, name), 1), name, "a whole number of 1 or more", getattr(self, name))
+        _require(_is_count(self.seed, 0), "seed", "a whole number of 0 or more", self.seed)
+        _require(
+            _is_number(self.self_training_start, 0, 1),
+            "self_training_start",
+            "a number from 0 to 1",
+            self.self_training_start,
+        )
+        _require_class_weights(self.class_weights)
+        _require(
+            self.optimizer.warmup_iterations < self.iterations,
+            "optimizer.warmup_iterations",
+            f"below iterations ({self.iterations}), or the learning rate never gets to its value",
+            self.optimizer.warmup_iterations,
+        )
+
+    @classmethod
+    def from_dict(cls, data: Mapping[str, Any]) -> Self:
+        """Settings from nested plain data; keys that are left out keep their default.
+
+        Raises:
+            SettingsError: unknown key (with the nearest valid name) or bad value; the message starts with the
+                path of the key.
+        """
+        return _build(cls, data, path="")
+
+    @classmethod
+    def from_yaml(cls, text: str) -> Self:
+        """Settings from YAML text, of which every key may be left out.
+
+        Raises:
+            SettingsError: not YAML, unknown key or bad value.
+        """
+        data = _load_yaml(text)
+        return cls.from_dict({} if data is None else data)
+
+    def to_dict(self) -> dict[str, Any]:
+        """The settings as nested data that JSON and YAML can hold."""
+        return _plain(self)
+
+    def to_yaml(self) -> str:
+        """The settings as YAML text that `from_yaml` reads."""
+        return yaml.dump(self.to_dict(), sort_keys=False, Dumper=yaml.SafeDumper)
+
+    def with_overrides(self, overrides: Sequence[str]) -> Self:
+        """New settings with values replaced, each given as `key.sub=value`, the value in YAML.
+
+        Example:
+            >>> TrainSettings().with_overrides(["optimizer.lr=1e-3", "data.scale.long_edge=null"])
+
+        Raises:
+            SettingsError: not of that form, unknown key or bad value.
+        """
+        data = self.to_dict()
+        for override in overrides:
+            key, equals, value = override.partition("=")
+            if not equals:
+                raise SettingsError(
+                    f"An override must look like key=value, such as optimizer.lr=1e-3. Received: {override!r}."
+                )
+            place, settings, names = data, type(self), key.strip().split(".")
+            for depth, name in enumerate(names[:-1]):
+                settings = _nested(settings).get(name)
+                if settings is None:
+                    _refuse_unknown(name, ".".join(names[:depth]), place)
+                    raise SettingsError(
+                        f"'{'.'.join(names[: depth + 1])}' is one value and has no '{names[depth + 1]}'."
+                    )
+                place = place[name]
+            _refuse_unknown(names[-1], ".".join(names[:-1]), place)
+            place[names[-1]] = _load_yaml(value)
+        return self.from_dict(data)
+
+
+def _require_class_weights(weights: Any) -> None:
+    if isinstance(weights, str):
+        if weights not in ("off", "auto"):
+            raise SettingsError(
+                f"class_weights must be 'off', 'auto', a list of numbers or names with numbers. Received: {weights!r}."
+            )
+        return
+    values = weights.values() if isinstance(weights, Mapping) else weights
+    valid = isinstance(weights, Mapping | tuple) and len(weights) > 0 and all(_is_number(v, 0) for v in values)
+    _require(valid, "class_weights", "'off', 'auto', a list of numbers of 0 or more, or names with such", weights)
+
+
+def _nested(settings: type) -> dict[str, type]:
+    """The fields of a settings class that are settings themselves."""
+    return {f.name: f.default_factory for f in fields(settings) if isinstance(f.default_factory, type)}
+
+
+def _hidden(settings: type) -> tuple[str, ...]:
+    # The number of classes follows from the classes; two places to say it could disagree.
+    return ("num_classes",) if settings is ModelSettings else ()
+
+
+def _build(settings: type, data: Any, path: str) -> Any:
+    if not isinstance(data, Mapping):
+        raise SettingsError(f"{path or 'The settings'} must be keys with values. Received: {data!r}.")
+    known = [f.name for f in fields(settings) if f.name not in _hidden(settings)]
+    values: dict[str, Any] = {}
+    for key, value in data.items():
+        _refuse_unknown(key, path, known)
+        inner = _nested(settings).get(key)
+        where = f"{path}.{key}" if path else str(key)
+        values[key] = _build(inner, value, where) if inner else _tuple(value)
+    try:
+        return settings(**values)
+    except SettingsError as error:
+        raise SettingsError(f"In {path}: {error}" if path else str(error)) from None
+
+
+def _refuse_unknown(key: Any, path: str, known: Any) -> None:
+    if key not in known:
+        place = f" in '{path}'" if path else ""
+        raise SettingsError(f"Unknown setting '{key}'{place}: {closest(str(key), list(known))}")
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, PlainSettings):
+        return {f.name: _plain(getattr(value, f.name)) for f in fields(value) if f.name not in _hidden(type(value))}
+    if isinstance(value, Mapping):
+        return {k: _plain(v) for k, v in value.items()}
+    return list(value) if isinstance(value, tuple) else value
+
+
+def _tuple(value: Any) -> Any:
+    return tuple(value) if isinstance(value, list) else value
+
+
+class _Loader(yaml.SafeLoader):
+    """YAML in which 1e-4 is a number, as YAML 1.2 and people have it; PyYAML wants 1.0e-4."""
+
+
+_Loader.add_implicit_resolver(
+    "tag:yaml.org,2002:float",
+    re.compile(r"^[-+]?(\d+(\.\d*)?|\.\d+)[eE][-+]?\d+$"),
+    list("-+.0123456789"),
+)
+
+
+def _load_yaml(text: str) -> Any:
+    try:
+        return yaml.load(text, Loader=_Loader)
+    except yaml.YAMLError as error:
+        reason = " ".join(str(error).split())
+        raise SettingsError(f"The settings are not valid YAML: {reason}.") from None

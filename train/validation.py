@@ -1,0 +1,81 @@
+"""Measuring student and teacher on whole validation photos."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from torch import nn
+
+from common.data.datasets import validation_photos
+from common.data.transforms import InputScale
+from common.hrda import HRDASegmentor, InferenceSettings, Predictor
+from common.metrics import SegmentationMetrics
+
+
+@dataclass(frozen=True)
+class Measurement:
+    """How good the models were at an iteration."""
+
+    iteration: int
+    """Iterations done."""
+    score: float
+    """The better model's score by which checkpoints are compared, from 0 to 1."""
+    teacher_is_better: bool
+    """Which model that was."""
+    metrics: dict[str, float]
+    """All scores from 0 to 1, named `student/…` and `teacher/…`."""
+
+
+def compare(iteration: int, student: SegmentationMetrics, teacher: SegmentationMetrics) -> Measurement:
+    """Put the scores of both together."""
+    student_score, teacher_score = student.main_score(), teacher.main_score()
+    metrics = {f"student/{name}": value for name, value in student.compute().items()}
+    metrics |= {f"teacher/{name}": value for name, value in teacher.compute().items()}
+    return Measurement(iteration, max(student_score, teacher_score), teacher_score > student_score, metrics)
+
+
+def measure(
+    model: HRDASegmentor,
+    labelled: Sequence[tuple[Path, Path]],
+    classes: Sequence[str],
+    *,
+    inference: InferenceSettings,
+    scale: InputScale,
+    device: torch.device,
+    max_images: int | None = None,
+) -> SegmentationMetrics:
+    """Compare the predictions that serving would give with the labels, at the photos' own size.
+
+    Args:
+        model: predicted with in eval mode; every module's mode is put back afterwards.
+        labelled: pairs of image file and mask file.
+        classes: names by index.
+        inference: windows and their batches.
+        scale: input scale.
+        device: where the model lies.
+        max_images: at most so many photos, picked at even distances.
+
+    Returns:
+        The counts of all photos.
+    """
+    metrics = SegmentationMetrics(classes)
+    with _modes_kept(model):
+        predictor = Predictor(model, inference, device, scale.edges)
+        for photo in validation_photos(labelled, max_images):
+            [prediction] = predictor.predict([photo.image])
+            metrics.update(prediction, photo.truth)
+    return metrics
+
+
+@contextmanager
+def _modes_kept(model: nn.Module) -> Iterator[None]:
+    modes = {module: module.training for module in model.modules()}
+    try:
+        yield
+    finally:
+        for module, training in modes.items():
+            module.training = training
