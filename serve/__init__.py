@@ -1,0 +1,1 @@
+"""The app "Serve HRDA": a trained model behind Supervisely's inference API."""

@@ -1,0 +1,100 @@
+"""`python -m serve deploy|predict`: the app without a page, with the arguments of Supervisely's SDK."""
+
+from __future__ import annotations
+
+import argparse
+import os
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+DEVICES = ("cpu", "cuda", "cuda:0", "cuda:1", "cuda:2", "cuda:3")
+RUNTIMES = ("PyTorch", "ONNXRuntime", "TensorRT")
+INSTANCE_VARIABLES = ("SERVER_ADDRESS", "API_TOKEN", "TEAM_ID")
+
+
+def build_parser() -> argparse.ArgumentParser:
+    """The SDK's arguments, and `--host` and `--port`."""
+    parser = argparse.ArgumentParser(
+        prog="python -m serve",
+        description="deploy: answer inference requests until stopped. predict: predict images and stop.",
+        epilog="example: python -m serve predict photo.jpg --model model.pth --draw --output predictions",
+    )
+    parser.add_argument("mode", choices=("deploy", "predict"), help="what to do")
+    parser.add_argument("input", nargs="?", help="predict: an image or a folder with images on this machine")
+    parser.add_argument("--model", required=True, help="checkpoint: path on this machine, or in Team Files")
+    parser.add_argument("--device", choices=DEVICES, help="where to compute (default: the first GPU if there is one)")
+    parser.add_argument("--runtime", choices=RUNTIMES, default="PyTorch", help="only PyTorch so far")
+    parser.add_argument("--project_id", type=int, help="predict: a project on the instance")
+    parser.add_argument("--dataset_id", help="predict: datasets on the instance, e.g. 505,506")
+    parser.add_argument("--image_id", type=int, help="predict: an image on the instance")
+    parser.add_argument("--output", default="./predictions", help="predict: folder for the results (%(default)s)")
+    parser.add_argument("--upload", action="store_true", help="predict: upload predictions to the instance")
+    parser.add_argument(
+        "--settings", nargs="*", help="predict: a YAML or JSON file, or KEY=VALUE pairs as in inference_settings.yaml"
+    )
+    parser.add_argument("--draw", action="store_true", help="predict: also write images with the areas drawn in")
+    parser.add_argument("--host", default="0.0.0.0", help="deploy: address to listen on (%(default)s)")
+    parser.add_argument("--port", type=int, default=8000, help="deploy: port to listen on (%(default)s)")
+    return parser
+
+
+def parse_arguments(argv: Sequence[str] | None = None) -> argparse.Namespace:
+    """Read and check the arguments; a wrong one ends the program with a line that says what to do."""
+    parser = build_parser()
+    args = parser.parse_intermixed_args(argv)
+    remote = [args.project_id, args.dataset_id, args.image_id]
+    if args.mode == "deploy" and args.input is not None:
+        parser.error(f"deploy takes no input: give the checkpoint as --model. Received: {args.input}")
+    if args.mode == "predict":
+        if args.input is None and not any(remote):
+            parser.error("predict needs an image or a folder, or --project_id, --dataset_id or --image_id")
+        if args.input is not None and not Path(args.input).exists():
+            parser.error(f"there is no image or folder at {args.input}")
+    missing = [name for name in INSTANCE_VARIABLES if not os.environ.get(name)]
+    if missing and not Path(args.model).is_file():
+        parser.error(
+            f"there is no checkpoint at {args.model}; one in Team Files needs {', '.join(missing)} in the environment"
+        )
+    if missing and any(remote):
+        parser.error(f"data on an instance needs {', '.join(missing)} in the environment")
+    return args
+
+
+def sdk_arguments(args: argparse.Namespace) -> list[str]:
+    """`args` as the SDK reads them from `sys.argv`: it takes positions only before options."""
+    words = [args.mode]
+    if args.input is not None:
+        words.append(args.input)
+    for name in ("model", "device", "runtime", "project_id", "dataset_id", "image_id", "output"):
+        value = getattr(args, name)
+        if value is not None:
+            words += [f"--{name}", str(value)]
+    words += [f"--{name}" for name in ("upload", "draw") if getattr(args, name)]
+    return words + (["--settings", *args.settings] if args.settings else [])
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run the command line.
+
+    Returns:
+        The exit status: 0, or 2 after an error that the user can mend.
+    """
+    args = parse_arguments(argv)
+    # Seconds of imports, so not before the arguments are known to be right.
+    from serve.deployment import default_device
+    from serve.errors import CLIENT_ERRORS
+    from serve.server import HRDAServer
+
+    args.device = args.device or default_device()
+    sys.argv[1:] = sdk_arguments(args)
+    try:
+        HRDAServer(args.host, args.port).serve()
+    except CLIENT_ERRORS as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,6 @@
+"""Entry of the app on an instance: `python -m uvicorn serve.main:model.app`."""
+
+from serve.server import HRDAServer
+
+model = HRDAServer(use_gui=True, use_serving_gui_template=True)
+model.serve()

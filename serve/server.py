@@ -1,0 +1,161 @@
+"""HRDA behind Supervisely's inference API."""
+
+from __future__ import annotations
+
+import itertools
+import json
+from pathlib import Path
+from time import perf_counter
+from typing import Any
+
+import numpy as np
+from fastapi import FastAPI
+from supervisely.nn.prediction_dto import PredictionSegmentation
+from supervisely.nn.utils import CheckpointInfo, RuntimeType
+
+from common.hrda.settings import SettingsError, closest
+from serve.deployment import Deployment
+from serve.errors import RequestError
+from serve.local import predict_local
+from serve.routes import add_routes
+from serve.sdk import SdkServer, read_rectangle
+from serve.settings import read_settings, without_client_arguments
+
+_HERE = Path(__file__).parent
+
+
+class HRDAServer(SdkServer):
+    """The app: loads one checkpoint at a time and answers the SDK's inference routes.
+
+    Args:
+        host: address to listen on, when started from the command line.
+        port: port to listen on, when started from the command line.
+        options: arguments of the SDK's `Inference`, e.g. `use_gui`.
+    """
+
+    FRAMEWORK_NAME = "HRDA"
+    MODELS = str(_HERE / "models.json")
+    APP_OPTIONS = str(_HERE / "app_options.yaml")
+    INFERENCE_SETTINGS = str(_HERE / "inference_settings.yaml")
+
+    def __init__(self, host: str = "0.0.0.0", port: int = 8000, **options: Any) -> None:
+        self.deployment: Deployment | None = None
+        super().__init__(host, port, **options)
+
+    def load_model(
+        self,
+        model_files: dict[str, str],
+        model_info: dict[str, Any],
+        model_source: str,
+        device: str,
+        runtime: str = RuntimeType.PYTORCH,
+    ) -> None:
+        """Deploy a checkpoint, in place of what was deployed before. Requests under way finish on the old model.
+
+        :param model_files: paths of local files; 'checkpoint' is the only one that is read
+        :type model_files: dict
+        :param model_info: the experiment's description, not needed: the checkpoint holds its own
+        :type model_info: dict
+        :param model_source: where the model comes from, in the SDK's words
+        :type model_source: str
+        :param device: 'cpu' or 'cuda:N'
+        :type device: str
+        :param runtime: 'PyTorch'
+        :type runtime: str
+        """
+        deployment = Deployment.from_checkpoint(model_files["checkpoint"], device)
+        self.set_model_meta(deployment.classes, deployment.palette)
+        self.classes = list(deployment.classes)
+        self.deployment = deployment
+        if self.checkpoint_info is None:
+            self.checkpoint_info = CheckpointInfo(
+                checkpoint_name=deployment.name,
+                model_name=deployment.encoder,
+                architecture=self.FRAMEWORK_NAME,
+                custom_checkpoint_path=model_files["checkpoint"],
+                model_source=model_source,
+            )
+
+    def shutdown_model(self) -> None:
+        """Give the model's memory back; the app waits for the next one."""
+        self.deployment = None
+        super().shutdown_model()
+
+    def predict_benchmark(
+        self, images_np: list[np.ndarray], settings: dict[str, Any]
+    ) -> tuple[list[list[PredictionSegmentation]], dict[str, float]]:
+        """Predict images as one mask each.
+
+        Args:
+            images_np: H×W×3 uint8 RGB, sizes may differ.
+            settings: the request's settings with the defaults filled in.
+
+        Returns:
+            For each image a list of one mask of class indices, and milliseconds: `preprocess` (settings),
+            `inference` (scaling, windows, network, labels at the image's size) and `postprocess`.
+        """
+        times = [perf_counter()]
+        deployment = self.deployment
+        if deployment is None:
+            raise RequestError("No model is deployed. Choose one in the app, or call deploy_from_api.")
+        chosen = read_settings(settings)
+        times.append(perf_counter())
+        masks = deployment.predict(images_np, chosen)
+        times.append(perf_counter())
+        predictions = [[PredictionSegmentation(mask)] for mask in masks]
+        times.append(perf_counter())
+        steps = zip(("preprocess", "inference", "postprocess"), itertools.pairwise(times), strict=True)
+        return predictions, {step: 1000 * (end - start) for step, (start, end) in steps}
+
+    def get_info(self) -> dict[str, Any]:
+        """What labelling tools and scripts show about this session."""
+        info = super().get_info()
+        deployment = self.deployment
+        if deployment is not None:
+            info |= {
+                "model_name": f"HRDA {deployment.encoder}",
+                "checkpoint_name": deployment.name,
+                "device": str(deployment.device),
+            }
+        return info
+
+    def validate_inference_state(self, state: dict[str, Any] | str, log_error: bool = True) -> None:
+        """Refuse a bad request before it is queued.
+
+        Raises:
+            SettingsError: unknown setting or class, or a bad value.
+            RequestError: malformed rectangle, or settings that are not names and values.
+        """
+        super().validate_inference_state(state, log_error)
+        given = json.loads(state) if isinstance(state, str) else state
+        settings = given.get("settings")
+        if settings is None:
+            settings = {}
+        if not isinstance(settings, dict):
+            raise RequestError(f"settings must be names and values. Received: {settings!r}.")
+        chosen = read_settings(without_client_arguments(settings, given))
+        if self.deployment is not None:
+            chosen.windows(self.deployment.model.crop_size)
+            _check_classes(settings.get("classes"), self.deployment.classes)
+        rectangles = [given.get("rectangle"), settings.get("rectangle"), *(settings.get("rectangles") or [])]
+        for rectangle in rectangles:
+            if rectangle is not None:
+                read_rectangle(rectangle)
+
+    def add_routes(self, server: FastAPI) -> None:
+        """Our routes, in place of those of the SDK that would answer wrongly."""
+        add_routes(self, server)
+
+    def predict_local(self, source: str, output: str, settings: dict[str, Any], draw: bool) -> None:
+        """`python -m serve predict SOURCE`: an image or a folder of images, without an instance."""
+        predict_local(self, Path(source), Path(output), settings, draw)
+
+
+def _check_classes(wanted: Any, known: tuple[str, ...]) -> None:
+    if wanted is None or wanted == "all":
+        return
+    if not isinstance(wanted, list):
+        raise SettingsError(f"classes must be a list of class names. Received: {wanted!r}.")
+    for name in wanted:
+        if name not in known:
+            raise SettingsError(f"The model has no class {name!r}: {closest(str(name), known)}")
