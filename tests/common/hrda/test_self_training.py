@@ -1,0 +1,214 @@
+"""The method's parts without the reference's fixtures: formulas written out, and what each mode does."""
+
+from __future__ import annotations
+
+import copy
+import math
+
+import pytest
+import torch
+from kornia.filters import gaussian_blur2d
+from torch import Tensor
+
+from common.hrda import HRDASegmentor, ModelSettings, SelfTraining, SelfTrainingSettings, build_segmentor
+from common.hrda.feature_distance import downscale_labels, feature_distance, masked_feature_distance
+from common.hrda.mixing import ColorJitter, blur, blur_kernel_size, class_masks, draw_classes, paste
+from common.hrda.self_training import StepDraws, pseudo_labels
+from common.hrda.teacher import averaging_factor, make_teacher, update_teacher
+
+
+def small_student(seed: int = 0) -> HRDASegmentor:
+    torch.manual_seed(seed)
+    settings = ModelSettings(
+        encoder="mit_b0", num_classes=2, crop_size=(64, 64), decoder_channels=8, attention_channels=8
+    )
+    return build_segmentor(settings).train()
+
+
+def batch(seed: int = 0) -> tuple[Tensor, Tensor, Tensor]:
+    g = torch.Generator().manual_seed(seed)
+    labels = (torch.rand(2, 64, 64, generator=g) < 0.1).long()
+    return torch.randn(2, 3, 64, 64, generator=g), labels, torch.randn(2, 3, 64, 64, generator=g)
+
+
+def training(mode: str, student: HRDASegmentor | None = None, **settings) -> SelfTraining:
+    student = student or small_student()
+    return SelfTraining(
+        student,
+        make_teacher(student),
+        SelfTrainingSettings(**settings),
+        mode=mode,
+        generator=torch.Generator().manual_seed(0),
+    )
+
+
+def test_teacher_starts_as_a_copy_and_then_averages_parameters_only() -> None:
+    student = small_student(1)
+    teacher = make_teacher(small_student(2))
+    buffers = copy.deepcopy(dict(teacher.named_buffers()))
+    update_teacher(teacher, student, iteration=0, alpha=0.99)
+    for theirs, ours in zip(teacher.parameters(), student.parameters(), strict=True):
+        torch.testing.assert_close(theirs, ours)
+    before = [p.clone() for p in teacher.parameters()]
+    with torch.no_grad():
+        for p in student.parameters():
+            p.add_(1)
+    update_teacher(teacher, student, iteration=3, alpha=0.99)
+    for old, new in zip(before, teacher.parameters(), strict=True):
+        torch.testing.assert_close(new, old + 0.25)
+    for name, value in teacher.named_buffers():
+        torch.testing.assert_close(value, buffers[name])
+
+
+def test_averaging_factor_is_capped() -> None:
+    assert [averaging_factor(t, 0.9) for t in (0, 1, 3, 99)] == [0, 0.5, 0.75, 0.9]
+
+
+def test_teacher_is_not_disturbed_by_dropout() -> None:
+    teacher = make_teacher(small_student())
+    x = torch.randn(2, 3, 64, 64)
+    assert teacher.training
+    torch.testing.assert_close(teacher.crop_logits(x), teacher.crop_logits(x))
+    assert not any(p.requires_grad for p in teacher.parameters())
+
+
+def test_published_rule_weighs_all_pixels_by_the_confident_share() -> None:
+    logits = torch.zeros(1, 2, 2, 2)
+    logits[0, 1, 0, 0] = 10
+    pseudo = pseudo_labels(logits, SelfTrainingSettings())
+    assert pseudo.labels.tolist() == [[[1, 0], [0, 0]]]
+    assert pseudo.weights.unique().tolist() == [0.25]
+
+
+def test_per_class_rule_keeps_a_thin_class_that_the_published_rule_starves() -> None:
+    probability = torch.tensor([0.7, 0.55, 0.2, 0.01])
+    logits = torch.stack([(1 - probability).log(), probability.log()])[None, :, None]
+    pseudo = pseudo_labels(logits, SelfTrainingSettings(pseudo_label_rule="per_class", class_threshold=0.6))
+    assert pseudo.labels.flatten().tolist() == [1, 0, 0, 0]
+    assert pseudo.weights.unique().tolist() == [1.0]
+    torch.testing.assert_close(pseudo.confidence.flatten(), torch.tensor([0.7, 0.45, 0.8, 0.99]))
+
+
+def test_classmix_draws_half_of_the_batchs_classes_rounded_up() -> None:
+    labels = torch.tensor([[[0, 1], [2, 255]], [[0, 0], [4, 4]]])
+    generator = torch.Generator().manual_seed(0)
+    seen = set()
+    for _ in range(50):
+        for drawn in draw_classes(labels, generator):
+            assert len(drawn) == len(set(drawn.tolist())) == 3
+            seen |= set(drawn.tolist())
+    assert seen == {0, 1, 2, 4, 255}
+    mask = class_masks(labels, [torch.tensor([1, 255]), torch.tensor([4])])
+    assert mask.tolist() == [[[False, True], [False, True]], [[False, False], [True, True]]]
+    images = torch.arange(2.0)[:, None, None, None].expand(2, 3, 2, 2)
+    mixed = paste(mask, images + 10, images)
+    assert mixed[0, 0].tolist() == [[0, 10], [0, 10]]
+
+
+def test_jitter_without_change_is_the_identity_and_stays_in_range() -> None:
+    images = torch.rand(2, 3, 8, 8)
+    ones, zeros = torch.ones(2), torch.zeros(2)
+    torch.testing.assert_close(ColorJitter(ones, ones, ones, zeros, (3, 1, 0, 2))(images), images, atol=1e-5, rtol=0)
+    drawn = ColorJitter.draw(2, 0.5, torch.Generator().manual_seed(0))(images)
+    assert not torch.allclose(drawn, images, atol=1e-2)
+    assert drawn.min() >= 0
+    assert drawn.max() <= 1
+
+
+@pytest.mark.parametrize("sigma", [0.15, 0.6, 1.15])
+def test_short_blur_kernel_equals_the_published_long_one(sigma: float) -> None:
+    images = torch.randn(1, 3, 256, 320)
+    full = gaussian_blur2d(images, blur_kernel_size((256, 320)), (sigma, sigma), border_type="reflect")
+    torch.testing.assert_close(blur(images, sigma), full, atol=3e-6, rtol=0)
+
+
+def test_label_downscaling_by_hand() -> None:
+    labels = torch.tensor([[[0, 0, 1, 1], [0, 2, 1, 1], [255, 255, 2, 1], [255, 1, 0, 255]]])
+    assert downscale_labels(labels, 2, 0.75, 3).tolist() == [[[0, 1], [255, 255]]]
+
+
+def test_feature_distance_of_an_empty_mask_is_zero_with_finite_gradients() -> None:
+    features = torch.randn(1, 4, 2, 2, requires_grad=True)
+    distance = feature_distance(features, features.detach(), torch.zeros(1, 64, 64).long(), (1,), 0.75, 2)
+    distance.backward()
+    assert distance.item() == 0
+    assert features.grad.abs().max() == 0
+
+
+def test_feature_distance_by_hand() -> None:
+    a, b = torch.zeros(1, 2, 1, 2), torch.tensor([3.0, 4.0])[None, :, None, None].expand(1, 2, 1, 2)
+    assert masked_feature_distance(a, b, torch.tensor([[[True, False]]])).item() == pytest.approx(5)
+
+
+@pytest.mark.parametrize(
+    ("mode", "adapt", "second"),
+    [
+        ("source-only", True, None),
+        ("supervised", True, None),
+        ("control", True, "loss/augmented"),
+        ("uda", False, "loss/augmented"),
+        ("uda", True, "loss/mixed"),
+    ],
+)
+def test_modes_make_the_passes_they_promise(mode: str, adapt: bool, second: str | None) -> None:
+    run = training(mode)
+    source, labels, target = batch()
+    result = run.step(source, labels, target, iteration=0, adapt=adapt)
+    assert {k for k in result.scalars if k in ("loss/augmented", "loss/mixed")} == ({second} if second else set())
+    assert (result.pseudo is not None) == (second == "loss/mixed")
+    assert all(not value.requires_grad for value in result.scalars.values())
+    if second == "loss/augmented":
+        assert torch.equal(result.second_labels, labels)
+    assert any(p.grad is not None and p.grad.abs().sum() > 0 for p in run.student.parameters())
+    assert all(p.grad is None for p in run.teacher.parameters())
+
+
+def test_control_and_adaptation_see_the_same_draws() -> None:
+    """What the target brings is the only difference between the two arms."""
+    source, labels, target = batch()
+    generators = [torch.Generator().manual_seed(3) for _ in range(2)]
+    first, second = (StepDraws.draw(labels, SelfTrainingSettings(), g) for g in generators)
+    assert first.source_box == second.source_box
+    assert torch.equal(generators[0].get_state(), generators[1].get_state())
+    mostly_background = StepDraws.draw(
+        torch.zeros_like(labels), SelfTrainingSettings(), torch.Generator().manual_seed(3)
+    )
+    assert mostly_background.second_box == first.second_box
+
+
+def test_pixels_that_are_not_valid_do_not_count() -> None:
+    run = training("uda")
+    source, labels, target = batch()
+    valid = torch.ones(2, 64, 64)
+    valid[:, :8] = 0
+    result = run.step(source, labels, target, iteration=0, target_valid=valid)
+    assert result.pseudo.weights[:, :8].max() == 0
+    assert result.pseudo.weights[:, 8:].max() == result.pseudo.confident_share
+
+
+def test_teacher_has_the_students_statistics_until_it_sees_images() -> None:
+    run = training("control")
+    source, labels, _ = batch()
+    run.step(source, labels, iteration=0)
+    run.step(source, labels, iteration=1)
+    name = "decode_head.head.fuse_layer.bottleneck.bn.num_batches_tracked"
+    assert run.teacher.state_dict()[name] == 4
+
+
+def test_feature_distance_without_an_encoder_is_refused() -> None:
+    with pytest.raises(ValueError, match="feature_distance_weight is above 0"):
+        training("uda", feature_distance_weight=0.005, feature_distance_classes=(1,))
+
+
+def test_unknown_mode_is_refused_with_the_nearest() -> None:
+    with pytest.raises(ValueError, match="did you mean 'control'"):
+        training("contrl")
+
+
+def test_augmentation_coins_follow_their_probabilities() -> None:
+    generator = torch.Generator().manual_seed(0)
+    _, labels, _ = batch()
+    draws = [StepDraws.draw(labels, SelfTrainingSettings(), generator) for _ in range(400)]
+    assert math.isclose(sum(d.jitter is not None for d in draws) / 400, 0.8, abs_tol=0.06)
+    assert math.isclose(sum(d.sigma is not None for d in draws) / 400, 0.5, abs_tol=0.08)
+    assert all(0.15 <= d.sigma <= 1.15 for d in draws if d.sigma is not None)
