@@ -1,0 +1,100 @@
+"""The folders of a Supervisely project: where its datasets and photos lie. Knows files, not what is in them."""
+
+import logging
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from common.data.images import IMAGE_SUFFIXES
+from common.hrda.settings import closest
+
+logger = logging.getLogger(__name__)
+
+_NOT_DATASETS = frozenset({"img", "ann", "img_info", "seg", "meta", "blob"})
+
+
+class ProjectError(ValueError):
+    """A project that cannot be used as asked; the message says what is wrong and what to do."""
+
+
+@dataclass(frozen=True)
+class ImageRecord:
+    """A photo of a project."""
+
+    dataset: str
+    """Name of its dataset, "a/b" for dataset b nested in a."""
+    name: str
+    """File name, unique within the dataset only."""
+    image_path: Path
+    annotation_path: Path | None
+    """None if the photo has no annotation file."""
+
+    @property
+    def key(self) -> str:
+        """Dataset and name: unique in the project."""
+        return f"{self.dataset}/{self.name}"
+
+
+def split_spec(spec: str) -> tuple[Path, str | None]:
+    """The project's folder and what `DIR:DATASET` says after the colon; the longest path that exists is the folder.
+
+    Raises:
+        ProjectError: There is no such folder.
+    """
+    if Path(spec).is_dir():
+        return Path(spec), None
+    for at in reversed([i for i, character in enumerate(spec) if character == ":"]):
+        if at and Path(spec[:at]).is_dir():
+            return Path(spec[:at]), spec[at + 1 :]
+    raise ProjectError(
+        f"There is no such project folder. Expected DIR or DIR:DATASET, DIR a project in Supervisely's format. "
+        f"Received: {spec}"
+    )
+
+
+def dataset_name(parts: Sequence[str]) -> str:
+    """'a/b' from the folders a/datasets/b."""
+    return "/".join(part for i, part in enumerate(parts) if part != "datasets" or i + 1 == len(parts))
+
+
+def find_datasets(folder: Path, prefix: str = "") -> Iterator[tuple[str, Path]]:
+    """Name and folder of each dataset below `folder`: the folders that have a folder `img`."""
+    for sub in sorted(entry for entry in folder.iterdir() if entry.is_dir()):
+        is_dataset = (sub / "img").is_dir()
+        if sub.name in _NOT_DATASETS and not is_dataset:
+            continue
+        transparent = sub.name == "datasets" and not is_dataset
+        name = prefix if transparent else f"{prefix}/{sub.name}".lstrip("/")
+        if is_dataset:
+            yield name, sub
+        yield from find_datasets(sub, name)
+
+
+def choose_datasets(wanted: str, existing: list[str], folder: Path) -> list[str]:
+    """The datasets of `existing` that `wanted`, one name or several with commas, means; nested ones included.
+
+    Raises:
+        ProjectError: There is none of a name; `folder` is what the message calls the project.
+    """
+    chosen: list[str] = []
+    for name in [wanted] if wanted in existing else wanted.split(","):
+        name = name.strip().strip("/")
+        found = [other for other in existing if name and (other == name or other.startswith(f"{name}/"))]
+        if not found:
+            raise ProjectError(f"The project {folder} has no dataset '{name}': {closest(name, existing)}")
+        chosen += [other for other in found if other not in chosen]
+    return sorted(chosen)
+
+
+def list_images(dataset: str, folder: Path) -> Iterator[ImageRecord]:
+    """The photos of the dataset `dataset` in `folder`, sorted by name."""
+    files = sorted(path for path in (folder / "img").iterdir() if path.is_file() and not path.name.startswith("."))
+    images = [path for path in files if path.suffix.lower() in IMAGE_SUFFIXES]
+    if len(images) < len(files):
+        others = sorted({path.suffix for path in files} - {path.suffix for path in images})
+        logger.warning("%s: %d files are no photos (%s).", folder / "img", len(files) - len(images), ", ".join(others))
+    for path in images:
+        # The second form is of projects written by old releases of the SDK.
+        candidates = (folder / "ann" / f"{path.name}.json", folder / "ann" / f"{path.stem}.json")
+        annotation = next((candidate for candidate in candidates if candidate.is_file()), None)
+        yield ImageRecord(dataset, path.name, path, annotation)

@@ -1,0 +1,63 @@
+"""Photos from files and bytes, decoded in one way for training and serving.
+
+The rule is that of the SDK's own reader (`supervisely.image.read`, OpenCV's IMREAD_COLOR), because the SDK decodes the
+photos that a served model gets; a model must not be trained on other pixels than it is asked about:
+
+- EXIF orientation is applied (JPEG, PNG, WebP, TIFF). An annotation's size is that of the turned photo.
+- 16 bits become 8 by dropping the lower byte, a fixed scale: two photos of the same brightness stay so.
+- Alpha is dropped, not composited: the colours beneath a transparent pixel remain. (In TIFF they are multiplied by it.)
+- Grey, black-and-white and palette images become RGB, CMYK is converted without a colour profile.
+- Of a file with several pages the first counts.
+
+Images of 32-bit or floating-point samples have no agreed white and are refused.
+"""
+
+from pathlib import Path
+
+import cv2
+import numpy as np
+from numpy.typing import NDArray
+
+IMAGE_SUFFIXES = frozenset({".jpg", ".jpeg", ".jfif", ".mpo", ".png", ".bmp", ".tif", ".tiff", ".webp"})
+"""Suffixes, in lower case, of the files that count as photos of a project."""
+
+
+class ImageError(ValueError):
+    """A photo that cannot be read; the message names it."""
+
+
+def read_image(path: str | Path) -> NDArray[np.uint8]:
+    """Read a photo: H×W×3 uint8 RGB, EXIF orientation applied.
+
+    Raises:
+        ImageError: The file does not exist, is empty, truncated or of a kind that cannot be decoded.
+    """
+    try:
+        content = Path(path).read_bytes()
+    except OSError as error:
+        raise ImageError(f"Cannot read the image {path}: {error.strerror or error}.") from error
+    return decode_image(content, str(path))
+
+
+def decode_image(content: bytes, name: str = "the uploaded bytes") -> NDArray[np.uint8]:
+    """Decode a photo's bytes: H×W×3 uint8 RGB, EXIF orientation applied.
+
+    Args:
+        content: An encoded image: JPEG, PNG, BMP, TIFF or WebP.
+        name: What an error message calls it.
+
+    Raises:
+        ImageError: The bytes are empty, truncated or of a kind that cannot be decoded.
+    """
+    if not content:
+        raise ImageError(f"Cannot read the image {name}: it is empty. Upload or download it again.")
+    try:
+        image = cv2.imdecode(np.frombuffer(content, np.uint8), cv2.IMREAD_COLOR_RGB)
+    except cv2.error as error:
+        raise ImageError(f"Cannot read the image {name}: {error.err}.") from error
+    if image is None:
+        raise ImageError(
+            f"Cannot read the image {name}: it is damaged, incomplete or of a kind that is not read. "
+            f"Expected JPEG, PNG, BMP, TIFF or WebP of 8 or 16 bits a channel. Received: {len(content)} bytes."
+        )
+    return image

@@ -1,0 +1,430 @@
+"""Supervisely projects on disk: which photos there are, and their labels as index masks.
+
+The only module of `common` that imports the SDK. Masks are H×W uint8: 0 is the background (`__bg__`), i + 1 the i-th
+chosen class, 255 what training and measuring leave out.
+
+Orientation: `supervisely.image.read` turns a photo by its EXIF tag, as browsers do, so labels are drawn on the turned
+photo and an annotation's size is that of the turned photo. `common.data.images` does the same, in training and in
+serving. An annotation with sides exchanged was made on the unturned photo and is refused rather than guessed at.
+
+What counts as annotated: a photo with an annotation file, even an empty one, shows what it says, so a photo without
+labels is a valid example of background. A photo without annotation file says nothing and is left out of source and
+validation. A source or a validation set without any label of a chosen class is refused as a whole.
+"""
+
+import json
+import logging
+import os
+import time
+from collections import Counter
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
+from functools import partial
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+import supervisely as sly
+from numpy.typing import NDArray
+from tqdm import tqdm
+
+from common.data.folders import (
+    ImageRecord,
+    ProjectError,
+    choose_datasets,
+    dataset_name,
+    find_datasets,
+    list_images,
+    split_spec,
+)
+from common.data.images import IMAGE_SUFFIXES, ImageError
+from common.data.mask_cache import MaskCache, mask_key
+from common.hrda.settings import IGNORE_LABEL, closest
+
+logger = logging.getLogger(__name__)
+
+BACKGROUND = "__bg__"
+"""Name of class 0. A project's own class of this name is background too."""
+
+Unchosen = Literal["background", "ignore"]
+Progress = Callable[[str], None]
+
+_AREAS = (sly.Bitmap, sly.Polygon, sly.Rectangle, sly.Multipolygon, sly.AlphaMask)
+_NAMED_IN_MESSAGES = 10
+_SECONDS_BETWEEN_MESSAGES = 2.0
+
+
+@dataclass(frozen=True)
+class Project(Sequence[ImageRecord]):
+    """The chosen photos of a project, as a sequence, and all its classes."""
+
+    path: Path
+    records: tuple[ImageRecord, ...]
+    meta: sly.ProjectMeta
+
+    def __getitem__(self, index: Any) -> Any:
+        return self.records[index]
+
+    def __len__(self) -> int:
+        return len(self.records)
+
+    @property
+    def class_names(self) -> list[str]:
+        """Names of the classes in the project's order, without the background's."""
+        return [c.name for c in self.meta.obj_classes if c.name != BACKGROUND]
+
+    @property
+    def colours(self) -> dict[str, tuple[int, int, int]]:
+        """RGB colour of each class."""
+        return {c.name: tuple(c.color) for c in self.meta.obj_classes}
+
+
+@dataclass(frozen=True)
+class LabelledImages(Sequence[tuple[ImageRecord, Path]]):
+    """Photos with their masks: a sequence of (record, mask file)."""
+
+    classes: tuple[str, ...]
+    """Names by index, the background first."""
+    items: list[tuple[ImageRecord, Path]]
+    pixels: NDArray[np.int64]
+    """N×C: how many pixels of each photo each class has; left-out pixels are not counted."""
+    left_out: list[str] = field(default_factory=list)
+    """What `skip_broken` passed over, a sentence each."""
+
+    def __getitem__(self, index: Any) -> Any:
+        return self.items[index]
+
+    def __len__(self) -> int:
+        return len(self.items)
+
+    @property
+    def class_shares(self) -> NDArray[np.float64]:
+        """Share of each class in all pixels that count, C values."""
+        return self.pixels.sum(axis=0) / max(self.pixels.sum(), 1)
+
+
+# -------------------------------------------------------------------------------------------------------- opening
+def open_project(spec: str | Path) -> Project:
+    """Find the photos of a project folder.
+
+    Args:
+        spec: `DIR`, `DIR:DATASET` or `DIR:DATASET,OTHER/NESTED`. A dataset brings those nested in it. Where the
+            folder's own path contains a colon, the longest path that exists is taken.
+
+    Returns:
+        The photos, sorted by dataset and name.
+
+    Raises:
+        ProjectError: No such folder, not a project, no such dataset, or no photo in it.
+    """
+    folder, wanted = split_spec(str(spec))
+    meta = _read_meta(folder)
+    datasets = dict(find_datasets(folder))
+    if not datasets:
+        raise ProjectError(f"The project {folder} has no dataset: expected folders DATASET/img with photos in them.")
+    names = list(datasets) if wanted is None else choose_datasets(wanted, list(datasets), folder)
+    records = tuple(record for name in names for record in list_images(name, datasets[name]))
+    if not records:
+        raise ProjectError(
+            f"There are no images in {spec}: looked for {', '.join(sorted(IMAGE_SUFFIXES))} in "
+            f"{', '.join(f'{name}/img' for name in names)}. Choose another dataset, or add photos."
+        )
+    return Project(folder, records, meta)
+
+
+def project_classes(spec: str | Path) -> list[str]:
+    """Names of a project's classes in its order, without the background's; `spec` as for `open_project`.
+
+    Raises:
+        ProjectError: No such folder, or not a project.
+    """
+    folder, _ = split_spec(str(spec))
+    return Project(folder, (), _read_meta(folder)).class_names
+
+
+def _read_meta(folder: Path) -> sly.ProjectMeta:
+    path = folder / "meta.json"
+    if not path.is_file():
+        above = next((parent for parent in folder.resolve().parents if (parent / "meta.json").is_file()), None)
+        hint = (
+            f"It lies in the project {above}: write {above}:{dataset_name(folder.resolve().relative_to(above).parts)}."
+            if above
+            else "Download the project in Supervisely's format (JSON annotations and images)."
+        )
+        raise ProjectError(f"{folder} is not a Supervisely project: it has no meta.json. {hint}")
+    try:
+        return sly.ProjectMeta.from_json(json.loads(path.read_text(encoding="utf-8")))
+    except Exception as error:  # the SDK raises whatever its parsers meet
+        raise ProjectError(f"Cannot read {path}: {error!r}. Download the project again.") from error
+
+
+# --------------------------------------------------------------------------------------------------------- checks
+def check_source(project: Project, classes: Sequence[str]) -> None:
+    """Refuse a source that cannot teach the chosen classes.
+
+    Raises:
+        ProjectError: No image, no annotated image, a class that the project does not have, or one without any label.
+    """
+    _check_labelled(project, classes, "source")
+
+
+def check_validation(project: Project, classes: Sequence[str]) -> None:
+    """Refuse a validation set on which the chosen classes cannot be measured.
+
+    Raises:
+        ProjectError: No image, no annotated image, no label at all, or a chosen class without a label.
+    """
+    _check_labelled(project, classes, "validation")
+
+
+def check_target(project: Project) -> None:
+    """Refuse a target without photos; labels are not looked at.
+
+    Raises:
+        ProjectError: No image.
+    """
+    if not len(project):
+        raise ProjectError(f"The target {project.path} has no images. Choose another project or dataset.")
+
+
+def _check_labelled(project: Project, classes: Sequence[str], role: str) -> None:
+    where = f"The {role} {project.path}"
+    _check_classes(classes)
+    if not len(project):
+        raise ProjectError(f"{where} has no images. Choose another project or dataset.")
+    if not any(record.annotation_path for record in project):
+        raise ProjectError(f"{where} has no annotated image: there are {len(project)} photos and no annotation file.")
+    for name in classes:
+        if name not in project.class_names:
+            hint = closest(name, project.class_names) if project.class_names else "it has no classes at all."
+            raise ProjectError(f"{where} has no class '{name}': {hint}")
+    labels = _count_labels(project)
+    if not labels:
+        raise ProjectError(f"{where} has no labels in {len(project)} images. Label it, or choose another dataset.")
+    for name in classes:
+        if not labels[name]:
+            existing = ", ".join(f"{other} ({count})" for other, count in labels.most_common())
+            raise ProjectError(
+                f"{where} has no label of the class '{name}' in {len(project)} images. Label some, or leave the class "
+                f"out. Classes with labels: {existing}."
+            )
+
+
+def _check_classes(classes: Sequence[str]) -> None:
+    if not classes:
+        raise ProjectError("No class was chosen: name at least one besides the background.")
+    if BACKGROUND in classes:
+        raise ProjectError(f"The class '{BACKGROUND}' is the background, which is always there: leave it out.")
+    if len(set(classes)) < len(classes):
+        raise ProjectError(f"A class was chosen twice. Received: {', '.join(classes)}.")
+    if len(classes) >= IGNORE_LABEL:
+        raise ProjectError(f"A mask holds at most {IGNORE_LABEL - 1} classes. Received: {len(classes)}.")
+
+
+def _count_labels(project: Project) -> Counter[str]:
+    """Number of labels per class; annotations that cannot be read are named later, when masks are drawn."""
+    counter: Counter[str] = Counter()
+    for record in project:
+        try:
+            objects = _read_annotation(record)[1].get("objects", []) if record.annotation_path else []
+            counter.update(one["classTitle"] for one in objects)
+        except (ProjectError, KeyError, TypeError):
+            logger.debug("%s: its labels cannot be counted.", record.key)
+    return counter
+
+
+# -------------------------------------------------------------------------------------------------------- drawing
+def prepare_labelled(
+    project: Project,
+    classes: Sequence[str],
+    cache_dir: str | Path,
+    *,
+    role: Literal["source", "validation"] = "source",
+    unchosen: Unchosen = "background",
+    skip_broken: bool = False,
+    progress: Progress | None = None,
+) -> LabelledImages:
+    """Check a labelled project and draw its masks, or find them in the cache.
+
+    Labels are drawn in their order, the later over the earlier: bitmaps, polygons (with holes), rectangles,
+    multipolygons, and alpha masks where they are at least half opaque.
+
+    Args:
+        project: From `open_project`.
+        classes: Chosen class names without the background; index i + 1 is the i-th.
+        cache_dir: Folder of the masks; a second call with equal annotations, classes and settings draws nothing.
+        role: Which checks apply and how messages name the project.
+        unchosen: What labels of other classes become.
+        skip_broken: Whether to go on without images that cannot be read or whose annotation does not fit.
+        progress: Gets a sentence now and then; without it a progress bar is shown.
+
+    Returns:
+        Photos and mask files in the project's order. Photos without annotation file are left out.
+
+    Raises:
+        ProjectError: As `check_source` or `check_validation`; or, naming the images, ones that are broken (unreadable,
+            annotation of another size, label without area).
+    """
+    if unchosen not in ("background", "ignore"):
+        raise ProjectError(f"Labels of unchosen classes become 'background' or 'ignore'. Received: {unchosen!r}")
+    (check_validation if role == "validation" else check_source)(project, classes)
+    annotated = [record for record in project if record.annotation_path]
+    if len(annotated) < len(project):
+        logger.warning("The %s: %d images have no annotation file.", role, len(project) - len(annotated))
+    with MaskCache(cache_dir) as cache:
+        draw = partial(_mask_of, meta=project.meta, classes=tuple(classes), unchosen=unchosen, cache=cache)
+        drawn, left_out = _for_each(annotated, draw, f"Masks of the {role}", skip_broken, progress)
+    items = [(record, path) for record, (path, _) in drawn]
+    pixels = np.stack([counts[: len(classes) + 1] for _, (_, counts) in drawn])
+    return LabelledImages((BACKGROUND, *classes), items, pixels, left_out)
+
+
+def prepare_unlabelled(
+    project: Project, cache_dir: str | Path, *, skip_broken: bool = False, progress: Progress | None = None
+) -> list[ImageRecord]:
+    """Check that every photo of a target can be read; what was read before is not read again.
+
+    Args:
+        project: From `open_project`.
+        cache_dir: As for `prepare_labelled`; may be the same folder.
+        skip_broken: Whether to go on without images that cannot be read.
+        progress: As for `prepare_labelled`.
+
+    Raises:
+        ProjectError: No image, or, naming them, images that cannot be read.
+    """
+    check_target(project)
+    with MaskCache(cache_dir) as cache:
+        read = partial(_size_of, cache=cache)
+        return [record for record, _ in _for_each(project, read, "Photos of the target", skip_broken, progress)[0]]
+
+
+def _for_each(
+    records: Sequence[ImageRecord],
+    work: Callable[[ImageRecord], Any],
+    title: str,
+    skip_broken: bool,
+    progress: Progress | None,
+) -> tuple[list[tuple[ImageRecord, Any]], list[str]]:
+    """Results of `work` in order, and what was wrong with the records that it refused."""
+    done, broken = [], []
+    said = time.monotonic()
+
+    def attempt(record: ImageRecord) -> Any:
+        try:
+            return work(record)
+        except (ImageError, ProjectError) as error:
+            return error
+
+    with ThreadPoolExecutor(min(4, os.cpu_count() or 1)) as pool:
+        results = tqdm(pool.map(attempt, records), title, len(records), unit="image", disable=progress is not None)
+        for number, (record, result) in enumerate(zip(records, results, strict=True), start=1):
+            if isinstance(result, Exception):
+                broken.append(str(result))
+            else:
+                done.append((record, result))
+            if progress and (number == len(records) or time.monotonic() - said > _SECONDS_BETWEEN_MESSAGES):
+                said = time.monotonic()
+                progress(f"{title}: {number} of {len(records)}.")
+    if broken and not (skip_broken and done):
+        more = f"\n… and {len(broken) - _NAMED_IN_MESSAGES} more" if len(broken) > _NAMED_IN_MESSAGES else ""
+        remedy = (
+            "None is left to go on with." if skip_broken else "Mend or remove them, or go on without (skip_broken)."
+        )
+        raise ProjectError(
+            f"{title}: {len(broken)} of {len(records)} images cannot be used. {remedy}\n"
+            + "\n".join(broken[:_NAMED_IN_MESSAGES])
+            + more
+        )
+    for sentence in broken:
+        (progress or logger.warning)(f"Left out: {sentence}")
+    return done, broken
+
+
+def _size_of(record: ImageRecord, cache: MaskCache) -> tuple[int, int]:
+    return cache.image_size(record.image_path)
+
+
+def _mask_of(
+    record: ImageRecord, meta: sly.ProjectMeta, classes: tuple[str, ...], unchosen: Unchosen, cache: MaskCache
+) -> tuple[Path, NDArray[np.int64]]:
+    content, annotation = _read_annotation(record)
+    size = cache.image_size(record.image_path)
+    try:
+        stated = (annotation["size"]["height"], annotation["size"]["width"])
+    except (KeyError, TypeError) as error:
+        raise ProjectError(f"The annotation {record.annotation_path} states no size of its image.") from error
+    if stated != size:
+        turned = (
+            " Its labels were drawn without regard to the photo's EXIF orientation." if stated == size[::-1] else ""
+        )
+        raise ProjectError(
+            f"The image {record.image_path} is {size[0]} pixels high and {size[1]} wide, its annotation says "
+            f"{stated[0]} and {stated[1]}.{turned} Annotate this very file, or download the project again."
+        )
+    shapes = sorted((c.name, c.geometry_type.geometry_name()) for c in meta.obj_classes)
+    key = mask_key(content, classes, unchosen, shapes, size)
+    return cache.mask(key, lambda: draw_mask(annotation, meta, classes, size, unchosen, record.key))
+
+
+def _read_annotation(record: ImageRecord) -> tuple[bytes, dict[str, Any]]:
+    try:
+        content = record.annotation_path.read_bytes()
+        return content, dict(json.loads(content))
+    except (OSError, ValueError, TypeError) as error:
+        raise ProjectError(
+            f"Cannot read the annotation {record.annotation_path}: {error}. Download it again."
+        ) from error
+
+
+def draw_mask(
+    annotation: dict[str, Any],
+    meta: sly.ProjectMeta,
+    classes: Sequence[str],
+    size: tuple[int, int],
+    unchosen: Unchosen = "background",
+    name: str = "the annotation",
+) -> NDArray[np.uint8]:
+    """Draw an annotation: H×W uint8 class indices, later labels over earlier ones.
+
+    Args:
+        annotation: In Supervisely's JSON format.
+        meta: Of the project.
+        classes: Chosen class names; index i + 1 is the i-th.
+        size: Height and width.
+        unchosen: What labels of other classes become.
+        name: What an error message calls it.
+
+    Raises:
+        ProjectError: A label that the SDK cannot read, or one of a chosen class whose shape has no area.
+    """
+    indices = {other.name: 0 if unchosen == "background" else IGNORE_LABEL for other in meta.obj_classes}
+    indices |= {BACKGROUND: 0} | {chosen: i + 1 for i, chosen in enumerate(classes)}
+    mask = np.zeros(size, np.uint8)
+    canvas = sly.Rectangle.from_size(size)
+    # Label by label: `sly.Annotation` crops at the border, and loses parts of polygons that cross themselves there.
+    for number, one in enumerate(annotation.get("objects", []), start=1):
+        try:
+            label = sly.Label.from_json(one, meta)
+        except Exception as error:  # the SDK raises whatever its parsers meet
+            raise ProjectError(f"Label {number} of {name} cannot be read: {error!r}. Correct or delete it.") from error
+        geometry = label.geometry
+        if type(geometry) not in _AREAS:
+            if label.obj_class.name not in classes:
+                continue
+            raise ProjectError(
+                f"Label {number} of {name}, class '{label.obj_class.name}', is a {geometry.geometry_name()}, which has "
+                f"no area. Expected one of {', '.join(area.geometry_name() for area in _AREAS)}: convert it, or leave "
+                "the class out."
+            )
+        if isinstance(geometry, sly.AlphaMask):
+            opaque = geometry.data >= 128
+            parts = [sly.Bitmap(opaque, geometry.origin)] if opaque.any() else []
+        else:
+            parts = [geometry]
+        for part in parts:
+            inside = part.crop(canvas) if isinstance(part, sly.Bitmap) else [part]
+            for piece in inside:
+                piece.draw(mask, indices[label.obj_class.name])
+    return mask
