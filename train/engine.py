@@ -14,7 +14,6 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.optim import AdamW
-from torch.optim.lr_scheduler import LambdaLR
 
 from common.data.datasets import MemoryCache, Recipe, TrainingBatches, iterate
 from common.hrda import CheckpointBundle, HRDASegmentor, SelfTraining, SettingsError, build_segmentor
@@ -84,11 +83,8 @@ def run(
     folder = RunFolder(out)
     state = folder.claim(resume=resume)
     data = prepare(settings, domains, classes, Path(settings.data.cache_dir or folder.cache), notify.on_message)
-    if state is not None and state.classes != data.classes:
-        raise SettingsError(
-            f"A run is resumed with the classes it was started with: {', '.join(state.classes[1:])}. "
-            f"Received: {', '.join(data.classes[1:])}."
-        )
+    if state is not None:
+        state.require_fit(data.classes, settings.iterations)
 
     seed_everything(settings.seed, 0)
     student = build_segmentor(replace(settings.model, num_classes=len(data.classes)))
@@ -110,10 +106,11 @@ def run(
         student, settings.optimizer.lr, settings.optimizer.weight_decay, settings.optimizer.head_lr_factor
     )
     optimizer = AdamW(groups, betas=settings.optimizer.betas)
-    scheduler = LambdaLR(optimizer, lambda done: lr_factor(done, settings.iterations, settings.optimizer))
+    full_rates = [group["lr"] for group in groups]
+    done, best, latest = 0, None, None
     if state is not None:
-        state.restore(student, teacher, optimizer, scheduler)
-    done, best = (state.iteration, state.best) if state else (0, None)
+        state.restore(student, teacher, optimizer)
+        done, best, latest = state.iteration, state.best, state.latest
     folder.write_settings(settings)
 
     def checkpoint(measurement: Measurement | None) -> CheckpointBundle:
@@ -130,13 +127,12 @@ def run(
 
     def save_last() -> None:
         folder.save_last(
-            checkpoint(latest), RunState.capture(done, data.classes, best, student, teacher, optimizer, scheduler)
+            checkpoint(latest), RunState.capture(done, data.classes, best, latest, student, teacher, optimizer)
         )
         notify.on_checkpoint(folder.last)
 
-    latest = best
     batches = build_batches(settings, data)
-    if settings.data.workers and done < settings.iterations:
+    if settings.data.workers:
         # Before the workers are forked, so that they share what it holds.
         notify.on_message("Reading the training photos.")
         batches.fill_cache()
@@ -149,19 +145,20 @@ def run(
         # Each iteration has random numbers of its own, whatever came before: a resumed run draws the same.
         generator.manual_seed(seed_everything(settings.seed, done + 1))
         images, labels, target_images, target_valid = (to_device(tensor, place) for tensor in batch)
+        factor = lr_factor(done, settings.iterations, settings.optimizer)
+        for group, rate in zip(optimizer.param_groups, full_rates, strict=True):
+            group["lr"] = rate * factor
         optimizer.zero_grad(set_to_none=True)
         step = training.step(
             images, labels, target_images, iteration=done, target_valid=target_valid, adapt=done >= adapt_from
         )
-        lr = min(scheduler.get_last_lr())
         optimizer.step()
-        scheduler.step()
         losses.add(step.scalars)
         done += 1
 
         is_last = done == settings.iterations
         if done % settings.log_interval == 0 or is_last:
-            notify.on_iteration(done, {**losses.take(done), "lr": lr})
+            notify.on_iteration(done, {**losses.take(done), "lr": settings.optimizer.lr * factor})
         if done % settings.validation.interval == 0 or is_last:
             latest = measure_both(student, teacher, settings, data, place, done)
             notify.on_validation(done, latest.metrics)

@@ -82,12 +82,13 @@ class ProgressLines:
         self._print("  ".join(parts))
 
     def on_validation(self, iteration: int, metrics: Mapping[str, float]) -> None:
-        by_model: dict[str, list[str]] = {}
+        self._print(f"validation at {iteration}, in %:")
+        by_row: dict[tuple[str, str], list[str]] = {}
         for name, value in metrics.items():
-            model, _, score = name.partition("/")
-            by_model.setdefault(model, []).append(f"{score} {100 * value:.1f}")
-        for model, scores in by_model.items():
-            self._print(f"validation at {iteration}, {model}, in %: " + "  ".join(scores))
+            model, score, *of_class = name.split("/", 2)
+            by_row.setdefault((model, of_class[0] if of_class else "mean"), []).append(f"{score} {100 * value:.1f}")
+        for (model, row), scores in by_row.items():
+            self._print(f"  {model}  {row}: " + "  ".join(scores))
 
     def on_checkpoint(self, path: Path) -> None:
         self._print(f"saved {path}")

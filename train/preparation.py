@@ -4,15 +4,23 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import numpy as np
 import torch
-from common.data.project import BACKGROUND, Project, open_project, prepare_labelled
 from torch import Tensor
 
-from common.data.datasets import read_mask
-from common.hrda.settings import IGNORE_LABEL, SettingsError, closest
+from common.data.project import (
+    BACKGROUND,
+    LabelledImages,
+    check_source,
+    check_validation,
+    open_project,
+    prepare_labelled,
+    prepare_unlabelled,
+)
+from common.hrda.settings import SettingsError, closest
 from train.settings import TrainSettings
 
 ClassWeights = str | tuple[float, ...] | Mapping[str, float]
@@ -43,6 +51,8 @@ class PreparedData:
     """RGB colour of each class."""
     source: list[tuple[Path, Path]]
     """Pairs of image file and mask file."""
+    source_shares: tuple[float, ...]
+    """Share of each class in the source's pixels."""
     target: list[Path]
     """Image files; empty where the mode needs none."""
     validation: list[tuple[Path, Path]]
@@ -72,33 +82,34 @@ def prepare(
     learn_from, adapt_to = domains_of_mode(settings.mode, domains)
     source, validation = open_project(learn_from), open_project(domains.val)
     target = open_project(adapt_to) if adapt_to else None
-    names = tuple(classes) if classes else source.class_names
+    names = tuple(classes or source.class_names)
     check_class_weights(settings.class_weights, names)
+    # All that is quickly checked comes before the minutes that reading every photo may take.
+    check_source(source, names)
+    check_validation(validation, names)
 
-    def labelled(project: Project, role: str) -> list[tuple[Path, Path]]:
-        pairs = prepare_labelled(
-            project,
-            names,
-            cache_dir,
-            role=role,
-            unchosen=settings.data.unchosen_classes,
-            skip_broken=settings.data.skip_broken,
-            progress=say,
-        )
-        return [(record.image, mask) for record, mask in pairs]
-
+    rules = {"skip_broken": settings.data.skip_broken, "progress": say}
+    draw = partial(
+        prepare_labelled, classes=names, cache_dir=cache_dir, unchosen=settings.data.unchosen_classes, **rules
+    )
+    labelled = draw(source, role="source")
     data = PreparedData(
-        classes=(BACKGROUND, *names),
+        classes=labelled.classes,
         palette=((0, 0, 0), *(source.colours[name] for name in names)),
-        source=labelled(source, "source"),
-        target=[record.image for record in target.records] if target else [],
-        validation=labelled(validation, "validation"),
+        source=_files(labelled),
+        source_shares=tuple(labelled.class_shares.tolist()),
+        target=[record.image_path for record in prepare_unlabelled(target, cache_dir, **rules)] if target else [],
+        validation=_files(draw(validation, role="validation")),
     )
     say(
         f"{len(data.source)} labelled photos, {len(data.target)} target photos, {len(data.validation)} validation "
         f"photos; classes: {', '.join(names)}."
     )
     return data
+
+
+def _files(labelled: LabelledImages) -> list[tuple[Path, Path]]:
+    return [(record.image_path, mask) for record, mask in labelled]
 
 
 def domains_of_mode(mode: str, domains: Domains) -> tuple[str, str | None]:
@@ -148,7 +159,7 @@ def class_weights(weights: ClassWeights, data: PreparedData) -> Tensor | None:
     if weights == "off":
         return None
     if weights == "auto":
-        shares = class_shares([mask for _, mask in data.source], len(data.classes))
+        shares = np.array(data.source_shares)
         rarity = shares.max() / np.maximum(shares, 1e-12)
         values = np.where(shares > 0, np.minimum(rarity**0.25, _HIGHEST_AUTO_WEIGHT), 1.0)
     elif isinstance(weights, Mapping):
@@ -156,12 +167,3 @@ def class_weights(weights: ClassWeights, data: PreparedData) -> Tensor | None:
     else:
         values = weights
     return torch.tensor(np.asarray(values), dtype=torch.float32)
-
-
-def class_shares(masks: Sequence[Path], count: int) -> np.ndarray:
-    """Share of each of `count` classes in the labelled pixels of mask files, float64."""
-    pixels = np.zeros(256, dtype=np.int64)
-    for path in masks:
-        pixels += np.bincount(read_mask(path).ravel(), minlength=256)
-    pixels[IGNORE_LABEL] = 0
-    return pixels[:count] / max(pixels.sum(), 1)

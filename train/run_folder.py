@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import pickle
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Any, Self
 
 import torch
 from torch import nn
 from torch.optim import Optimizer
-from torch.optim.lr_scheduler import LRScheduler
 
 from common.hrda import CheckpointBundle, SettingsError, save_checkpoint
 from common.hrda.checkpoints import write_atomically
@@ -30,8 +29,14 @@ class RunState:
     """Names by index."""
     best: Measurement | None
     """The best measurement so far."""
-    tensors: Mapping[str, Any]
-    """State dicts of `student`, `teacher`, `optimizer` and `scheduler`."""
+    latest: Measurement | None
+    """The last measurement so far."""
+    student: Mapping[str, Any]
+    """State dict of the student."""
+    teacher: Mapping[str, Any]
+    """State dict of the teacher."""
+    optimizer: Mapping[int, Any]
+    """The optimiser's averages by parameter; its rates follow from the settings and the iteration."""
 
     @classmethod
     def capture(
@@ -39,31 +44,60 @@ class RunState:
         iteration: int,
         classes: tuple[str, ...],
         best: Measurement | None,
+        latest: Measurement | None,
         student: nn.Module,
         teacher: nn.Module,
         optimizer: Optimizer,
-        scheduler: LRScheduler,
     ) -> Self:
-        """The state of these at this moment; it shares their tensors."""
-        parts = {"student": student, "teacher": teacher, "optimizer": optimizer, "scheduler": scheduler}
-        return cls(iteration, classes, best, {name: part.state_dict() for name, part in parts.items()})
+        """The state at this moment; it shares the tensors."""
+        averages = optimizer.state_dict()["state"]
+        return cls(iteration, classes, best, latest, student.state_dict(), teacher.state_dict(), averages)
 
-    def restore(self, student: nn.Module, teacher: nn.Module, optimizer: Optimizer, scheduler: LRScheduler) -> None:
+    @classmethod
+    def from_plain(cls, content: Mapping[str, Any]) -> Self:
+        """The inverse of `to_plain`."""
+        values = {f.name: content[f.name] for f in fields(cls)}
+        for name in ("best", "latest"):
+            values[name] = Measurement(**values[name]) if values[name] else None
+        return cls(**values | {"classes": tuple(values["classes"])})
+
+    def to_plain(self) -> dict[str, Any]:
+        """The state as tensors and data that load without executing anything."""
+        plain = {f.name: getattr(self, f.name) for f in fields(self)}
+        for name in ("best", "latest"):
+            plain[name] = asdict(plain[name]) if plain[name] else None
+        return plain | {"classes": list(self.classes)}
+
+    def require_fit(self, classes: tuple[str, ...], iterations: int) -> None:
+        """Make sure that there is something left to do, with the same classes.
+
+        Raises:
+            SettingsError: there is not, or the classes differ.
+        """
+        if classes != self.classes:
+            raise SettingsError(
+                f"A run is resumed with the classes it was started with: {', '.join(self.classes[1:])}. "
+                f"Received: {', '.join(classes[1:])}."
+            )
+        if self.iteration >= iterations:
+            raise SettingsError(f"The run is complete after {self.iteration} iterations. Raise iterations to go on.")
+
+    def restore(self, student: nn.Module, teacher: nn.Module, optimizer: Optimizer) -> None:
         """Put the state into these.
 
         Raises:
-            SettingsError: they are of another shape than those that were saved.
+            SettingsError: the models are not of the shape that was saved.
         """
         try:
-            student.load_state_dict(self.tensors["student"])
-            teacher.load_state_dict(self.tensors["teacher"])
-            optimizer.load_state_dict(self.tensors["optimizer"])
-        except (RuntimeError, ValueError) as error:
+            student.load_state_dict(self.student)
+            teacher.load_state_dict(self.teacher)
+        except RuntimeError as error:
             raise SettingsError(
-                "The run cannot be resumed with other settings of the model than it was started with: "
-                f"{str(error).splitlines()[0]}"
+                "A run is resumed with the settings of the model it was started with: "
+                f"{' '.join(str(error).split())[:200]}"
             ) from error
-        scheduler.load_state_dict(self.tensors["scheduler"])
+        groups = optimizer.state_dict()["param_groups"]
+        optimizer.load_state_dict({"state": self.optimizer, "param_groups": groups})
 
 
 class RunFolder:
@@ -109,22 +143,7 @@ class RunFolder:
     def save_last(self, bundle: CheckpointBundle, state: RunState) -> None:
         """Write the last checkpoint and what resuming needs."""
         save_checkpoint(self.last, bundle)
-        best = state.best
-        write_atomically(
-            self._state,
-            {
-                "iteration": state.iteration,
-                "classes": list(state.classes),
-                "best": best
-                and {
-                    "iteration": best.iteration,
-                    "score": best.score,
-                    "metrics": best.metrics,
-                    "teacher_is_better": best.teacher_is_better,
-                },
-                **state.tensors,
-            },
-        )
+        write_atomically(self._state, state.to_plain())
 
     def _read_state(self) -> RunState:
         if not self._state.is_file():
@@ -132,14 +151,7 @@ class RunFolder:
                 f"{self.out} holds no run to resume: {self._state.name} is missing. Start it without resuming."
             )
         try:
-            content = torch.load(self._state, map_location="cpu", weights_only=True)
-            best = content["best"]
-            return RunState(
-                iteration=content["iteration"],
-                classes=tuple(content["classes"]),
-                best=Measurement(**best) if best else None,
-                tensors={name: content[name] for name in ("student", "teacher", "optimizer", "scheduler")},
-            )
+            return RunState.from_plain(torch.load(self._state, map_location="cpu", weights_only=True))
         except (pickle.UnpicklingError, RuntimeError, EOFError, KeyError, TypeError) as error:
             raise SettingsError(
                 f"{self._state} is damaged and the run cannot be resumed. Start another from {self.last.name} "

@@ -295,12 +295,27 @@ def _build(settings: type, data: Any, path: str) -> Any:
         return settings(**values)
     except SettingsError as error:
         raise SettingsError(f"In {path}: {error}" if path else str(error)) from None
+    except TypeError as error:
+        raise SettingsError(f"In {path or 'the settings'}: a value is of the wrong kind ({error}).") from error
 
 
 def _refuse_unknown(key: Any, path: str, known: Any) -> None:
     if key not in known:
-        place = f" in '{path}'" if path else ""
-        raise SettingsError(f"Unknown setting '{key}'{place}: {closest(str(key), list(known))}")
+        elsewhere = [name for name in _paths(TrainSettings) if name.rpartition(".")[2] == key]
+        hint = f"did you mean '{elsewhere[0]}'?" if elsewhere else closest(str(key), list(known))
+        raise SettingsError(f"Unknown setting '{f'{path}.{key}' if path else key}': {hint}")
+
+
+def _paths(settings: type, path: str = "") -> list[str]:
+    """The dotted names of all single values."""
+    names = []
+    for f in fields(settings):
+        inner = _nested(settings).get(f.name)
+        if inner:
+            names += _paths(inner, f"{path}{f.name}.")
+        elif f.name not in _hidden(settings):
+            names.append(path + f.name)
+    return names
 
 
 def _plain(value: Any) -> Any:

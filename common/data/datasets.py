@@ -6,6 +6,7 @@ loading, number of workers or earlier iteration changes it, and a resumed run ne
 
 from __future__ import annotations
 
+import signal
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -160,7 +161,9 @@ class TrainingBatches(Dataset[Batch]):
         recipe, rng = self._recipe, self._generator(_TARGET, iteration, slot)
         path = self._target[self._pick(_TARGET, len(self._target), iteration, slot)]
         image = self._image(path)
-        valid = self._cache.get(("valid", path), lambda: self._valid(path, image.shape[:2]))
+        valid = np.ones(image.shape[:2], dtype=np.uint8)
+        if any(recipe.margins):
+            valid = self._cache.get(("valid", path), lambda: self._valid(path, image.shape[:2]))
         image, valid = augment_geometry(image, valid, recipe.augmentation, rng)
         place = crop_place(valid.shape, recipe.crop_size, rng)
         valid = pad_to(valid[place], recipe.crop_size, 0).astype(bool)
@@ -172,8 +175,6 @@ class TrainingBatches(Dataset[Batch]):
     def _valid(self, path: Path, size: tuple[int, int]) -> np.ndarray:
         """1 where a pseudo-label of the photo counts, at input scale."""
         top, bottom, left, right = self._recipe.margins
-        if not any(self._recipe.margins):
-            return np.ones(size, dtype=np.uint8)
         height, width = read_image(path).shape[:2]
         valid = np.zeros((height, width), dtype=np.uint8)
         valid[top : height - bottom, left : width - right] = 1
@@ -215,15 +216,19 @@ def iterate(batches: TrainingBatches, start: int, workers: int, *, pin_memory: b
             batch_size=None,
             sampler=range(start, len(batches)),
             num_workers=workers,
-            worker_init_fn=_single_threaded,
+            worker_init_fn=_start_worker,
             pin_memory=pin_memory,
         )
     )
 
 
-def _single_threaded(_worker: int) -> None:
+def _start_worker(_worker: int) -> None:
     # Workers share the machine's cores already; OpenCV's own threads would only fight over them.
     cv2.setNumThreads(0)
+    # Ctrl-C reaches them, too, but ending is the training process's decision; and they must not
+    # inherit a handler that keeps them from being ended by it.
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    signal.signal(signal.SIGTERM, signal.SIG_DFL)
 
 
 class ValidationPhoto(NamedTuple):

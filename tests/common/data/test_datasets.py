@@ -1,0 +1,166 @@
+import cv2
+import numpy as np
+import pytest
+import torch
+
+from common.data.datasets import MemoryCache, Recipe, TrainingBatches, iterate, read_mask, validation_photos
+from common.data.transforms import AugmentationSettings, InputScale
+from common.hrda.predictor import denormalise
+from common.hrda.settings import IGNORE_LABEL
+
+PLAIN = AugmentationSettings(flip=False, photometric=0.0)
+OWN = InputScale(None, None)
+
+
+@pytest.fixture
+def photos(tmp_path):
+    """Seven 64×96 photos, photo i of grey level 30·i + 10; its mask is class 1 in the top left 24×24."""
+    pairs = []
+    for index in range(7):
+        image, mask = tmp_path / f"{index}.png", tmp_path / f"{index}_mask.png"
+        cv2.imwrite(str(image), np.full((64, 96, 3), 30 * index + 10, np.uint8))
+        labels = np.zeros((64, 96), np.uint8)
+        labels[:24, :24] = 1
+        cv2.imwrite(str(mask), labels)
+        pairs.append((image, mask))
+    return pairs
+
+
+def batches(photos, *, target=True, batch_size=2, iterations=14, seed=0, cache=None, **recipe):
+    recipe = Recipe(**({"crop_size": (64, 64), "scale": OWN, "augmentation": AugmentationSettings()} | recipe))
+    images = [image for image, _ in photos] if target else []
+    return TrainingBatches(photos, images, recipe, batch_size=batch_size, iterations=iterations, seed=seed, cache=cache)
+
+
+def equal(first, second):
+    return all((a is None and b is None) or torch.equal(a, b) for a, b in zip(first, second, strict=True))
+
+
+def photo_numbers(images):
+    return [round((value - 10) / 30) for value in denormalise(images).amax(dim=(1, 2, 3)).tolist()]
+
+
+def test_shapes_and_kinds(photos):
+    batch = batches(photos)[0]
+    assert batch.source_images.shape == batch.target_images.shape == (2, 3, 64, 64)
+    assert batch.source_labels.shape == batch.target_valid.shape == (2, 64, 64)
+    kinds = [tensor.dtype for tensor in batch]
+    assert kinds == [torch.float32, torch.int64, torch.float32, torch.bool]
+
+
+def test_batch_depends_on_seed_and_iteration_only(photos):
+    first, second = batches(photos), batches(photos, iterations=100)
+    later = [second[k] for k in (5, 3, 0)]
+    assert equal(first[5], later[0])
+    assert equal(first[0], later[2])
+    assert not equal(first[0], first[1])
+    assert not equal(first[0], batches(photos, seed=1)[0])
+
+
+def test_workers_and_the_start_of_a_resumed_run_change_nothing(photos):
+    here = list(iterate(batches(photos, iterations=5), 0, 0))
+    workers = list(iterate(batches(photos, iterations=5), 2, 2))
+    assert len(here) == 5
+    assert len(workers) == 3
+    assert all(equal(a, b) for a, b in zip(here[2:], workers, strict=True))
+
+
+def test_training_without_a_target_passes_through_workers(photos):
+    [batch] = iterate(batches(photos, target=False, iterations=1), 0, 1)
+    assert batch.target_images is None
+    assert batch.target_valid is None
+
+
+def test_every_photo_comes_once_a_pass_and_domains_are_not_in_step(photos):
+    data = batches(photos, batch_size=1, iterations=14, augmentation=PLAIN)
+    source = [photo_numbers(data[k].source_images)[0] for k in range(14)]
+    target = [photo_numbers(data[k].target_images)[0] for k in range(14)]
+    for order in (source, target):
+        assert sorted(order[:7]) == sorted(order[7:]) == list(range(7))
+        assert order[:7] != order[7:]
+    assert source != target
+
+
+def test_memory_changes_no_pixel_and_keeps_to_its_limit(photos):
+    one_photo = 64 * 96 * 3
+    cache = MemoryCache(2 * one_photo)
+    with_cache, without = batches(photos, cache=cache), batches(photos)
+    with_cache.fill_cache()
+    assert cache.full
+    for k in range(4):
+        assert equal(with_cache[k], without[k])
+        assert equal(with_cache[k], without[k])
+
+
+def test_memory_spares_decoding(photos):
+    data = batches(photos, cache=MemoryCache(2**30))
+    seen = []
+    data.fill_cache(lambda done, of: seen.append((done, of)))
+    before = data[0]
+    assert seen[-1] == (14, 14)
+    for image, _ in photos:
+        image.unlink()
+    assert equal(before, data[0])
+
+
+def test_photo_smaller_than_the_crop_is_filled_with_nothing_that_counts(photos):
+    batch = batches(photos, crop_size=(128, 64))[0]
+    assert (batch.source_images[:, :, 64:] == 0).all()
+    assert (batch.source_labels[:, 64:] == IGNORE_LABEL).all()
+    assert (batch.source_labels[:, :64] != IGNORE_LABEL).all()
+    assert (batch.target_images[:, :, 64:] == 0).all()
+    assert not batch.target_valid[:, 64:].any()
+    assert batch.target_valid[:, :64].all()
+
+
+def test_margins_are_taken_from_the_photo_and_not_from_the_crop(photos):
+    data = batches(photos, crop_size=(64, 128), margins=(8, 0, 0, 24), augmentation=PLAIN)
+    valid = data[0].target_valid
+    expected = torch.zeros(64, 128, dtype=torch.bool)
+    expected[8:, :72] = True
+    assert all(torch.equal(v, expected) for v in valid)
+    half = batches(photos, scale=InputScale(48, 32), crop_size=(64, 64), margins=(8, 0, 0, 24), augmentation=PLAIN)
+    assert half[0].target_valid[0].sum() == (32 - 4) * (48 - 12)
+
+
+def test_labels_follow_the_image_through_scaling_and_flips(tmp_path):
+    mask = np.zeros((50, 90), np.uint8)
+    mask[10:30, 20:60] = 1
+    cv2.imwrite(str(tmp_path / "a.png"), np.repeat(mask[..., None] * 255, 3, axis=2))
+    cv2.imwrite(str(tmp_path / "a_mask.png"), mask)
+    augmentation = AugmentationSettings(flip=True, rotate=True, scale=(0.7, 1.4), photometric=0.0)
+    pair = [(tmp_path / "a.png", tmp_path / "a_mask.png")]
+    data = batches(pair, scale=InputScale(128, 64), augmentation=augmentation, batch_size=8)
+    images, labels = data[0].source_images, data[0].source_labels
+    counted = labels != IGNORE_LABEL
+    bright = denormalise(images)[:, 0] > 127
+    assert (bright == (labels == 1))[counted].float().mean() > 0.97
+
+
+def test_required_share_of_crops_holds_foreground(photos):
+    def share(**recipe):
+        data = batches(photos, crop_size=(16, 16), batch_size=100, iterations=1, **recipe)
+        return (data[0].source_labels == 1).flatten(1).any(dim=1).float().mean()
+
+    assert share() < 0.35
+    assert share(rare_class_share=1.0) > 0.6
+
+
+def test_training_without_labelled_photos_is_refused():
+    with pytest.raises(ValueError, match="at least one"):
+        batches([])
+
+
+def test_unreadable_mask_is_named(tmp_path):
+    (tmp_path / "broken.png").write_bytes(b"no picture")
+    with pytest.raises(ValueError, match=r"broken\.png"):
+        read_mask(tmp_path / "broken.png")
+
+
+def test_limited_validation_spreads_over_the_photos(photos):
+    assert [photo.name for photo in validation_photos(photos)] == [f"{i}.png" for i in range(7)]
+    assert [photo.name for photo in validation_photos(photos, 3)] == ["0.png", "3.png", "6.png"]
+    assert len(list(validation_photos(photos, 99))) == 7
+    first = next(iter(validation_photos(photos)))
+    assert first.image.shape == (64, 96, 3)
+    assert first.truth.shape == (64, 96)
