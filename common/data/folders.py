@@ -1,16 +1,29 @@
 """The folders of a Supervisely project: where its datasets and photos lie. Knows files, not what is in them."""
 
 import logging
-from collections.abc import Iterator, Sequence
+import os
+import time
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TypeVar
 
-from common.data.images import IMAGE_SUFFIXES
+from tqdm import tqdm
+
+from common.data.images import IMAGE_SUFFIXES, ImageError
 from common.hrda.settings import closest
 
 logger = logging.getLogger(__name__)
 
 _NOT_DATASETS = frozenset({"img", "ann", "img_info", "seg", "meta", "blob"})
+_NAMED_IN_MESSAGES = 10
+_SECONDS_BETWEEN_MESSAGES = 2.0
+
+Progress = Callable[[str], None]
+"""Gets a sentence about how far the work is."""
+
+Result = TypeVar("Result")
 
 
 class ProjectError(ValueError):
@@ -98,3 +111,59 @@ def list_images(dataset: str, folder: Path) -> Iterator[ImageRecord]:
         candidates = (folder / "ann" / f"{path.name}.json", folder / "ann" / f"{path.stem}.json")
         annotation = next((candidate for candidate in candidates if candidate.is_file()), None)
         yield ImageRecord(dataset, path.name, path, annotation)
+
+
+def for_each_image(
+    records: Sequence[ImageRecord],
+    work: Callable[[ImageRecord], Result],
+    title: str,
+    skip_broken: bool,
+    progress: Progress | None,
+) -> tuple[list[tuple[ImageRecord, Result]], list[str]]:
+    """Do `work` on each photo, several at a time, and gather what fails instead of stopping at the first.
+
+    Args:
+        records: The photos.
+        work: Raises `ImageError` or `ProjectError` for a photo that cannot be used.
+        title: What is being done, for the progress and the messages.
+        skip_broken: Whether to go on without photos that failed, as long as any is left.
+        progress: Gets a sentence now and then; without it a progress bar is shown.
+
+    Returns:
+        The photos that did not fail with the results of `work`, in order; and what was wrong with the others.
+
+    Raises:
+        ProjectError: Photos failed; it names them.
+    """
+    done, broken = [], []
+    said = time.monotonic()
+
+    def attempt(record: ImageRecord) -> Result | Exception:
+        try:
+            return work(record)
+        except (ImageError, ProjectError) as error:
+            return error
+
+    with ThreadPoolExecutor(min(4, os.cpu_count() or 1)) as pool:
+        results = tqdm(pool.map(attempt, records), title, len(records), unit="image", disable=progress is not None)
+        for number, (record, result) in enumerate(zip(records, results, strict=True), start=1):
+            if isinstance(result, Exception):
+                broken.append(str(result))
+            else:
+                done.append((record, result))
+            if progress and (number == len(records) or time.monotonic() - said > _SECONDS_BETWEEN_MESSAGES):
+                said = time.monotonic()
+                progress(f"{title}: {number} of {len(records)}.")
+    if broken and not (skip_broken and done):
+        more = f"\n… and {len(broken) - _NAMED_IN_MESSAGES} more" if len(broken) > _NAMED_IN_MESSAGES else ""
+        remedy = (
+            "None is left to go on with." if skip_broken else "Mend or remove them, or go on without (skip_broken)."
+        )
+        raise ProjectError(
+            f"{title}: {len(broken)} of {len(records)} images cannot be used. {remedy}\n"
+            + "\n".join(broken[:_NAMED_IN_MESSAGES])
+            + more
+        )
+    for sentence in broken:
+        (progress or logger.warning)(f"Left out: {sentence}")
+    return done, broken

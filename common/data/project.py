@@ -14,11 +14,8 @@ validation. A source or a validation set without any label of a chosen class is 
 
 import json
 import logging
-import os
-import time
 from collections import Counter
-from collections.abc import Callable, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
@@ -27,18 +24,19 @@ from typing import Any, Literal
 import numpy as np
 import supervisely as sly
 from numpy.typing import NDArray
-from tqdm import tqdm
 
 from common.data.folders import (
     ImageRecord,
+    Progress,
     ProjectError,
     choose_datasets,
     dataset_name,
     find_datasets,
+    for_each_image,
     list_images,
     split_spec,
 )
-from common.data.images import IMAGE_SUFFIXES, ImageError
+from common.data.images import IMAGE_SUFFIXES
 from common.data.mask_cache import MaskCache, mask_key
 from common.hrda.settings import IGNORE_LABEL, closest
 
@@ -48,11 +46,8 @@ BACKGROUND = "__bg__"
 """Name of class 0. A project's own class of this name is background too."""
 
 Unchosen = Literal["background", "ignore"]
-Progress = Callable[[str], None]
 
 _AREAS = (sly.Bitmap, sly.Polygon, sly.Rectangle, sly.Multipolygon, sly.AlphaMask)
-_NAMED_IN_MESSAGES = 10
-_SECONDS_BETWEEN_MESSAGES = 2.0
 
 
 @dataclass(frozen=True)
@@ -200,14 +195,12 @@ def _check_labelled(project: Project, classes: Sequence[str], role: str) -> None
             hint = closest(name, project.class_names) if project.class_names else "it has no classes at all."
             raise ProjectError(f"{where} has no class '{name}': {hint}")
     labels = _count_labels(project)
-    if not labels:
-        raise ProjectError(f"{where} has no labels in {len(project)} images. Label it, or choose another dataset.")
     for name in classes:
         if not labels[name]:
-            existing = ", ".join(f"{other} ({count})" for other, count in labels.most_common())
+            existing = ", ".join(f"{other} ({count})" for other, count in labels.most_common()) or "none"
             raise ProjectError(
-                f"{where} has no label of the class '{name}' in {len(project)} images. Label some, or leave the class "
-                f"out. Classes with labels: {existing}."
+                f"{where} has no label of the class '{name}' in {len(project)} images. Label some, leave the class "
+                f"out, or choose another dataset. Classes with labels: {existing}."
             )
 
 
@@ -263,8 +256,8 @@ def prepare_labelled(
         Photos and mask files in the project's order. Photos without annotation file are left out.
 
     Raises:
-        ProjectError: As `check_source` or `check_validation`; or, naming the images, ones that are broken (unreadable,
-            annotation of another size, label without area).
+        ProjectError: As `check_source` or `check_validation`; images that are broken (unreadable, annotation of another
+            size, label without area), named; or a class of which no pixel is left.
     """
     if unchosen not in ("background", "ignore"):
         raise ProjectError(f"Labels of unchosen classes become 'background' or 'ignore'. Received: {unchosen!r}")
@@ -274,9 +267,15 @@ def prepare_labelled(
         logger.warning("The %s: %d images have no annotation file.", role, len(project) - len(annotated))
     with MaskCache(cache_dir) as cache:
         draw = partial(_mask_of, meta=project.meta, classes=tuple(classes), unchosen=unchosen, cache=cache)
-        drawn, left_out = _for_each(annotated, draw, f"Masks of the {role}", skip_broken, progress)
+        drawn, left_out = for_each_image(annotated, draw, f"Masks of the {role}", skip_broken, progress)
     items = [(record, path) for record, (path, _) in drawn]
     pixels = np.stack([counts[: len(classes) + 1] for _, (_, counts) in drawn])
+    for name, count in zip(classes, pixels.sum(axis=0)[1:], strict=True):
+        if not count:
+            raise ProjectError(
+                f"The {role} {project.path} has no pixel of the class '{name}' in the {len(items)} images that can be "
+                f"used ({len(left_out)} were left out): its labels lie in those, or later labels cover them."
+            )
     return LabelledImages((BACKGROUND, *classes), items, pixels, left_out)
 
 
@@ -297,49 +296,7 @@ def prepare_unlabelled(
     check_target(project)
     with MaskCache(cache_dir) as cache:
         read = partial(_size_of, cache=cache)
-        return [record for record, _ in _for_each(project, read, "Photos of the target", skip_broken, progress)[0]]
-
-
-def _for_each(
-    records: Sequence[ImageRecord],
-    work: Callable[[ImageRecord], Any],
-    title: str,
-    skip_broken: bool,
-    progress: Progress | None,
-) -> tuple[list[tuple[ImageRecord, Any]], list[str]]:
-    """Results of `work` in order, and what was wrong with the records that it refused."""
-    done, broken = [], []
-    said = time.monotonic()
-
-    def attempt(record: ImageRecord) -> Any:
-        try:
-            return work(record)
-        except (ImageError, ProjectError) as error:
-            return error
-
-    with ThreadPoolExecutor(min(4, os.cpu_count() or 1)) as pool:
-        results = tqdm(pool.map(attempt, records), title, len(records), unit="image", disable=progress is not None)
-        for number, (record, result) in enumerate(zip(records, results, strict=True), start=1):
-            if isinstance(result, Exception):
-                broken.append(str(result))
-            else:
-                done.append((record, result))
-            if progress and (number == len(records) or time.monotonic() - said > _SECONDS_BETWEEN_MESSAGES):
-                said = time.monotonic()
-                progress(f"{title}: {number} of {len(records)}.")
-    if broken and not (skip_broken and done):
-        more = f"\n… and {len(broken) - _NAMED_IN_MESSAGES} more" if len(broken) > _NAMED_IN_MESSAGES else ""
-        remedy = (
-            "None is left to go on with." if skip_broken else "Mend or remove them, or go on without (skip_broken)."
-        )
-        raise ProjectError(
-            f"{title}: {len(broken)} of {len(records)} images cannot be used. {remedy}\n"
-            + "\n".join(broken[:_NAMED_IN_MESSAGES])
-            + more
-        )
-    for sentence in broken:
-        (progress or logger.warning)(f"Left out: {sentence}")
-    return done, broken
+        return [record for record, _ in for_each_image(project, read, "Photos of the target", skip_broken, progress)[0]]
 
 
 def _size_of(record: ImageRecord, cache: MaskCache) -> tuple[int, int]:
