@@ -75,7 +75,7 @@ class Project(Sequence[ImageRecord]):
         return {c.name: tuple(c.color) for c in self.meta.obj_classes}
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class LabelledImages(Sequence[tuple[ImageRecord, Path]]):
     """Photos with their masks: a sequence of (record, mask file)."""
 

@@ -2,7 +2,7 @@
 
 The source shows plaster, concrete and fine asphalt under even light with clean, mostly single cracks. The real-like
 domain differs in what no colour jitter, blur or noise on the source imitates: other surfaces (pebbles, slabs with
-joints, board marks, coarse asphalt), other cracks (jagged and spalled, meandering, map cracking, dust-filled), and other
+joints, board marks, coarse asphalt), other cracks (jagged and spalled, meandering, map cracking, dust-filled), other
 things that look like cracks (roots, wires, joints, shadow edges, peeling paint); on top of that it has uneven light,
 blur, sensor noise and JPEG artefacts. `STYLES` holds every strength, for whoever wants another gap.
 
@@ -21,6 +21,7 @@ import zlib
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
 from functools import partial
+from multiprocessing import get_context
 from pathlib import Path
 
 import cv2
@@ -209,7 +210,7 @@ def _cracks(rng: Generator, style: Style, size: tuple[int, int]) -> tuple[Field,
             shape=(rng.uniform(*shape.roughness), rng.uniform(*shape.decay), rng.uniform(*shape.jag)),
             branches=int(rng.integers(shape.branches[0], shape.branches[1] + 1)),
         )
-    return scene.flatten(canvas, size)
+    return scene.average(canvas, size), scene.average(cv2.threshold(canvas, 0, 255, cv2.THRESH_BINARY)[1], size)
 
 
 def write_project(
@@ -250,16 +251,18 @@ def write_project(
     (Path(folder) / "meta.json").write_text(json.dumps(meta, indent=2))
     write = partial(_write_photo, home, domain, size, labelled)
     seeds = [seed * _SEEDS_PER_PROJECT + i for i in range(count)]
-    workers = min(workers or os.cpu_count() or 1, 4, count)
+    workers = min(workers or os.cpu_count() or 1, 4, count // _PHOTOS_WORTH_A_PROCESS + 1)
     if workers == 1:
         for one in seeds:
             write(one)
         return
-    with ProcessPoolExecutor(workers) as pool:
+    # Not by fork: the caller may hold threads, whose locks a forked child would wait for.
+    with ProcessPoolExecutor(workers, get_context("spawn"), cv2.setNumThreads, (1,)) as pool:
         list(pool.map(write, seeds, chunksize=max(count // (4 * workers), 1)))
 
 
 _SEEDS_PER_PROJECT = 100_000
+_PHOTOS_WORTH_A_PROCESS = 25
 
 
 def _write_photo(home: Path, domain: str, size: tuple[int, int], labelled: bool, seed: int) -> None:

@@ -128,12 +128,10 @@ def map_crack(
     np.maximum(canvas, large * np.uint8(np.clip(depth * 255, 1, 255)), out=canvas)
 
 
-def flatten(canvas: NDArray[np.uint8], size: Size) -> tuple[Field, Field]:
-    """Average a drawn canvas down: depth of the crack per pixel (0..1) and the share of the pixel it covers (0..1)."""
-    target = size[::-1]
-    depth = cv2.resize(canvas, target, interpolation=cv2.INTER_AREA).astype(np.float32) / 255
-    covered = cv2.resize(cv2.threshold(canvas, 0, 255, cv2.THRESH_BINARY)[1], target, interpolation=cv2.INTER_AREA)
-    return depth, covered.astype(np.float32) / 255
+def average(canvas: NDArray[np.uint8], size: Size) -> Field:
+    """A drawn canvas at the picture's size, H×W in 0..1: depth times the share of the pixel that is covered."""
+    small = cv2.resize(canvas, size[::-1], interpolation=cv2.INTER_AREA)
+    return small.astype(np.float32) / 255
 
 
 def engrave(rng: Generator, picture: Field, depth: Field, lip: float, filling: Field | None) -> Field:
@@ -193,7 +191,7 @@ def scratches(rng: Generator, picture: Field) -> Field:
     for _ in range(rng.integers(1, 5)):
         points = path(rng, *_any_two_points(rng, size, (0.1, 0.7)), 0.01, 0.3, 0.0)
         draw_path(layer, points, np.full(len(points), rng.uniform(0.4, 1.4)), rng.uniform(0.3, 1, len(points)))
-    return picture * (1 + flatten(layer, size)[0] * float(rng.choice([0.35, 0.25, -0.25])))
+    return picture * (1 + average(layer, size) * float(rng.choice([0.35, 0.25, -0.25])))
 
 
 def joint(rng: Generator, picture: Field) -> Field:
@@ -202,7 +200,7 @@ def joint(rng: Generator, picture: Field) -> Field:
     layer = _line_layer(size)
     start, end = _any_two_points(rng, size, (2.5, 3))
     draw_path(layer, np.stack([start, end]), np.full(2, rng.uniform(1.5, 5)), np.ones(2))
-    depth = cv2.GaussianBlur(flatten(layer, size)[0], (0, 0), rng.uniform(0.5, 1.2))
+    depth = cv2.GaussianBlur(average(layer, size), (0, 0), rng.uniform(0.5, 1.2))
     return picture * (1 - rng.uniform(0.25, 0.6) * depth)
 
 
@@ -214,10 +212,10 @@ def roots(rng: Generator, picture: Field) -> Field:
         points = _bend(rng, size, (0.4, 1.5))
         widths = np.full(len(points), rng.uniform(1.2, 4.5))
         draw_path(layer, points, widths, np.ones(len(points)))
-        body = flatten(layer, size)[0]
+        body = average(layer, size)
         layer[:] = 0
         draw_path(layer, points - 0.2 * widths[:, None], 0.35 * widths, np.ones(len(points)))
-        gloss = rng.uniform(0.05, 0.3) * flatten(layer, size)[0]
+        gloss = rng.uniform(0.05, 0.3) * average(layer, size)
         shift = np.float32([[1, 0, rng.uniform(-3, 3)], [0, 1, rng.uniform(1, 3)]])
         shadow = cv2.GaussianBlur(cv2.warpAffine(body, shift, size[::-1]), (0, 0), 1.2)
         skin = colour(rng, (0.08, 0.35), 0.35)

@@ -144,7 +144,7 @@ def aggregate(rng: Generator, size: Size) -> Field:
     inside = np.clip((radius - distance) / 1.5, 0, 1)
     binder = _painted(colour(rng, (0.3, 0.5), 0.05), 0.1 * noise(rng, size, 2, 2, 0.8), rng)
     hues = np.clip(1 + rng.normal(0, 0.22, (1, count)) + rng.normal(0, 0.05, (3, count)), 0.4, 1.7).astype(np.float32)
-    stones = colour(rng, (0.4, 0.62), 0.06) * hues[:, index]
+    stones = colour(rng, (0.4, 0.62), 0.06) * np.take(hues, index, axis=1)
     dome = np.maximum(radius**2 - distance**2, 0) / spacing
     shade = relief(dome, rng.uniform(0.1, 0.3), rng.uniform(0, 2 * math.pi)) + 0.04 * noise(rng, size, 2)
     contrast = rng.uniform(0.35, 0.85)
@@ -156,13 +156,13 @@ def tiles(rng: Generator, size: Size) -> Field:
     height, width = size
     tile_h, tile_w = rng.uniform(45, 130), rng.uniform(60, 180)
     angle = rng.normal(0, 0.06) + (math.pi / 2 if rng.random() < 0.3 else 0)
-    v = ramp(size, angle + math.pi / 2, (-4.5 * width, -4.5 * height))
-    u = ramp(size, angle, (-4.5 * width, -4.5 * height))
-    row = np.floor(v / tile_h)
-    u += row * tile_w * float(rng.choice([0.0, 0.5]))
-    column = np.floor(u / tile_w)
-    wobble = 0.5 * noise(rng, size, 8, 2)
-    edge = np.minimum(np.minimum(v % tile_h, tile_h - v % tile_h), np.minimum(u % tile_w, tile_w - u % tile_w)) + wobble
+    v = ramp(size, angle + math.pi / 2, (-4.5 * width, -4.5 * height)) / tile_h
+    u = ramp(size, angle, (-4.5 * width, -4.5 * height)) / tile_w
+    row = np.floor(v)
+    u += row * float(rng.choice([0.0, 0.5]))
+    column = np.floor(u)
+    v, u = v - row, u - column
+    edge = np.minimum(np.minimum(v, 1 - v) * tile_h, np.minimum(u, 1 - u) * tile_w) + 0.5 * noise(rng, size, 8, 2)
     joint = np.clip(rng.uniform(0.6, 2.2) + 0.5 - edge, 0, 1)
     per_tile = rng.normal(0, 0.07, 4096).astype(np.float32)[(row * 31 + column).astype(int) % 4096]
     shade = per_tile + 0.05 * noise(rng, size, 70, 3) + 0.05 * noise(rng, size, 2, 2, 0.8)
