@@ -106,4 +106,6 @@ def _last_part(path: str) -> str:
 
 async def _answer(_: Request, error: Exception) -> JSONResponse:
     message = str(error)
-    return JSONResponse({"detail": message, "message": message, "success": False}, status_code=400)
+    # `detail` is what the page shows in a window, `message` what the SDK's clients read.
+    detail = {"title": "Serve HRDA cannot do this", "message": message}
+    return JSONResponse({"detail": detail, "message": message, "success": False}, status_code=400)

@@ -1,0 +1,110 @@
+"""A tiny real model, and the app around it as `python -m serve deploy` starts it, behind real HTTP."""
+
+import socket
+import sys
+import threading
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+import torch
+import uvicorn
+from PIL import Image
+
+from common.hrda import CheckpointBundle, ModelSettings, build_segmentor, save_checkpoint
+
+CLASSES = ("__bg__", "crack", "stain")
+PALETTE = ((0, 0, 0), (220, 20, 60), (30, 60, 200))
+MODEL = ModelSettings(encoder="mit_b0", num_classes=3, crop_size=(64, 64), decoder_channels=16, attention_channels=16)
+INSTANCE = ("SERVER_ADDRESS", "API_TOKEN", "TEAM_ID", "WORKSPACE_ID", "TASK_ID", "ENV", "PROJECT_ID")
+
+
+@pytest.fixture(scope="session")
+def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return write_checkpoint(tmp_path_factory.mktemp("models") / "model.pth")
+
+
+@pytest.fixture(scope="session")
+def image() -> np.ndarray:
+    """90×140 RGB: no multiple of anything, larger than a window both ways."""
+    return np.random.default_rng(7).integers(0, 256, (90, 140, 3), dtype=np.uint8)
+
+
+@pytest.fixture(scope="session")
+def photo(image: np.ndarray, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    path = tmp_path_factory.mktemp("photos") / "photo.png"
+    Image.fromarray(image).save(path)
+    return path
+
+
+@pytest.fixture(scope="session")
+def sandbox_environment(tmp_path_factory: pytest.TempPathFactory) -> Iterator[pytest.MonkeyPatch]:
+    """No instance, and the folders that the SDK writes to are ours."""
+    with pytest.MonkeyPatch.context() as patch:
+        for name in INSTANCE:
+            patch.delenv(name, raising=False)
+        patch.setenv("SLY_APP_DATA_DIR", str(tmp_path_factory.mktemp("app_data")))
+        patch.setenv("SMART_CACHE_CONTAINER_DIR", str(tmp_path_factory.mktemp("cache")))
+        yield patch
+
+
+@pytest.fixture(scope="session")
+def running(checkpoint: Path, sandbox_environment: pytest.MonkeyPatch) -> Iterator[SimpleNamespace]:
+    """The running app: `.server` and `.url`."""
+    from serve.server import HRDAServer
+
+    with pytest.MonkeyPatch.context() as patch, own_app():
+        patch.setattr(uvicorn, "run", lambda *args, **kwargs: None)
+        patch.setattr(sys, "argv", ["serve", "deploy", "--model", str(checkpoint), "--device", "cpu"])
+        server = HRDAServer()
+        server.serve()
+        patch.undo()
+        listener = socket.create_server(("127.0.0.1", 0))
+        web = uvicorn.Server(uvicorn.Config(server.app, log_level="warning"))
+        thread = threading.Thread(target=web.run, args=([listener],), daemon=True)
+        thread.start()
+        deadline = time.monotonic() + 30
+        while not web.started and time.monotonic() < deadline:
+            time.sleep(0.02)
+        assert web.started, "the app did not start"
+        yield SimpleNamespace(server=server, url=f"http://127.0.0.1:{listener.getsockname()[1]}")
+        web.should_exit = True
+        thread.join(10)
+
+
+class own_app:  # noqa: N801
+    """The SDK keeps one app a process; other tests' app is put aside meanwhile."""
+
+    def __enter__(self) -> None:
+        from supervisely.app.fastapi.subapp import Application, _MainServer
+        from supervisely.app.singleton import Singleton
+
+        self.instances = Singleton._instances
+        self.kept = {kind: self.instances.pop(kind, None) for kind in (Application, _MainServer)}
+
+    def __exit__(self, *_: object) -> None:
+        for kind, app in self.kept.items():
+            self.instances.pop(kind, None)
+            if app is not None:
+                self.instances[kind] = app
+
+
+def write_checkpoint(path: Path, classes: tuple[str, ...] = CLASSES, seed: int = 0, **settings: object) -> Path:
+    torch.manual_seed(seed)
+    bundle = CheckpointBundle(
+        student=build_segmentor(MODEL).eval(),
+        classes=classes,
+        palette=PALETTE,
+        settings={"model": MODEL.to_dict(), **settings},
+    )
+    save_checkpoint(path, bundle)
+    return path
+
+
+@pytest.fixture
+def make_checkpoint(tmp_path: Path):
+    """Write another tiny checkpoint: `make_checkpoint("other.pth", seed=1, classes=…, input=…)`."""
+    return lambda name, **options: write_checkpoint(tmp_path / name, **options)

@@ -1,0 +1,124 @@
+"""A checkpoint made ready: the right pixels, classes and device, one forward pass at a time."""
+
+import pickle
+import threading
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from common.hrda import InferenceSettings, ModelSettings, Predictor, build_segmentor, load_checkpoint
+from common.hrda.checkpoints import CheckpointError
+from serve.deployment import Deployment, resolve_device
+from serve.errors import RequestError
+from serve.settings import ServeSettings
+from tests.common.hrda.test_checkpoints import former_checkpoint
+
+
+def test_masks_are_those_of_the_predictor_with_the_requests_windows(checkpoint: Path, image: np.ndarray):
+    deployment = Deployment.from_checkpoint(checkpoint, "cpu")
+    other = image[:70, :64]
+    settings = ServeSettings(window=(64, 128), stride=(32, 64), batch_size=3)
+    masks = deployment.predict([image, other], settings)
+    model = load_checkpoint(checkpoint).model
+    expected = Predictor(model, InferenceSettings(window=(64, 128), stride=(32, 64), batch_size=3))
+    for mask, wanted in zip(masks, expected.predict([image, other]), strict=True):
+        assert mask.dtype == np.uint8
+        np.testing.assert_array_equal(mask, wanted)
+    assert masks[0].shape == (90, 140)
+    assert len(np.unique(masks[0])) > 1, "a model that predicts one class everywhere proves nothing"
+
+
+def test_scale_of_training_is_used_unless_told_otherwise(make_checkpoint, image: np.ndarray):
+    path = make_checkpoint("scaled.pth", input={"short_edge": 64, "long_edge": 96})
+    deployment = Deployment.from_checkpoint(path, "cpu")
+    model = load_checkpoint(path).model
+    [trained] = deployment.predict([image], ServeSettings())
+    [original] = deployment.predict([image], ServeSettings(input_scale="original"))
+    np.testing.assert_array_equal(trained, Predictor(model, input_scale=(64, 96)).predict([image])[0])
+    np.testing.assert_array_equal(original, Predictor(model).predict([image])[0])
+    assert (trained != original).any()
+
+
+def test_requests_take_turns_and_get_their_own_masks(checkpoint: Path):
+    deployment = Deployment.from_checkpoint(checkpoint, "cpu")
+    images = [np.random.default_rng(seed).integers(0, 256, (64, 64 + 8 * seed, 3), np.uint8) for seed in range(6)]
+    alone = [deployment.predict([image], ServeSettings())[0] for image in images]
+    inside, most = 0, 0
+    counter = threading.Lock()
+
+    def enter(*_: object) -> None:
+        nonlocal inside, most
+        with counter:
+            inside += 1
+            most = max(most, inside)
+
+    def leave(*_: object) -> None:
+        nonlocal inside
+        with counter:
+            inside -= 1
+
+    deployment.model.backbone.register_forward_pre_hook(enter)
+    deployment.model.backbone.register_forward_hook(leave)
+    with ThreadPoolExecutor(6) as threads:
+        together = list(threads.map(lambda image: deployment.predict([image], ServeSettings())[0], images))
+    assert most == 1
+    for mask, wanted in zip(together, alone, strict=True):
+        np.testing.assert_array_equal(mask, wanted)
+
+
+@pytest.mark.parametrize(
+    "array", [np.zeros((9, 9), np.uint8), np.zeros((9, 9, 4), np.uint8), np.zeros((9, 9, 3)), np.zeros((0, 9, 3), "u1")]
+)
+def test_arrays_that_are_no_rgb_images_are_refused(checkpoint: Path, array: np.ndarray):
+    with pytest.raises(RequestError, match="8-bit RGB images.*Received"):
+        Deployment.from_checkpoint(checkpoint, "cpu").predict([array], ServeSettings())
+
+
+@pytest.mark.parametrize(
+    ("device", "message"),
+    [("gpu", "'cpu' or 'cuda:N'"), ("meta", "'cpu' or 'cuda:N'"), (None, "'cpu' or"), ("cuda:77", "torch sees")],
+)
+def test_devices_that_are_not_here_are_refused(device: str | None, message: str):
+    with pytest.raises(RequestError, match=message):
+        resolve_device(device)
+
+
+def test_class_that_is_named_twice_is_refused(make_checkpoint):
+    with pytest.raises(CheckpointError, match="names a class twice"):
+        Deployment.from_checkpoint(make_checkpoint("twice.pth", classes=("__bg__", "crack", "crack")), "cpu")
+
+
+def test_former_apps_checkpoint_brings_its_classes_and_palette_and_runs_nothing(tmp_path: Path, image: np.ndarray):
+    settings = ModelSettings(
+        encoder="mit_b0", num_classes=2, crop_size=(64, 64), decoder_channels=16, attention_channels=16
+    )
+    ran = tmp_path / "ran"
+    program = f"crop_size = (64, 64)\nopen({str(ran)!r}, 'w')"
+    (tmp_path / "config.py").write_text(program, encoding="utf-8")
+    model, teacher = build_segmentor(settings).eval(), build_segmentor(settings)
+    meta = {"CLASSES": ["__bg__", "crack"], "PALETTE": [[0, 0, 0], [255, 0, 0]], "config": program}
+    deployment = Deployment.from_checkpoint(former_checkpoint(tmp_path / "best.pth", model, teacher, **meta), "cpu")
+    assert deployment.classes == ("__bg__", "crack")
+    assert deployment.palette == ((0, 0, 0), (255, 0, 0))
+    assert deployment.encoder == "mit_b0"
+    [mask] = deployment.predict([image], ServeSettings())
+    np.testing.assert_array_equal(mask, Predictor(model).predict([image])[0])
+    assert not ran.exists()
+
+
+def test_checkpoint_that_would_run_code_is_refused_unopened(tmp_path: Path):
+    ran = tmp_path / "ran"
+
+    class Attack:
+        def __reduce__(self):
+            return (Path.touch, (ran,))
+
+    torch.save({"state_dict": {}, "extra": Attack()}, tmp_path / "zip.pth")
+    (tmp_path / "plain.pth").write_bytes(pickle.dumps({"state_dict": Attack()}))
+    for name in ("zip.pth", "plain.pth"):
+        with pytest.raises(CheckpointError, match="not opened"):
+            Deployment.from_checkpoint(tmp_path / name, "cpu")
+    assert not ran.exists()
