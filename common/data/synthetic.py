@@ -156,7 +156,7 @@ def generate(
     for name in (n for n in present if n not in _ON_TOP):
         picture = scene.LOOKALIKES[name](rng, picture)
     depth, covered = _cracks(rng, style, size)
-    dust = colour(rng, (0.15, 0.32), 0.15) if rng.random() < style.filled else None
+    dust = picture.mean() * colour(rng, (0.3, 0.55), 0.15) if rng.random() < style.filled else None
     picture = scene.engrave(rng, picture, depth, rng.uniform(0, 0.25), dust)
     for name in (n for n in present if n in _ON_TOP):
         picture = scene.LOOKALIKES[name](rng, picture)
@@ -194,7 +194,7 @@ def _cracks(rng: Generator, style: Style, size: tuple[int, int]) -> tuple[Field,
             rng,
             canvas,
             size,
-            rng.uniform(1, 1.8),
+            rng.uniform(1.2, 2.4),
             rng.uniform(*shape.depth),
             spacing=max(size) * rng.uniform(0.08, 0.2),
         )
