@@ -1,0 +1,335 @@
+"""The three domains of a run on an instance: which projects and datasets they are, and their card on the page."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Self
+
+import requests
+from supervisely import Api, DatasetInfo, ProjectInfo, ProjectType, logger
+from supervisely.app.widgets import Card, Container, Field, SelectDatasetTree
+from supervisely.nn.training.gui.input_selector import InputSelector
+from supervisely.project.download import download_fast, download_using_cache
+
+ROLES = ("source", "target", "validation")
+
+
+class InputError(ValueError):
+    """A domain is missing or cannot be used. The message says which, and what to do."""
+
+
+@dataclass(frozen=True)
+class Domain:
+    """One project and the datasets of it that are used."""
+
+    project_id: int
+    """Number of the project on the instance."""
+    dataset_ids: tuple[int, ...] | None = None
+    """Numbers of the datasets, nested ones by themselves; None: all of the project."""
+
+    @classmethod
+    def from_state(cls, role: str, state: Any, default_project_id: int | None = None) -> Self:
+        """Read `{"project_id": 1, "dataset_ids": [2, 3]}`; without `dataset_ids`, or with null, all are used.
+
+        Raises:
+            InputError: not of that form.
+        """
+        expected = f'input.{role} must look like {{"project_id": 1, "dataset_ids": [2, 3]}}'
+        if not isinstance(state, Mapping) or not set(state) <= {"project_id", "dataset_ids"}:
+            raise InputError(f"{expected}. Received: {state!r}.")
+        project_id, dataset_ids = state.get("project_id", default_project_id), state.get("dataset_ids")
+        if not _is_id(project_id):
+            raise InputError(f"{expected}; project_id is a whole number. Received: {project_id!r}.")
+        if dataset_ids is None:
+            return cls(project_id)
+        if not isinstance(dataset_ids, list) or not dataset_ids or not all(_is_id(number) for number in dataset_ids):
+            raise InputError(
+                f"{expected}; dataset_ids is null for all datasets, or a list of at least one. "
+                f"Received: {dataset_ids!r}."
+            )
+        return cls(project_id, tuple(dataset_ids))
+
+    def to_state(self) -> dict[str, Any]:
+        """What `from_state` reads."""
+        return {"project_id": self.project_id, "dataset_ids": self.dataset_ids and list(self.dataset_ids)}
+
+
+@dataclass(frozen=True)
+class Inputs:
+    """Source, target and validation of a run."""
+
+    source: Domain
+    """Labelled photos to learn from: the project that the app was started on."""
+    target: Domain | None
+    """Photos to adapt to; None for the modes that need none."""
+    validation: Domain
+    """Labelled photos to measure on."""
+
+    @classmethod
+    def from_state(cls, state: Any, launched_project_id: int) -> Self:
+        """Read the `input` of an app state.
+
+        Args:
+            state: `{"source": …, "target": …, "validation": …}`, each as `Domain.from_state` reads it. A source that
+                is left out is the whole project that the app was started on; a target may be left out or null.
+            launched_project_id: number of the project that the app was started on.
+
+        Raises:
+            InputError: a domain is missing, or is not of that form.
+        """
+        example = '{"source": {"project_id": 1}, "target": {"project_id": 2}, "validation": {"project_id": 3}}'
+        if not isinstance(state, Mapping):
+            raise InputError(f"The app state must name the photos to use: input = {example}. Received: {state!r}.")
+        unknown = set(state) - {*ROLES, "project_id"}
+        if unknown:
+            raise InputError(f"Unknown key '{min(unknown)}' in input: expected {example}.")
+        if state.get("validation") is None:
+            raise InputError(f"No validation project is named: expected input = {example}.")
+        source = Domain.from_state("source", state.get("source") or {}, launched_project_id)
+        if source.project_id != launched_project_id:
+            raise InputError(
+                f"The source must be the project that the app was started on, {launched_project_id}. Start the app on "
+                f"project {source.project_id} instead. Received: input.source.project_id = {source.project_id}."
+            )
+        target = state.get("target")
+        return cls(
+            source=source,
+            target=None if target is None else Domain.from_state("target", target),
+            validation=Domain.from_state("validation", state["validation"]),
+        )
+
+    def to_state(self) -> dict[str, Any]:
+        """What `from_state` reads."""
+        return {
+            "source": self.source.to_state(),
+            "target": self.target and self.target.to_state(),
+            "validation": self.validation.to_state(),
+        }
+
+
+@dataclass(frozen=True)
+class FoundDomain:
+    """A domain as the instance has it."""
+
+    project: ProjectInfo
+    datasets: dict[str, DatasetInfo]
+    """The datasets that are used by their path, such as `road/night`."""
+
+    @property
+    def images_count(self) -> int:
+        """Number of images in these datasets."""
+        return sum(dataset.images_count for dataset in self.datasets.values())
+
+
+def find(api: Api, inputs: Inputs) -> dict[str, FoundDomain]:
+    """Look the domains up on the instance.
+
+    Returns:
+        By role; without `target` where there is none.
+
+    Raises:
+        InputError: no such project or dataset, not images, no images, or source and validation share a dataset.
+    """
+    domains = {role: domain for role in ROLES if (domain := getattr(inputs, role)) is not None}
+    found = {role: _find_domain(api, role, domain) for role, domain in domains.items()}
+    shared = _shared(found, "source", "validation")
+    if shared:
+        raise InputError(
+            f"Source and validation share {shared}. Choose other datasets for one of them: measured on photos that it "
+            "has learnt from, a model looks better than it is."
+        )
+    return found
+
+
+def overlap_with_target(found: Mapping[str, FoundDomain]) -> str | None:
+    """A sentence about datasets that are target and something else too; None if there are none."""
+    sentences = [
+        f"Target and {role} share {shared}."
+        for role in ("source", "validation")
+        if "target" in found and (shared := _shared(found, "target", role))
+    ]
+    return " ".join(sentences) or None
+
+
+def download(api: Api, domain: FoundDomain, folder: Path, *, use_cache: bool, progress: Any) -> None:
+    """Download the datasets of a domain, and nothing else of its project, into a new Supervisely project folder.
+
+    Args:
+        api: of the instance.
+        domain: what to download.
+        folder: is made; must be empty if it exists.
+        use_cache: keep the photos on the agent for the next run, and take those that it kept.
+        progress: called with the number of images that have arrived since the last call.
+    """
+    dataset_ids = [dataset.id for dataset in domain.datasets.values()]
+    if use_cache:
+        try:
+            # The cache saves what is known about each image without being asked.
+            download_using_cache(api, domain.project.id, str(folder), dataset_ids, progress_cb=progress)
+            return
+        except OSError as error:
+            # Outside of an agent there may be no folder that the cache may write to.
+            logger.warning(f"The agent's cache is not used: {error}")
+            shutil.rmtree(folder, ignore_errors=True)
+    download_fast(api, domain.project.id, str(folder), dataset_ids, progress_cb=progress, save_image_info=True)
+
+
+class DomainSelector(InputSelector):
+    """The first card of the page: datasets of the source, and projects and datasets of target and validation."""
+
+    title = "Photos"
+    description = "Labelled source, unlabelled target to adapt to, and labelled validation photos"
+
+    def __init__(self, project_info: ProjectInfo, app_options: dict[str, Any]) -> None:
+        super().__init__(project_info, app_options)
+        self._api = Api.from_env()
+        self._trees = {
+            "source": SelectDatasetTree(
+                project_id=self.project_id, multiselect=True, flat=True, compact=True, select_all_datasets=True
+            ),
+            "target": self._project_tree(),
+            "validation": self._project_tree(),
+        }
+        fields = [
+            Field(self._trees["source"], "Source", "Labelled photos to learn from, of the project above"),
+            Field(self._trees["target"], "Target", "Photos to adapt to; they need no labels"),
+            Field(self._trees["validation"], "Validation", "Labelled photos to measure on"),
+        ]
+        self.display_widgets = [
+            self.project_thumbnail,
+            *fields,
+            self.use_cache_checkbox,
+            self.validator_text,
+            self.button,
+        ]
+        self.container = Container(self.display_widgets)
+        self.card = Card(
+            title=self.title,
+            description=self.description,
+            content=self.container,
+            collapsable=app_options.get("collapsable", False),
+        )
+
+    @property
+    def widgets_to_disable(self) -> list:
+        """What cannot be changed once the step is done."""
+        return [*self._trees.values(), *super().widgets_to_disable]
+
+    def get_inputs(self) -> Inputs:
+        """What is chosen.
+
+        Raises:
+            InputError: no validation project is chosen, or a project without datasets.
+        """
+        target = self._chosen("target")
+        validation = self._chosen("validation")
+        if validation is None:
+            raise InputError("Choose a validation project: labelled photos that are not learnt from.")
+        return Inputs(self._chosen("source"), target, validation)
+
+    def set_inputs(self, inputs: Inputs) -> None:
+        """Show these on the page; a project that the instance does not have is left unchosen."""
+        self._choose_datasets("source", inputs.source.dataset_ids)
+        for role, domain in (("target", inputs.target), ("validation", inputs.validation)):
+            project = domain and self._api.project.get_info_by_id(domain.project_id)
+            tree = self._trees[role]
+            if project is None:
+                tree.set_project_id(None)
+                continue
+            tree.team_id, tree.workspace_id = project.team_id, project.workspace_id
+            tree.set_project_id(project.id)
+            self._choose_datasets(role, domain.dataset_ids)
+
+    def validate_step(self) -> bool:
+        """Check the choice against the instance and say in the card what is wrong."""
+        try:
+            found = find(self._api, self.get_inputs())
+        except InputError as error:
+            self.validator_text.set(str(error), "error")
+            self.validator_text.show()
+            return False
+        counts = ", ".join(f"{found[role].images_count} {role}" for role in ROLES if role in found)
+        overlap = overlap_with_target(found)
+        self.validator_text.set(f"Images: {counts}. {overlap or ''}".rstrip(), "warning" if overlap else "success")
+        self.validator_text.show()
+        return True
+
+    def _project_tree(self) -> SelectDatasetTree:
+        tree = SelectDatasetTree(
+            multiselect=True,
+            flat=True,
+            select_all_datasets=True,
+            allowed_project_types=[ProjectType.IMAGES],
+            width=350,
+        )
+        # The widget starts with the project that the app was started on, which is the source.
+        tree.set_project_id(None)
+        return tree
+
+    def _chosen(self, role: str) -> Domain | None:
+        tree = self._trees[role]
+        project_id = self.project_id if role == "source" else tree.get_selected_project_id()
+        if project_id is None:
+            return None
+        if tree.is_all_selected():
+            return Domain(project_id)
+        dataset_ids = tree.get_selected_ids()
+        if not dataset_ids:
+            raise InputError(f"Choose at least one dataset of the {role}.")
+        return Domain(project_id, tuple(dataset_ids))
+
+    def _choose_datasets(self, role: str, dataset_ids: tuple[int, ...] | None) -> None:
+        if dataset_ids is None:
+            self._trees[role].select_all()
+        else:
+            self._trees[role].set_dataset_ids(list(dataset_ids))
+
+
+def _find_domain(api: Api, role: str, domain: Domain) -> FoundDomain:
+    try:
+        project = api.project.get_info_by_id(domain.project_id)
+    except requests.HTTPError as error:
+        logger.debug("Project lookup refused", exc_info=True)
+        raise InputError(f"The instance refuses to show project {domain.project_id} ({role}): {error}.") from error
+    if project is None:
+        raise InputError(
+            f"There is no project {domain.project_id} for the {role}, or this token may not see it. "
+            "Name a project that exists."
+        )
+    if project.type != str(ProjectType.IMAGES):
+        raise InputError(f"Project {project.id} '{project.name}' ({role}) holds {project.type}. Choose one of images.")
+    existing = {"/".join([*parents, dataset.name]): dataset for parents, dataset in api.dataset.tree(project.id)}
+    missing = set(domain.dataset_ids or ()) - {dataset.id for dataset in existing.values()}
+    if missing:
+        known = ", ".join(f"{dataset.id} '{path}'" for path, dataset in existing.items()) or "none"
+        raise InputError(
+            f"Project {project.id} '{project.name}' ({role}) has no dataset {min(missing)}. Its datasets: {known}."
+        )
+    chosen = {
+        path: dataset
+        for path, dataset in existing.items()
+        if domain.dataset_ids is None or dataset.id in domain.dataset_ids
+    }
+    found = FoundDomain(project, chosen)
+    if found.images_count == 0:
+        raise InputError(
+            f"The datasets of the {role} in project {project.id} '{project.name}' hold no images. "
+            "Add images, or choose other datasets."
+        )
+    return found
+
+
+def _shared(found: Mapping[str, FoundDomain], role: str, other: str) -> str | None:
+    numbers = {dataset.id for dataset in found[role].datasets.values()}
+    paths = [path for path, dataset in found[other].datasets.items() if dataset.id in numbers]
+    if not paths:
+        return None
+    noun = "dataset" if len(paths) == 1 else "datasets"
+    return f"{noun} {', '.join(repr(path) for path in paths)} of project '{found[other].project.name}'"
+
+
+def _is_id(value: Any) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool) and value > 0
