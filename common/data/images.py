@@ -4,7 +4,7 @@ The rule is that of the SDK's own reader (`supervisely.image.read`, OpenCV's IMR
 photos that a served model gets; a model must not be trained on other pixels than it is asked about:
 
 - EXIF orientation is applied (JPEG, PNG, WebP, TIFF). An annotation's size is that of the turned photo.
-- 16 bits become 8 by dropping the lower byte, a fixed scale: two photos of the same brightness stay so.
+- 16 bits become 8 on one fixed scale (the higher byte), not stretched: photos of the same brightness stay so.
 - Alpha is dropped, not composited: the colours beneath a transparent pixel remain. (In TIFF they are multiplied by it.)
 - Grey, black-and-white and palette images become RGB, CMYK is converted without a colour profile.
 - Of a file with several pages the first counts.
