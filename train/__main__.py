@@ -6,8 +6,12 @@ import argparse
 import signal
 import sys
 import threading
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from train.settings import TrainSettings
 
 # The engine needs torch and the SDK, which take seconds to import: not here, for the sake of --help.
 
@@ -63,14 +67,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command line and return its exit code: 0 done or stopped, 2 refused or failed with a reason."""
     given = parse(arguments)
     from common.data.project import ProjectError
-
     from common.hrda import SettingsError
     from train.engine import Domains, TrainingError, run
     from train.observers import ProgressLines, TensorBoardScalars
 
     stop = threading.Event()
-    for number in (signal.SIGINT, signal.SIGTERM):
-        signal.signal(number, _stop_handler(stop))
+    handlers = {number: signal.signal(number, _stop_handler(stop)) for number in (signal.SIGINT, signal.SIGTERM)}
     try:
         result = run(
             read_settings(given),
@@ -89,11 +91,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except KeyboardInterrupt:
         print("Ended without saving.", file=sys.stderr)
         return 130
+    finally:
+        for number, handler in handlers.items():
+            signal.signal(number, handler)
     print(f"Best checkpoint: {result.best}")
     return 0
 
 
-def read_settings(given: argparse.Namespace):
+def read_settings(given: argparse.Namespace) -> TrainSettings:
     """The settings of a file, or of the run to resume, or the defaults, with the command line's changes.
 
     Raises:
@@ -113,7 +118,7 @@ def read_settings(given: argparse.Namespace):
     return TrainSettings.from_yaml(text).with_overrides(overrides)
 
 
-def _stop_handler(stop: threading.Event):
+def _stop_handler(stop: threading.Event) -> Callable[[int, object], None]:
     def handle(_number: int, _frame: object) -> None:
         if stop.is_set():
             raise KeyboardInterrupt

@@ -80,6 +80,7 @@ def run(
     """
     notify, stop = Observers(observers), stop or threading.Event()
     place = find_device(device)
+    require_start(settings, init_checkpoint)
     folder = RunFolder(out)
     state = folder.claim(resume=resume)
     data = prepare(settings, domains, classes, Path(settings.data.cache_dir or folder.cache), notify.on_message)
@@ -100,7 +101,7 @@ def run(
         mode=settings.mode,
         generator=generator,
         class_weights=to_device(class_weights(settings.class_weights, data), place),
-        imagenet_encoder=frozen_encoder(student, settings, init_checkpoint),
+        imagenet_encoder=frozen_encoder(student, settings),
     )
     groups = optimizer_groups(
         student, settings.optimizer.lr, settings.optimizer.weight_decay, settings.optimizer.head_lr_factor
@@ -230,19 +231,25 @@ def build_batches(settings: TrainSettings, data: PreparedData) -> TrainingBatche
     )
 
 
-def frozen_encoder(student: HRDASegmentor, settings: TrainSettings, init_checkpoint: Path | None) -> nn.Module | None:
-    """The encoder that the feature distance compares with: the student's, as it starts.
+def require_start(settings: TrainSettings, init_checkpoint: Path | None) -> None:
+    """Make sure that the weights to start from are there.
 
     Raises:
-        SettingsError: the distance is on and the encoder starts from random weights.
+        SettingsError: the file is missing, or the feature distance is on without any.
     """
-    if settings.self_training.feature_distance_weight == 0:
-        return None
-    if init_checkpoint is None:
+    if init_checkpoint is not None and not Path(init_checkpoint).is_file():
+        raise SettingsError(f"There are no initial weights at {init_checkpoint}. Give the path of a .pth file.")
+    if init_checkpoint is None and settings.self_training.feature_distance_weight > 0:
         raise SettingsError(
-            "self_training.feature_distance_weight holds the encoder near its initial weights, which are random. "
+            "self_training.feature_distance_weight holds the encoder near its initial weights, which would be random. "
             "Give pretrained weights to start from, or set it to 0."
         )
+
+
+def frozen_encoder(student: HRDASegmentor, settings: TrainSettings) -> nn.Module | None:
+    """The encoder that the feature distance compares with: the student's, as it starts. None if it is off."""
+    if settings.self_training.feature_distance_weight == 0:
+        return None
     return copy.deepcopy(student.backbone).eval().requires_grad_(False)
 
 

@@ -58,14 +58,15 @@ def _load_encoder(student: HRDASegmentor, weights: Mapping[str, Tensor], path: P
 
 def _encoder_weights(path: Path) -> dict[str, Tensor] | None:
     """The encoder in a file of nothing but a MiT, under our names; None if the file holds more."""
-    if not path.is_file():
-        raise SettingsError(f"There are no initial weights at {path}. Give the path of a .pth file.")
     try:
         content = torch.load(path, map_location="cpu", weights_only=True)
-    except (pickle.UnpicklingError, RuntimeError, EOFError, ValueError) as error:
+    except (pickle.UnpicklingError, RuntimeError, EOFError, ValueError, OSError) as error:
         raise SettingsError(f"{path} is not a file of weights, or it is damaged.") from error
     state = content.get("state_dict", content) if isinstance(content, Mapping) else {}
     if "patch_embed1.proj.weight" not in state:
         return None
     # SegFormer's published files also hold the layer that told ImageNet's classes apart.
-    return convert_encoder_state_dict({n: v for n, v in state.items() if not n.startswith("head.")})
+    try:
+        return convert_encoder_state_dict({n: v for n, v in state.items() if not n.startswith("head.")})
+    except KeyError as error:
+        raise SettingsError(f"{path} is no complete MiT encoder: {error.args[0]}") from error

@@ -1,0 +1,124 @@
+import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import yaml
+
+from common.data.synthetic import write_project
+from train.__main__ import main
+from train.settings import TrainSettings
+
+ROOT = Path(__file__).resolve().parents[2]
+ENVIRONMENT = os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)}
+
+SMALL = {
+    "mode": "source-only",
+    "iterations": 1000,
+    "batch_size": 1,
+    "log_interval": 1,
+    "model": {"encoder": "mit_b0", "crop_size": [64, 64], "decoder_channels": 8, "attention_channels": 8},
+    "optimizer": {"warmup_iterations": 0},
+    "data": {"scale": {"long_edge": None, "short_edge": None}, "workers": 1},
+}
+
+
+@pytest.fixture(scope="module")
+def project(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("project") / "cracks"
+    write_project(folder, "source", 3, size=(64, 64), workers=1)
+    return folder
+
+
+@pytest.fixture
+def arguments(project, tmp_path):
+    settings = tmp_path / "settings.yaml"
+    settings.write_text(yaml.safe_dump(SMALL))
+    out = tmp_path / "run"
+    return ["--source", f"{project}:ds0", "--val", str(project), "--out", str(out), "--settings", str(settings)]
+
+
+def refused(arguments, capsys):
+    """What stands on stderr when the command is refused."""
+    assert main(arguments) == 2
+    errors = capsys.readouterr().err
+    assert errors.startswith("error: ")
+    assert "Traceback" not in errors
+    return errors
+
+
+def test_help_is_quick_and_needs_neither_torch_nor_the_sdk():
+    code = (
+        "import sys; from train.__main__ import parse\n"
+        "try: parse(['--help'])\n"
+        "except SystemExit: print([m for m in ('torch', 'supervisely', 'mmseg', 'cv2') if m in sys.modules])"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code], env=ENVIRONMENT, cwd=ROOT, capture_output=True, text=True, timeout=60
+    )
+    assert done.stdout.splitlines()[-1] == "[]"
+    for option in ("--source", "--target", "--val", "--out", "--set", "--resume", "supervised"):
+        assert option in done.stdout
+
+
+@pytest.mark.parametrize(
+    ("more", "message"),
+    [
+        (["--set", "optimizer.lrr=1"], "did you mean 'lr'"),
+        (["--set", "iterations"], "key=value"),
+        (["--mode", "uda"], "no target"),
+        (["--mode", "udda"], "did you mean 'uda'"),
+        (["--classes", "crak"], "did you mean 'crack'"),
+        (["--source", "nowhere"], "Received: nowhere"),
+        (["--val", "nowhere:ds0"], "Received: nowhere:ds0"),
+        (["--settings", "nowhere.yaml"], "nowhere.yaml cannot be read"),
+        (["--init", "nowhere.pth"], "nowhere.pth"),
+        (["--device", "gpu"], "'gpu'"),
+        (["--resume"], "no run to resume"),
+    ],
+)
+def test_mistake_is_one_sentence_and_exit_code_2(arguments, more, message, capsys):
+    errors = refused([*arguments, *more], capsys)
+    assert message in errors
+    assert len(errors.splitlines()) == 1
+
+
+def test_output_that_is_a_file_is_refused(arguments, tmp_path, capsys):
+    (tmp_path / "run").write_text("a file")
+    assert "cannot be made" in refused(arguments, capsys)
+
+
+def test_ctrl_c_saves_and_resume_goes_on_with_the_same_settings(arguments, tmp_path):
+    command = [sys.executable, "-m", "train", *arguments, "--device", "cpu"]
+    process = subprocess.Popen(
+        command,
+        env=ENVIRONMENT,
+        cwd=ROOT,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        start_new_session=True,
+    )
+    try:
+        for line in process.stdout:
+            if "loss/source" in line:
+                break
+        # As a terminal does it: to all processes of the group, the workers included.
+        os.killpg(process.pid, signal.SIGINT)
+        output, errors = process.communicate(timeout=120)
+    finally:
+        process.kill()
+    assert process.returncode == 0, errors
+    assert "Traceback" not in errors
+    assert errors.count("Stopping") == 1
+    assert (tmp_path / "run" / "checkpoints" / "last.pth").is_file()
+    done = int(output.split("Stopped after iteration ")[1].split()[0])
+
+    left = ["--set", f"iterations={done + 1}"]
+    [source, folder, val, val_folder, out, out_folder, *_] = arguments
+    again = [source, folder, val, val_folder, out, out_folder, "--resume", "--device", "cpu", *left]
+    assert main(again) == 0
+    kept = TrainSettings.from_yaml((tmp_path / "run" / "settings.yaml").read_text())
+    assert kept == TrainSettings.from_dict(SMALL | {"iterations": done + 1})
