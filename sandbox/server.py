@@ -36,7 +36,8 @@ class Sandbox:
         """The environment of a child process that shall take this sandbox for its instance.
 
         Args:
-            **extra: Further variables, e.g. ``TASK_ID=7, ENV="production"``; one that is None is taken out.
+            **extra: Further variables, e.g. ``TASK_ID=7, ENV="production"``; one that is None is taken out. TASK_ID
+                is set under its second name too, by which the SDK's ``Api`` and workflow know the task.
 
         Returns:
             This process's environment, changed.
@@ -48,7 +49,7 @@ class Sandbox:
             "context.teamId": self.team_id, "context.workspaceId": self.workspace_id, "context.userId": USER_ID,
             # There is no https here; without this the SDK tries it first.
             "SUPERVISELY_SKIP_HTTPS_USER_HELPER_CHECK": "true",
-            "NO_PROXY": direct, "no_proxy": direct, **extra,
+            "NO_PROXY": direct, "no_proxy": direct, "SUPERVISELY_TASK_ID": extra.get("TASK_ID"), **extra,
         }  # fmt: skip
         merged = {**os.environ, **wanted}
         return {key: str(value) for key, value in merged.items() if value is not None}
