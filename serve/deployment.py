@@ -48,7 +48,10 @@ class Deployment:
             RequestError: there is no such device.
         """
         target = resolve_device(device)
-        bundle = load_checkpoint(path)
+        try:
+            bundle = load_checkpoint(path)
+        except OSError as error:
+            raise CheckpointError(f"{path} cannot be read: {error}. Download or upload it again.") from error
         if len(set(bundle.classes)) < len(bundle.classes):
             raise CheckpointError(f"{path} names a class twice: {', '.join(bundle.classes)}.")
         return cls(

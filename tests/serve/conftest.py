@@ -1,5 +1,7 @@
 """A tiny real model, and the app around it as `python -m serve deploy` starts it, behind real HTTP."""
 
+import contextlib
+import runpy
 import socket
 import sys
 import threading
@@ -7,6 +9,7 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 from types import SimpleNamespace
+from typing import TYPE_CHECKING
 
 import numpy as np
 import pytest
@@ -15,6 +18,9 @@ import uvicorn
 from PIL import Image
 
 from common.hrda import CheckpointBundle, ModelSettings, build_segmentor, save_checkpoint
+
+if TYPE_CHECKING:
+    from serve.server import HRDAServer
 
 CLASSES = ("__bg__", "crack", "stain")
 PALETTE = ((0, 0, 0), (220, 20, 60), (30, 60, 200))
@@ -40,9 +46,9 @@ def photo(image: np.ndarray, tmp_path_factory: pytest.TempPathFactory) -> Path:
     return path
 
 
-@pytest.fixture(scope="session")
-def sandbox_environment(tmp_path_factory: pytest.TempPathFactory) -> Iterator[pytest.MonkeyPatch]:
-    """No instance, and the folders that the SDK writes to are ours."""
+@pytest.fixture(scope="module")
+def no_instance(tmp_path_factory: pytest.TempPathFactory) -> Iterator[pytest.MonkeyPatch]:
+    """No instance is known, and the folders that the SDK writes to are ours."""
     with pytest.MonkeyPatch.context() as patch:
         for name in INSTANCE:
             patch.delenv(name, raising=False)
@@ -51,8 +57,8 @@ def sandbox_environment(tmp_path_factory: pytest.TempPathFactory) -> Iterator[py
         yield patch
 
 
-@pytest.fixture(scope="session")
-def running(checkpoint: Path, sandbox_environment: pytest.MonkeyPatch) -> Iterator[SimpleNamespace]:
+@pytest.fixture(scope="module")
+def running(checkpoint: Path, no_instance: pytest.MonkeyPatch) -> Iterator[SimpleNamespace]:
     """The running app: `.server` and `.url`."""
     from serve.server import HRDAServer
 
@@ -61,35 +67,50 @@ def running(checkpoint: Path, sandbox_environment: pytest.MonkeyPatch) -> Iterat
         patch.setattr(sys, "argv", ["serve", "deploy", "--model", str(checkpoint), "--device", "cpu"])
         server = HRDAServer()
         server.serve()
-        patch.undo()
-        listener = socket.create_server(("127.0.0.1", 0))
-        web = uvicorn.Server(uvicorn.Config(server.app, log_level="warning"))
-        thread = threading.Thread(target=web.run, args=([listener],), daemon=True)
-        thread.start()
-        deadline = time.monotonic() + 30
-        while not web.started and time.monotonic() < deadline:
-            time.sleep(0.02)
-        assert web.started, "the app did not start"
-        yield SimpleNamespace(server=server, url=f"http://127.0.0.1:{listener.getsockname()[1]}")
-        web.should_exit = True
-        thread.join(10)
+    listener = socket.create_server(("127.0.0.1", 0))
+    web = uvicorn.Server(uvicorn.Config(server.app, log_level="warning"))
+    thread = threading.Thread(target=web.run, args=([listener],), daemon=True)
+    thread.start()
+    deadline = time.monotonic() + 30
+    while not web.started and time.monotonic() < deadline:
+        time.sleep(0.02)
+    assert web.started, "the app did not start"
+    yield SimpleNamespace(server=server, url=f"http://127.0.0.1:{listener.getsockname()[1]}")
+    web.should_exit = True
+    thread.join(10)
 
 
-class own_app:  # noqa: N801
-    """The SDK keeps one app a process; other tests' app is put aside meanwhile."""
+@pytest.fixture(scope="module")
+def page(no_instance: pytest.MonkeyPatch) -> Iterator["HRDAServer"]:
+    """The app with its page, as uvicorn starts it on an instance; the instance itself does not answer."""
+    with pytest.MonkeyPatch.context() as patch, own_app():
+        from supervisely.nn.inference.gui import serving_gui_template
 
-    def __enter__(self) -> None:
-        from supervisely.app.fastapi.subapp import Application, _MainServer
-        from supervisely.app.singleton import Singleton
+        patch.setenv("SERVER_ADDRESS", "http://127.0.0.1:9")
+        patch.setenv("API_TOKEN", "no token")
+        patch.setenv("TEAM_ID", "1")
+        patch.setattr(serving_gui_template, "get_experiment_infos", lambda *args: [])
+        patch.setattr(sys, "argv", ["uvicorn", "serve.main:model.app", "--port", "8000"])
+        server = runpy.run_module("serve.main")["model"]
+        patch.setattr(server.api.file, "get_info_by_path", lambda *args: None)
+        yield server
 
-        self.instances = Singleton._instances
-        self.kept = {kind: self.instances.pop(kind, None) for kind in (Application, _MainServer)}
 
-    def __exit__(self, *_: object) -> None:
-        for kind, app in self.kept.items():
-            self.instances.pop(kind, None)
+@contextlib.contextmanager
+def own_app() -> Iterator[None]:
+    """The SDK keeps one app a process, and how it renders: those of other tests are put aside meanwhile."""
+    from supervisely.app.fastapi.subapp import Application, _MainServer
+    from supervisely.app.singleton import Singleton
+    from supervisely.app.widgets_context import JinjaWidgets
+
+    kept = {kind: Singleton._instances.pop(kind, None) for kind in (Application, _MainServer, JinjaWidgets)}
+    try:
+        yield
+    finally:
+        for kind, app in kept.items():
+            Singleton._instances.pop(kind, None)
             if app is not None:
-                self.instances[kind] = app
+                Singleton._instances[kind] = app
 
 
 def write_checkpoint(path: Path, classes: tuple[str, ...] = CLASSES, seed: int = 0, **settings: object) -> Path:

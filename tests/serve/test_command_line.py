@@ -1,0 +1,158 @@
+"""`python -m serve` as a user types it: no instance, no network, no token."""
+
+import argparse
+import json
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from serve.__main__ import DEVICES, RUNTIMES, build_parser, main, parse_arguments, sdk_arguments
+
+ROOT = Path(__file__).resolve().parents[2]
+
+
+def environment(home: Path) -> dict[str, str]:
+    """Nothing of this process's environment but what Python needs, and no way to the network."""
+    proxies = dict.fromkeys(("http_proxy", "https_proxy", "HTTP_PROXY", "HTTPS_PROXY"), "http://127.0.0.1:9")
+    kept = {name: os.environ[name] for name in ("PATH", "LD_LIBRARY_PATH", "LANG") if name in os.environ}
+    cache = str(home / "cache")
+    return kept | proxies | {"HOME": str(home), "OMP_NUM_THREADS": "1", "SMART_CACHE_CONTAINER_DIR": cache}
+
+
+def test_predict_writes_annotation_and_drawn_photo_without_an_instance(checkpoint, photo, image, tmp_path):
+    from serve.deployment import Deployment
+    from serve.settings import ServeSettings
+
+    output = tmp_path / "out"
+    command = [sys.executable, "-m", "serve", "predict", "--model", str(checkpoint), str(photo), "--draw"]
+    done = subprocess.run(
+        [*command, "--output", str(output), "--settings", "stride=64", "batch_size=2"],
+        cwd=ROOT,
+        env=environment(tmp_path),
+        capture_output=True,
+        text=True,
+        timeout=180,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    assert sorted(path.name for path in output.iterdir()) == ["photo.png.json", "photo.png.png"]
+    annotation = json.loads((output / "photo.png.json").read_text(encoding="utf-8"))
+    assert annotation["size"] == {"height": 90, "width": 140}
+    deployment = Deployment.from_checkpoint(checkpoint, "cpu")
+    [mask] = deployment.predict([image], ServeSettings(stride=(64, 64), batch_size=2))
+    found = [deployment.classes[index] for index in np.unique(mask)]
+    assert [label["classTitle"] for label in annotation["objects"]] == found
+    drawn = np.asarray(Image.open(output / "photo.png.png"))
+    assert (drawn[mask != 0] != image[mask != 0]).any(axis=-1).mean() > 0.9
+    assert f"{photo} -> {output / 'photo.png.json'}" in done.stdout
+
+
+def test_folder_is_predicted_image_by_image_and_broken_ones_are_named(running, image, tmp_path, capsys):
+    from serve.errors import RequestError
+
+    folder = tmp_path / "photos"
+    folder.mkdir()
+    Image.fromarray(image).save(folder / "A.PNG")
+    (folder / "b.jpg").write_bytes(b"broken")
+    exif = Image.Exif()
+    exif[0x112] = 6
+    Image.fromarray(image[:64]).save(folder / "c.png", exif=exif)
+    (folder / "notes.txt").write_text("not an image", encoding="utf-8")
+    with pytest.raises(RequestError, match="1 of 3 images could not be read(.|\n)*b.jpg"):
+        running.server.predict_local(str(folder), str(tmp_path / "out"), {}, draw=False)
+    written = {path.name: json.loads(path.read_text()) for path in (tmp_path / "out" / "photos").iterdir()}
+    assert sorted(written) == ["A.PNG.json", "c.png.json"]
+    assert written["c.png.json"]["size"] == {"height": 140, "width": 64}, "EXIF orientation"
+    assert "[3/3]" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        ([], "required: --model"),
+        (["train", "--model", "MODEL"], "invalid choice: 'train'"),
+        (["predict", "PHOTO"], "required: --model"),
+        (["predict", "--model", "MODEL"], "needs an image or a folder"),
+        (["predict", "nowhere.jpg", "--model", "MODEL"], "no image or folder at nowhere.jpg"),
+        (["predict", "PHOTO", "--model", "nowhere.pth"], "no checkpoint at nowhere.pth.*SERVER_ADDRESS"),
+        (["predict", "--image_id", "5", "--model", "MODEL"], "needs SERVER_ADDRESS, API_TOKEN, TEAM_ID"),
+        (["deploy", "PHOTO", "--model", "MODEL"], "deploy takes no input"),
+    ],
+)
+def test_wrong_arguments_are_told_before_anything_is_loaded(words, message, checkpoint, photo, no_instance, capsys):
+    words = [{"MODEL": str(checkpoint), "PHOTO": str(photo)}.get(word, word) for word in words]
+    with pytest.raises(SystemExit) as stopped:
+        parse_arguments(words)
+    assert stopped.value.code == 2
+    assert re.search(message, capsys.readouterr().err)
+
+
+def test_errors_of_the_user_end_with_a_sentence_and_status_2(
+    running, photo, tmp_path, no_instance, monkeypatch, capsys
+):
+    path = tmp_path / "model.pth"
+    path.write_bytes(b"not a checkpoint")
+    monkeypatch.setattr(sys, "argv", ["serve"])
+    assert main(["predict", str(photo), "--model", str(path), "--device", "cpu"]) == 2
+    error = capsys.readouterr().err
+    assert "error: " in error
+    assert "Traceback" not in error
+    assert str(path) in error
+
+
+def test_help_does_not_import_the_sdk_or_torch():
+    code = (
+        "import sys, serve.__main__ as m\n"
+        "try: m.main(['--help'])\n"
+        "except SystemExit: pass\n"
+        "print([name for name in ('supervisely', 'torch') if name in sys.modules])"
+    )
+    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True)
+    assert "--settings" in done.stdout
+    assert done.stdout.splitlines()[-1] == "[]"
+
+
+def test_our_arguments_are_those_of_the_sdk(no_instance, monkeypatch):
+    """`sdk_arguments` hands them over by name: an argument that the SDK renames would be lost silently."""
+    from supervisely.nn.inference import Inference
+
+    parsers = []
+    parse = argparse.ArgumentParser.parse_known_args
+
+    def spy(self, *args, **kwargs):
+        parsers.append(self)
+        return parse(self, *args, **kwargs)
+
+    monkeypatch.setattr(argparse.ArgumentParser, "parse_known_args", spy)
+    monkeypatch.setattr(sys, "argv", ["serve"])
+    Inference._parse_cli_deploy_args(None)
+
+    def actions(parser: argparse.ArgumentParser) -> dict[str, tuple]:
+        return {a.dest: (a.option_strings, a.nargs, type(a).__name__) for a in parser._actions}
+
+    theirs, ours = actions(parsers[0]), actions(build_parser())
+    assert set(ours) - set(theirs) == {"host", "port"}
+    assert {name: value for name, value in ours.items() if name not in ("host", "port", "mode")} == {
+        name: value for name, value in theirs.items() if name != "mode"
+    }
+    choices = {a.dest: a.choices for a in parsers[0]._actions if a.choices}
+    assert (list(DEVICES), list(RUNTIMES)) == (choices["device"], choices["runtime"])
+
+
+def test_sdk_reads_the_arguments_that_were_given(checkpoint, photo, no_instance, monkeypatch):
+    from supervisely.nn.inference import Inference
+
+    words = ["predict", "--model", str(checkpoint), str(photo), "--draw", "--settings", "window=64", "stride=32"]
+    args = parse_arguments(words)
+    monkeypatch.setattr(sys, "argv", ["serve", *sdk_arguments(args)])
+    read, is_command = Inference._parse_cli_deploy_args(None)
+    assert is_command
+    assert (read.mode, read.input, read.model) == ("predict", str(photo), str(checkpoint))
+    assert (read.draw, read.upload, read.output) == (True, False, "./predictions")
+    assert read.settings == ["window=64", "stride=32"]

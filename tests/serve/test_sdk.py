@@ -1,0 +1,192 @@
+"""The bent SDK: every private name is still there, and does what this app needs it to do."""
+
+import inspect
+import re
+import sys
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+import requests
+import torch
+from supervisely.nn.inference import SemanticSegmentation
+from supervisely.nn.inference import inference as sdk_inference
+from supervisely.nn.utils import ModelSource
+
+import serve.sdk
+from serve.errors import RequestError
+from serve.sdk import SdkServer
+
+OVERRIDES = sorted(name for name in vars(SdkServer) if name.startswith("_") and not name.startswith("__"))
+DEPLOY_PARAMETERS = {"model_files", "model_source", "model_info", "device", "runtime"}
+
+
+@pytest.mark.parametrize("name", OVERRIDES)
+def test_overridden_private_name_is_still_there_and_takes_the_same(name: str):
+    theirs = getattr(SemanticSegmentation, name, None)
+    assert theirs is not None, f"the SDK no longer has {name}: see what does its work now, and change serve/sdk.py"
+    expected = list(inspect.signature(theirs).parameters)
+    if name == "_load_model_headless":
+        assert {*expected} == {"self", "kwargs", *DEPLOY_PARAMETERS}
+    else:
+        assert expected == list(inspect.signature(getattr(SdkServer, name)).parameters), f"the SDK changed {name}"
+
+
+def test_module_lists_every_private_name_that_it_touches(running):
+    source = inspect.getsource(serve.sdk)
+    listed, code = serve.sdk.__doc__, source.replace(serve.sdk.__doc__, "")
+    own = {"_address", "_completed", "_check_inside"}
+    used = set(re.findall(r"(?<![\w])(?:self|super\(\))\.(_[a-z]\w*)", code)) | set(OVERRIDES)
+    assert used - own == set(re.findall(r"`(_\w+)`", listed))
+    for name in used - own:
+        assert hasattr(running.server, name), f"the SDK no longer has {name}"
+
+
+def test_no_other_module_of_the_app_touches_private_names():
+    from serve import deployment, local, routes, server, settings
+
+    for module in (deployment, local, routes, server, settings):
+        for name in re.findall(r"(?:self|server|app)\.(_[a-z]\w*)", inspect.getsource(module)):
+            assert not hasattr(SemanticSegmentation, name), f"{module.__name__} uses {name} of the SDK"
+
+
+def test_sdk_never_unpickles_a_checkpoint(running, checkpoint, monkeypatch, tmp_path):
+    """The SDK's loader falls back to weights_only=False: a checkpoint would run as a program."""
+    loads = []
+    load = torch.load
+
+    def spy(*args, **kwargs):
+        loads.append(kwargs.get("weights_only"))
+        return load(*args, **kwargs)
+
+    monkeypatch.setattr(torch, "load", spy)
+    monkeypatch.setattr(sdk_inference, "torch_load_safe", lambda *args: pytest.fail("the SDK opened the file"))
+    server = running.server
+    assert server._extract_model_files_from_checkpoint(str(checkpoint)) == {}
+    quick = server._get_deploy_parameters_from_custom_checkpoint(str(checkpoint), "cpu", "PyTorch")
+    assert quick["model_files"] == {"checkpoint": str(checkpoint)}
+    monkeypatch.setattr(server, "_args", SimpleNamespace(model=str(checkpoint), device="cpu", runtime="PyTorch"))
+    params, is_remote = server._get_deploy_params_from_args()
+    assert not is_remote
+    assert loads == []
+    server._load_model_headless(**params)
+    assert loads == [True]
+
+
+class TeamFiles:
+    """The part of `api.file` that downloads a checkpoint."""
+
+    def __init__(self, *paths: str) -> None:
+        self.paths, self.fetched = paths, []
+
+    def get_info_by_path(self, team_id: int, path: str) -> SimpleNamespace | None:
+        return SimpleNamespace(sizeb=1) if path in self.paths else None
+
+    def download(self, team_id: int, path: str, local: str, progress_cb=None) -> None:
+        self.fetched.append(path)
+
+
+@pytest.mark.parametrize("source", [ModelSource.CUSTOM, ModelSource.EXTERNAL])
+def test_only_the_checkpoint_is_fetched_from_team_files(running, monkeypatch, source):
+    folder = "/HRDA/segmentation_cracks"
+    files = TeamFiles(f"{folder}/best.pth", f"{folder}/config.py")
+    monkeypatch.setattr(running.server, "_api", SimpleNamespace(file=files))
+    monkeypatch.setenv("TEAM_ID", "1")
+    params = {
+        "model_source": source,
+        "model_files": {"checkpoint": f"{folder}/best.pth", "config": f"{folder}/config.py"},
+    }
+    local = running.server._download_model_files(params, log_progress=False)
+    assert files.fetched == [f"{folder}/best.pth"]
+    assert set(local) == {"checkpoint"}
+    assert set(params) == DEPLOY_PARAMETERS, "what the SDK reads next must be there"
+
+
+def test_checkpoint_that_is_nowhere_is_explained(running, monkeypatch):
+    monkeypatch.setattr(running.server, "_api", SimpleNamespace(file=TeamFiles()))
+    params = {"model_files": {"checkpoint": "/experiments/1/missing.pth"}}
+    with pytest.raises(RequestError, match="TEAM_ID"):
+        running.server._download_model_files(dict(params), False)
+    monkeypatch.setenv("TEAM_ID", "1")
+    with pytest.raises(RequestError, match="/experiments/1/missing.pth, neither in Team Files nor"):
+        running.server._download_model_files(dict(params), False)
+
+
+def test_former_form_of_a_deploy_request_is_understood(page, checkpoint):
+    """SDK clients of former artifacts send `checkpoint_url` and no files."""
+    params = {"checkpoint_url": str(checkpoint), "checkpoint_name": "model.pth", "task_type": "segmentation"}
+    assert page._download_model_files(params)["checkpoint"] == str(checkpoint)
+    page._load_model_headless(**params | {"device": "cpu"})
+    assert page.deployment.name == "model.pth"
+
+
+def test_settings_of_a_request_are_left_as_they_came(running):
+    state = {"settings": {"window": 64, "rectangle": None, "batch_size": 9}, "rectangle": None, "batch_size": 9}
+    settings = running.server._get_inference_settings(state)
+    assert state == {"settings": {"window": 64, "rectangle": None, "batch_size": 9}, "rectangle": None, "batch_size": 9}
+    assert "rectangle" not in settings
+    assert (settings["window"], settings["batch_size"], settings["sliding_window_mode"]) == (64, 4, "none")
+
+
+def test_rectangles_are_checked_for_the_image_that_each_belongs_to(running):
+    image = np.zeros((80, 100, 3), np.uint8)
+    inside = {"points": {"exterior": [[0, 0], [79, 79]], "interior": []}}
+    outside = {"points": {"exterior": [[0, 0], [100, 79]], "interior": []}}
+    settings = running.server._get_inference_settings({"settings": {"rectangles": [inside, outside]}})
+    with pytest.raises(RequestError, match="right 100, bottom 79"):
+        running.server._inference_auto([image, image], settings)
+    annotations, _ = running.server._inference_auto([image], settings)
+    assert annotations[0].img_size == (80, 100)
+
+
+def test_server_listens_where_it_was_told_once_our_routes_are_there(checkpoint, no_instance, monkeypatch):
+    from serve.server import HRDAServer
+    from tests.serve.conftest import own_app
+
+    started = []
+
+    def run(app, **options):
+        routes = [route.path for route in app.get_server().routes if hasattr(route, "path")]
+        started.append((options["host"], options["port"], routes.count("/inference_batch")))
+
+    monkeypatch.setattr(serve.sdk.uvicorn, "run", run)
+    monkeypatch.setattr(sys, "argv", ["serve", "deploy", "--model", str(checkpoint), "--device", "cpu"])
+    with own_app():
+        HRDAServer("127.0.0.1", 8123).serve()
+    assert started == [("127.0.0.1", 8123, 1)]
+
+
+def test_page_offers_experiments_and_paths_and_no_pretrained_models(page):
+    assert page.pretrained_models == []
+    assert page.gui.pretrained_models_table is None
+    assert page.gui.experiment_selector is not None
+    assert page.gui.external_models_selector is not None
+    page._reset_gui_state()
+    assert page.gui.model_source == ModelSource.CUSTOM
+
+
+def test_page_deploys_the_path_that_was_entered(page, checkpoint):
+    page.gui.model_source_tabs.set_active_tab(ModelSource.EXTERNAL)
+    page.gui.external_models_selector.set_checkpoint_path("")
+    with pytest.raises(RequestError, match="A checkpoint is needed"):
+        page.gui.deploy_with_current_params()
+    page.gui.external_models_selector.set_checkpoint_path(str(checkpoint))
+    page.gui.deploy_with_current_params()
+    assert page.is_model_deployed()
+    assert page.get_info()["checkpoint_name"] == "model.pth"
+
+
+def test_app_with_page_is_shown_and_deployed_over_http(page, checkpoint):
+    from starlette.testclient import TestClient
+
+    client = TestClient(page.app)
+    assert "Models trained in Supervisely" in client.get("/").text
+    assert client.post("/list_pretrained_models", json={"state": {}}).json() == []
+    params = {"model_source": ModelSource.CUSTOM, "model_files": {"checkpoint": str(checkpoint)}, "device": "cpu"}
+    answer = client.post("/deploy_from_api", json={"state": {"deploy_params": params, "model_name": None}})
+    assert answer.json() == {"result": "model was successfully deployed"}
+    assert client.post("/is_ready", json={}).status_code == requests.codes.ok
+    params["model_files"] = {"checkpoint": "/experiments/missing.pth"}
+    answer = client.post("/deploy_from_api", json={"state": {"deploy_params": params}})
+    assert answer.status_code == requests.codes.bad_request
+    assert "neither in Team Files nor on this machine" in answer.json()["message"]
