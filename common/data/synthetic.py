@@ -34,6 +34,15 @@ from common.data.synthetic_surfaces import SURFACES, Field, colour
 
 CLASS_NAME = "crack"
 CLASS_COLOUR = "#DC143C"
+
+_ON_TOP = frozenset({"roots", "shadow_edge"})
+"""Look-alikes that come after the cracks: they lie or fall on them."""
+_COVERED = 0.4
+"""A line one pixel wide that runs between two pixel rows covers half of each; a threshold of 0.5 would tear it."""
+_MOST_CRACKS = 6
+_SEEDS_PER_PROJECT = 100_000
+_PHOTOS_WORTH_A_PROCESS = 25
+
 Range = tuple[float, float]
 
 
@@ -68,7 +77,7 @@ class Style:
     share: Range
     """Share of crack pixels at which no further crack is added."""
     lookalikes: dict[str, float]
-    """Probability of each of `synthetic_scene.LOOKALIKES` to be in a picture."""
+    """Probability of each of `synthetic_scene.LOOKALIKES` to be in a picture, in the order in which they are drawn."""
     filled: float = 0.0
     """Share of pictures whose cracks hold dust of another colour instead of shadow."""
     light: Range = (0.0, 0.1)
@@ -108,10 +117,10 @@ STYLES: dict[str, Style] = {
         share=(0.005, 0.016),
         lookalikes={
             "stain": 0.4,
-            "scratches": 0.25,
             "joint": 0.25,
-            "roots": 0.3,
             "flakes": 0.2,
+            "scratches": 0.25,
+            "roots": 0.3,
             "shadow_edge": 0.35,
         },
         filled=0.15,
@@ -170,12 +179,6 @@ def generate(
         jpeg=None if style.jpeg is None else int(rng.integers(style.jpeg[0], style.jpeg[1] + 1)),
     )
     return image, np.uint8(covered >= _COVERED)
-
-
-_ON_TOP = {"shadow_edge"}
-_COVERED = 0.4
-"""A line one pixel wide that runs between two pixel rows covers half of each; a threshold of 0.5 would tear it."""
-_MOST_CRACKS = 6
 
 
 def _pick(rng: Generator, weights: dict[str, float]) -> str:
@@ -259,10 +262,6 @@ def write_project(
     # Not by fork: the caller may hold threads, whose locks a forked child would wait for.
     with ProcessPoolExecutor(workers, get_context("spawn"), cv2.setNumThreads, (1,)) as pool:
         list(pool.map(write, seeds, chunksize=max(count // (4 * workers), 1)))
-
-
-_SEEDS_PER_PROJECT = 100_000
-_PHOTOS_WORTH_A_PROCESS = 25
 
 
 def _write_photo(home: Path, domain: str, size: tuple[int, int], labelled: bool, seed: int) -> None:
