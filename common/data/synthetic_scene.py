@@ -292,7 +292,10 @@ def camera(
     channels = []
     for channel, gain, lean in zip(picture, gains, (1, 0, -1), strict=True):
         light = gain * (cv2.GaussianBlur(channel, (0, 0), blur) if blur > 0.2 else channel)
-        channels.append(np.maximum(light + grain * (1 + lean * chroma) * np.sqrt(np.maximum(light, 5)), 0))
+        shot = cv2.sqrt(np.maximum(light, 5))
+        shot *= grain if lean == 0 else grain * (1 + lean * chroma)
+        light += shot
+        channels.append(np.maximum(light, 0, out=light))
     pixels = cv2.convertScaleAbs(cv2.merge(channels))
     if jpeg is not None:
         _, stream = cv2.imencode(".jpg", pixels[..., ::-1], [cv2.IMWRITE_JPEG_QUALITY, jpeg])

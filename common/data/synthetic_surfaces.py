@@ -28,15 +28,19 @@ def noise(rng: Generator, size: Size, cell: float | tuple[float, float], octaves
     """
     height, width = size
     cell_y, cell_x = cell if isinstance(cell, tuple) else (cell, cell)
-    field = np.zeros((2, 2), np.float32)
+    field: Field | None = None
     for octave in range(octaves):
         rows = min(int(np.ceil(height / cell_y * 2**octave)) + 1, height)
         columns = min(int(np.ceil(width / cell_x * 2**octave)) + 1, width)
-        layer = rng.standard_normal((rows, columns), dtype=np.float32)
-        field = gain**octave * layer + cv2.resize(field, (columns, rows), interpolation=cv2.INTER_CUBIC)
-    field = cv2.resize(field, (width, height), interpolation=cv2.INTER_CUBIC)
+        layer = gain**octave * rng.standard_normal((rows, columns), dtype=np.float32)
+        if field is not None:
+            layer += cv2.resize(field, (columns, rows), interpolation=cv2.INTER_CUBIC)
+        field = layer
+    if field.shape != size:
+        field = cv2.resize(field, (width, height), interpolation=cv2.INTER_CUBIC)
     mean, deviation = cv2.meanStdDev(field)
-    return (field - np.float32(mean[0, 0])) * np.float32(1 / max(deviation[0, 0], 1e-6))
+    scale = 1 / max(deviation[0, 0], 1e-6)
+    return cv2.addWeighted(field, scale, field, 0, -mean[0, 0] * scale)
 
 
 def relief(height_map: Field, strength: float, angle: float) -> Field:
