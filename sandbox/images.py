@@ -85,11 +85,11 @@ def _advanced(filters: list[dict]) -> tuple[list[str], list[object]]:
     where: list[str] = []
     values: list[object] = []
     for item in filters:
-        kind, data = item.get("type"), item.get("data", {})
+        kind, data = text(item, "type"), mapping(item, "data", {})
         negation = "" if data.get("include", True) else "NOT "
         if kind == "images_filename":
             where.append("instr(i.name, ?) > 0")
-            values.append(item["data"]["value"])
+            values.append(text(data, "value"))
         elif kind == "entities_collection":
             where.append(f"i.id {negation}IN (SELECT image_id FROM collection_items WHERE collection_id=?)")
             values.append(integer(data, "collectionId"))

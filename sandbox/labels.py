@@ -6,6 +6,7 @@ from sqlite3 import Row
 
 from sandbox import projectmeta
 from sandbox.errors import ApiError
+from sandbox.payload import text
 from sandbox.storage import USER_LOGIN, Storage, dump, now
 
 # Keys of a label that are not its geometry; those in the second row are kept beside it.
@@ -80,9 +81,8 @@ def add_figure(storage: Storage, names: Names, image_id: int, label: dict) -> in
     Raises:
         ApiError: 400 if class, geometry type or geometry are missing or unknown.
     """
-    class_id, kind = names.class_id(label), label.get("geometryType")
-    if not isinstance(kind, str):
-        raise ApiError(400, f"A label of image {image_id} has no 'geometryType'. Received keys: {sorted(label)}")
+    kind = text(label, "geometryType")
+    class_id = names.class_id(label)
     source = label["geometry"] if isinstance(label.get("geometry"), dict) else label
     geometry = {key: value for key, value in source.items() if key not in _OWN_KEYS | _EXTRA_KEYS | _IGNORED_KEYS}
     if not geometry and kind != "alpha_mask":

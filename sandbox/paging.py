@@ -5,7 +5,7 @@ from math import ceil
 from sqlite3 import Row
 
 from sandbox.errors import ApiError
-from sandbox.payload import integer
+from sandbox.payload import integer, text
 from sandbox.storage import Storage, dump
 
 PER_PAGE = 500
@@ -33,7 +33,7 @@ def conditions(filters: object, columns: dict[str, str]) -> tuple[list[str], lis
     where: list[str] = []
     values: list[object] = []
     for item in filters or []:
-        field, operator, value = item.get("field"), item.get("operator", "="), item.get("value")
+        field, operator, value = text(item, "field"), text(item, "operator", "="), item.get("value")
         if field not in columns:
             raise ApiError(400, f"Cannot filter by {field!r}: expected one of {sorted(columns)}.")
         column = columns[field]

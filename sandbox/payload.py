@@ -5,13 +5,19 @@ from sandbox.errors import ApiError
 _MISSING = object()
 
 
+def _get(body: object, key: str) -> object:
+    if not isinstance(body, dict):
+        raise ApiError(400, f"Expected an object with field {key!r}. Received: {body!r}")
+    return body.get(key)
+
+
 def integer(body: dict, key: str, default: object = _MISSING) -> int:
     """The integer under ``key``; digits in a string are accepted, as on an instance.
 
     Raises:
         ApiError: 400 if the key is absent without a default, or is no integer.
     """
-    value = body.get(key)
+    value = _get(body, key)
     if value is None:
         if default is _MISSING:
             raise ApiError(400, f"Field {key!r} is required: expected an integer.")
@@ -30,7 +36,7 @@ def text(body: dict, key: str, default: object = _MISSING) -> str:
     Raises:
         ApiError: 400 if the key is absent or empty without a default, or is no string.
     """
-    value = body.get(key)
+    value = _get(body, key)
     if value is None or value == "":
         if default is _MISSING:
             raise ApiError(400, f"Field {key!r} is required: expected a non-empty string.")
@@ -46,7 +52,7 @@ def items(body: dict, key: str) -> list:
     Raises:
         ApiError: 400 if the key is absent or is no list.
     """
-    value = body.get(key)
+    value = _get(body, key)
     if not isinstance(value, list):
         raise ApiError(400, f"Field {key!r} is required: expected a list. Received: {value!r}")
     return value
@@ -67,7 +73,7 @@ def mapping(body: dict, key: str, default: object = _MISSING) -> dict:
     Raises:
         ApiError: 400 if the key is absent without a default, or is no object.
     """
-    value = body.get(key)
+    value = _get(body, key)
     if value is None and default is not _MISSING:
         return default
     if not isinstance(value, dict):

@@ -8,7 +8,7 @@ import supervisely as sly
 from sandbox.testing import Sandbox, running_sandbox
 
 
-@pytest.fixture(scope="session", autouse=True)
+@pytest.fixture(scope="module", autouse=True)
 def _direct_connections() -> Iterator[None]:
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("SUPERVISELY_SKIP_HTTPS_USER_HELPER_CHECK", "true")

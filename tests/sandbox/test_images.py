@@ -67,11 +67,12 @@ def test_filters_are_honoured(api, dataset):
         {"filter": [{"field": "colour", "operator": "=", "value": 1}]},
         {"filter": [{"field": "id", "operator": "~", "value": 1}]},
         {"filters": [{"type": "unheard_of", "data": {}}]},
+        {"filters": ["all"]},
         {"sort": "colour"},
         {"page": 0},
         {"datasetId": "seven"},
     ],
-    ids=["field", "operator", "page filter", "sort", "page", "type"],
+    ids=["field", "operator", "page filter", "no filter", "sort", "page", "type"],
 )
 def test_what_is_not_understood_is_refused_not_ignored(api, dataset, wrong):
     with pytest.raises(requests.HTTPError) as caught:

@@ -43,7 +43,7 @@ def test_unknown_method_is_a_404_and_its_name_is_logged(api, caplog):
 
 def test_body_that_is_no_json_object_is_refused_not_a_crash(sandbox):
     url, headers = f"{sandbox.address}/public/api/v3/projects.info", {"x-api-key": sandbox.token}
-    for body in ("[1]", "not json", "{}", '{"id": {"a": 1}}'):
+    for body in ("[1]", "not json", "{}", '{"id": {"a": 1}}', '{"id": "seven"}', '{"id": true}'):
         answer = requests.post(url, data=body, headers={**headers, "Content-Type": "application/json"}, timeout=5)
         assert answer.status_code in (400, 422), body
 

@@ -1,0 +1,223 @@
+"""`python -m sandbox.demo`: the main job end to end, and what adaptation gained over its two baselines."""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import json
+import os
+import shutil
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import supervisely as sly
+
+from common.data.project import ProjectError, open_project
+from sandbox.demo import arms, domains, report
+from sandbox.demo.processes import App, DemoError, app, free_port
+from sandbox.server import Sandbox, running
+
+ROOT = Path(__file__).resolve().parents[2]
+SETTINGS = Path(__file__).with_name("settings.yaml")
+ROWS = 6
+ANNOTATED = 12
+
+
+def parse(arguments: list[str] | None = None) -> argparse.Namespace:
+    """The command line's arguments."""
+    parser = argparse.ArgumentParser(prog="python -m sandbox.demo", description=__doc__)
+    folder = "DIR[:DATASET]"
+    for role, what in (
+        ("source", "labelled photos to learn from"),
+        ("target", "photos to adapt to"),
+        ("val", "labelled photos to measure on"),
+    ):
+        parser.add_argument(f"--{role}", metavar=folder, help=f"{what}, a Supervisely project (default: generated)")
+    parser.add_argument("--out", metavar="DIR", type=Path, default=Path("demo_output"), help="made anew")
+    parser.add_argument("--seed", type=int, default=0, help="of all arms (default: 0)")
+    parser.add_argument(
+        "--settings", metavar="FILE", type=Path, default=SETTINGS, help="training settings of all arms, but their mode"
+    )
+    parser.add_argument("--keep", action="store_true", help="leave both apps running at the end, until Ctrl-C")
+    return parser.parse_args(arguments)
+
+
+class Clock:
+    """Prints sentences with the time since the start."""
+
+    def __init__(self) -> None:
+        self._start = time.monotonic()
+
+    def say(self, text: str) -> None:
+        """Print a sentence."""
+        minutes, seconds = divmod(int(time.monotonic() - self._start), 60)
+        print(f"[{minutes:2}:{seconds:02}] {text}", flush=True)
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Run the demo; 0 when it came to its end, 2 with a sentence when it could not."""
+    given = parse(arguments)
+    sly.logger.setLevel("WARNING")
+    try:
+        demonstrate(given)
+    except (DemoError, ProjectError) as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    except KeyboardInterrupt:
+        print("Stopped.", file=sys.stderr)
+        return 130
+    return 0
+
+
+def demonstrate(given: argparse.Namespace) -> None:
+    """Projects in, training, upload, deployment, annotations back, and the comparison."""
+    clock = Clock()
+    say = clock.say
+    say("This takes about 12 minutes on two cores. Logs of everything that runs: " + str(given.out / "logs"))
+    if given.out.exists():
+        shutil.rmtree(given.out)
+    given.out.mkdir(parents=True)
+    chosen = {"source": given.source, "target": given.target, "val": given.val}
+    specs = domains.generate(given.out / "projects", chosen, say)
+    classes = shared_classes(specs)
+    with running(given.out / "instance") as sandbox, contextlib.ExitStack() as until_end:
+        api = sly.Api(sandbox.address, sandbox.token)
+        say(f"A sandbox stands in for the Supervisely instance at {sandbox.address}.")
+        uploaded = domains.upload(api, sandbox.workspace_id, specs, say)
+
+        train_task = sandbox.create_task("Train HRDA")["id"]
+        state = arms.app_state(uploaded, classes, given.settings, given.seed)
+        (given.out / "app_state.json").write_text(json.dumps(state, indent=2))
+        compared = arms.ComparedArms(
+            specs, classes, given.settings, given.seed, given.out, one_thread(dict(os.environ))
+        )
+        until_end.callback(compared.stop)
+        with train_app(sandbox, train_task, uploaded, given.out) as train_hrda:
+            say(f"Train HRDA runs at {train_hrda.address}; training through its API, beside it the two other arms.")
+            compared.start()
+            experiment = arms.train_in_app(
+                train_hrda, state, api, sandbox.team_id, train_task, lambda s: say(f"HRDA: {s} | {compared.progress()}")
+            )
+        checkpoint = f"{experiment.artifacts_dir.rstrip('/')}/checkpoints/{experiment.best_checkpoint}"
+        say(f"The experiment is in Team Files: {checkpoint}")
+        local = given.out / "hrda.pth"
+        api.file.download(sandbox.team_id, checkpoint, str(local))
+
+        serve_task = sandbox.create_task("Serve HRDA")["id"]
+        serve_hrda = until_end.enter_context(serve_app(sandbox, serve_task, given.out))
+        deployment = {"model_source": "Custom models", "model_files": {"checkpoint": checkpoint}, "device": "cpu"}
+        serve_hrda.post("deploy_from_api", {"deploy_params": {**deployment, "runtime": "PyTorch"}}, timeout_s=300)
+        say(f"Serve HRDA runs at {serve_hrda.address} with that checkpoint.")
+        annotate(api, serve_task, uploaded["target"], say)
+
+        compared.finish(say)
+        photos = report.read_photos(specs["val"], classes, given.out / "cache")
+        say(f"Measuring the three arms on {len(photos)} validation photos.")
+        checkpoints = {mode: compared.checkpoint(mode) for mode in arms.COMPARED_MODES} | {"HRDA": local}
+        measured = {name: report.measure(path, photos) for name, path in checkpoints.items()}
+        rows = np.linspace(0, len(photos) - 1, min(ROWS, len(photos))).astype(int)
+        served = served_masks(api, serve_task, uploaded["val"], [photos[i] for i in rows])
+        columns = {name: [predictions[i] for i in rows] for name, (_, predictions) in measured.items()}
+        report.picture(given.out / "comparison.png", [photos[i] for i in rows], {**columns, "HRDA": served})
+
+        figures = report.table({name: result for name, (result, _) in measured.items()})
+        summary = (
+            f"{', '.join(classes)}, seed {given.seed}, {len(photos)} validation photos, in % of pixels\n{figures}\n"
+        )
+        (given.out / "comparison.txt").write_text(summary)
+        say(f"Done. Foreground on validation photos that no arm was trained on:\n\n{summary}")
+        print(f"Photo, truth and predictions side by side: {given.out / 'comparison.png'}")
+        if given.keep:
+            keep(sandbox, train_task, uploaded, serve_hrda, given.out)
+
+
+def shared_classes(specs: dict[str, str]) -> list[str]:
+    """Classes that source and validation both have.
+
+    Raises:
+        DemoError: there are none.
+    """
+    source, val = (open_project(specs[role]).class_names for role in ("source", "val"))
+    shared = [name for name in source if name in val]
+    if not shared:
+        raise DemoError(
+            f"Source and validation share no class: {', '.join(source)} against {', '.join(val)}. "
+            "Give projects with a class of the same name; the generated source has the class 'crack'."
+        )
+    return shared
+
+
+def one_thread(env: dict[str, str]) -> dict[str, str]:
+    """Two trainings side by side, each on one core: threads of both on the same cores only wait for each other."""
+    return {**env, "OMP_NUM_THREADS": "1"}
+
+
+def train_app(
+    sandbox: Sandbox, task_id: int, uploaded: dict[str, domains.Domain], out: Path
+) -> contextlib.AbstractContextManager[App]:
+    """Train HRDA, started on the source project."""
+    port = free_port()
+    sandbox.set_task_address(task_id, f"http://127.0.0.1:{port}")
+    env = sandbox.env(
+        ENV="development",
+        TASK_ID=task_id,
+        PROJECT_ID=uploaded["source"].project_id,
+        APP_NAME="Train HRDA",
+        SLY_APP_DATA_DIR=(out / "train_app").resolve(),
+    )
+    return app("train.main:app", port, one_thread(env), out / "logs" / "train_app.log")
+
+
+def serve_app(sandbox: Sandbox, task_id: int, out: Path) -> contextlib.AbstractContextManager[App]:
+    """Serve HRDA, reachable through the instance by its task."""
+    port = free_port()
+    sandbox.set_task_address(task_id, f"http://127.0.0.1:{port}")
+    env = sandbox.env(
+        ENV="development", TASK_ID=task_id, APP_NAME="Serve HRDA", SLY_APP_DATA_DIR=(out / "serve_app").resolve()
+    )
+    return app("serve.main:model.app", port, one_thread(env), out / "logs" / "serve_app.log")
+
+
+def annotate(api: sly.Api, task_id: int, target: domains.Domain, say) -> None:
+    """What a user's script does: connect to the model, predict unlabelled photos, keep the annotations."""
+    datasets = target.dataset_ids or [info.id for info in api.dataset.get_list(target.project_id, recursive=True)]
+    image_ids = [image.id for number in datasets for image in api.image.get_list(number)][:ANNOTATED]
+    model = api.nn.connect(task_id)
+    predictions = model.predict(image_id=image_ids, upload_mode="append", show_progress=False)
+    annotations = api.annotation.download_batch(api.image.get_info_by_id(image_ids[0]).dataset_id, image_ids[:1])
+    labels = sum(len(prediction.annotation.labels) for prediction in predictions)
+    say(
+        f"An SDK script predicted {len(predictions)} target photos and uploaded {labels} labels; "
+        f"the first photo now has {len(annotations[0].annotation['objects'])}."
+    )
+
+
+def served_masks(api: sly.Api, task_id: int, val: domains.Domain, photos: list[report.Photo]) -> list[np.ndarray]:
+    """Foreground of validation photos as the served model answers: H×W bool arrays."""
+    model = api.nn.connect(task_id)
+    datasets = val.dataset_ids or [info.id for info in api.dataset.get_list(val.project_id, recursive=True)]
+    ids = {image.name: image.id for number in datasets for image in api.image.get_list(number)}
+    masks = []
+    for photo in photos:
+        [prediction] = model.predict(image_id=ids[photo.name], show_progress=False)
+        mask = np.zeros(photo.truth.shape, dtype=np.uint8)
+        for label in prediction.annotation.labels:
+            if label.obj_class.name != "__bg__":
+                label.draw(mask, color=1)
+        masks.append(mask > 0)
+    return masks
+
+
+def keep(sandbox: Sandbox, train_task: int, uploaded: dict[str, domains.Domain], serve_hrda: App, out: Path) -> None:
+    """Leave both apps running until Ctrl-C. Train HRDA has ended after its upload, so it is started anew."""
+    with train_app(sandbox, train_task, uploaded, out) as train_hrda:
+        print(f"Train HRDA: {train_hrda.address}\nServe HRDA: {serve_hrda.address}")
+        print(f"Sandbox: SERVER_ADDRESS={sandbox.address} API_TOKEN={sandbox.token}\nCtrl-C ends all three.")
+        while True:
+            time.sleep(3600)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,81 @@
+"""The demo's three domains: generated, or folders of the user's own; on disk and on the instance."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import supervisely as sly
+
+from common.data.folders import split_spec
+from common.data.project import open_project
+from common.data.synthetic import write_project
+
+GENERATED = {
+    # name: (domain, photos, first seed, labelled)
+    "source": ("source", 300, 0, True),
+    "target": ("real_like", 200, 100_000, False),
+    "val": ("real_like", 60, 200_000, True),
+}
+SIDE = 256
+
+
+@dataclass(frozen=True)
+class Domain:
+    """A domain of the demo."""
+
+    spec: str
+    """`DIR` or `DIR:DATASET` on this machine."""
+    project_id: int
+    """Number of the project on the instance."""
+    dataset_ids: list[int] | None
+    """Numbers of the chosen datasets; None: all."""
+
+    @property
+    def state(self) -> dict[str, object]:
+        """The domain in an app state."""
+        return {"project_id": self.project_id, "dataset_ids": self.dataset_ids}
+
+
+def generate(folder: Path, chosen: dict[str, str | None], say: Callable[[str], None]) -> dict[str, str]:
+    """Folders of the three domains: the user's where given, generated ones for the rest.
+
+    Args:
+        folder: where generated projects go.
+        chosen: `DIR[:DATASET]` or None for source, target and val.
+        say: gets sentences about progress.
+
+    Raises:
+        ProjectError: a folder of the user's that is no project.
+    """
+    specs = {}
+    for role, spec in chosen.items():
+        if spec:
+            open_project(spec)
+            specs[role] = spec
+            continue
+        domain, count, seed, labelled = GENERATED[role]
+        say(f"Generating {count} photos of the {domain} domain for {role}.")
+        write_project(folder / role, domain, count, seed=seed, size=(SIDE, SIDE), labelled=labelled)
+        specs[role] = str(folder / role)
+    return specs
+
+
+def upload(api: sly.Api, workspace_id: int, specs: dict[str, str], say: Callable[[str], None]) -> dict[str, Domain]:
+    """Upload every project folder once and find the chosen datasets on the instance."""
+    numbers: dict[Path, int] = {}
+    domains = {}
+    for role, spec in specs.items():
+        folder, wanted = split_spec(spec)
+        folder = folder.resolve()
+        if folder not in numbers:
+            say(f"Uploading {folder.name} as a project.")
+            numbers[folder], _ = sly.upload_project(
+                str(folder), api, workspace_id, project_name=folder.name, log_progress=False
+            )
+        datasets = {"/".join([*parents, info.name]): info.id for parents, info in api.dataset.tree(numbers[folder])}
+        used = {record.dataset for record in open_project(spec)}
+        ids = [number for path, number in datasets.items() if path in used] if wanted else None
+        domains[role] = Domain(spec, numbers[folder], ids)
+    return domains
