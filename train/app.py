@@ -78,11 +78,18 @@ class HRDATrainGUI(DomainTrainGUI):
     def _check_model(self, model: Any) -> None:
         source = model.get("source") if isinstance(model, Mapping) else None
         if source == ModelSource.PRETRAINED:
-            names = [entry["meta"]["model_name"] for entry in self.models]
-            if model.get("model_name") not in names:
-                hint = closest(str(model.get("model_name")), names)
-                raise ValueError(f"There is no model '{model.get('model_name')}': {hint}")
-        elif source != ModelSource.CUSTOM:
+            name, names = model.get("model_name"), [entry["meta"]["model_name"] for entry in self.models]
+            if name not in names:
+                raise ValueError(f"There is no model '{name}': {closest(str(name), names)}")
+        elif source == ModelSource.CUSTOM:
+            task_id, checkpoint = model.get("task_id"), model.get("checkpoint")
+            experiment = self.model_selector.experiment_selector.get_selected_row_by_task_id(task_id)
+            if experiment is None:
+                raise ValueError(f"This team had no {FRAMEWORK} experiment of task {task_id} when the app was started.")
+            if checkpoint not in experiment.checkpoints_names:
+                hint = closest(str(checkpoint), experiment.checkpoints_names)
+                raise ValueError(f"The experiment of task {task_id} has no checkpoint '{checkpoint}': {hint}")
+        else:
             raise ValueError(
                 f'model must look like {{"source": "{ModelSource.PRETRAINED}", "model_name": "mit_b0"}} or '
                 f'{{"source": "{ModelSource.CUSTOM}", "task_id": 1, "checkpoint": "best.pth"}}. Received: {model!r}.'

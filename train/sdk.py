@@ -223,7 +223,6 @@ class DomainTrainGUI(TrainGUI):
         return super()._init_input(input_settings, options, click_cb, validate)
 
     def _refuse(self, sentence: str, may_be_completed: bool, error: Exception) -> None:
-        self._start_training = False
         for text in (self.input_selector.validator_text, self.training_process.validator_text):
             text.set(sentence, "error")
             text.show()
