@@ -38,7 +38,7 @@ def inspect(path: Path) -> tuple[str, int, int]:
         pixels = cv2.imread(str(path), cv2.IMREAD_COLOR)
         if pixels is None:
             raise UnreadableImage("The file is not an image in a known format.") from None
-        return path.suffix.lstrip(".") or "unknown", pixels.shape[1], pixels.shape[0]
+        return "unknown", pixels.shape[1], pixels.shape[0]
 
 
 def mime(kind: str, name: str) -> str:
