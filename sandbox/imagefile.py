@@ -7,6 +7,7 @@ from PIL import Image, UnidentifiedImageError
 
 # Other endings of the same formats.
 _ALIASES = {"tiff": {"tif"}, "jpeg": {"jpe", "jfif"}}
+UNKNOWN = "unknown"
 _ROTATED = {5, 6, 7, 8}
 _ORIENTATION = 0x0112
 
@@ -30,7 +31,7 @@ def inspect(path: Path) -> tuple[str, int, int]:
             width, height = image.size
             if image.getexif().get(_ORIENTATION) in _ROTATED:
                 width, height = height, width
-            kind = (image.format or "unknown").lower()
+            kind = (image.format or UNKNOWN).lower()
             # Phones write JPEG files with several pictures, which Pillow calls by another name.
             return "jpeg" if kind == "mpo" else kind, width, height
     except (UnidentifiedImageError, OSError, SyntaxError, Image.DecompressionBombError):
@@ -38,7 +39,7 @@ def inspect(path: Path) -> tuple[str, int, int]:
         pixels = cv2.imread(str(path), cv2.IMREAD_COLOR)
         if pixels is None:
             raise UnreadableImage("The file is not an image in a known format.") from None
-        return "unknown", pixels.shape[1], pixels.shape[0]
+        return UNKNOWN, pixels.shape[1], pixels.shape[0]
 
 
 def mime(kind: str, name: str) -> str:
@@ -47,4 +48,5 @@ def mime(kind: str, name: str) -> str:
     An alias in the name is kept (``image/tif`` for ``a.tif``): the SDK would rename the image to ``a.tif.tiff``.
     """
     ending = Path(name).suffix.lower().lstrip(".")
-    return f"image/{ending if ending in _ALIASES.get(kind, ()) else kind}"
+    keep = kind == UNKNOWN or ending in _ALIASES.get(kind, ())
+    return f"image/{ending if keep and ending else kind}"
