@@ -10,6 +10,7 @@ Private names that are overridden, and why:
 - `_build_deploy_params_from_api`: there are no pretrained models to look up; said in a sentence.
 - `_download_model_files`, `_load_model_headless`: requests to deploy that lack optional parts are completed.
 - `_set_model_meta_custom_model`: classes and colours come from the checkpoint, not from a file beside it.
+- `_format_output`: the SDK's own clients and command line still read `image_name`, which it calls `name` now.
 - `_get_inference_settings`: a client's settings are checked before the SDK adds the defaults.
 - `_inference_auto`: a `rectangle` that does not fit the image is told in a sentence.
 - `_inference_by_cli_deploy_args`: local images are read one by one, with their EXIF orientation.
@@ -34,6 +35,7 @@ from supervisely.geometry.bitmap import Bitmap
 from supervisely.nn.inference import SemanticSegmentation
 from supervisely.nn.inference.gui import ServingGUITemplate
 from supervisely.nn.inference.inference_request import InferenceRequest
+from supervisely.nn.model.prediction import Prediction
 from supervisely.nn.utils import ModelSource, RuntimeType
 
 from serve.deployment import default_device
@@ -141,6 +143,9 @@ class SdkServer(SemanticSegmentation):
             if place.get("rectangle", ...) is None:
                 del place["rectangle"]
         return super()._get_inference_settings(given)
+
+    def _format_output(self, predictions: list[Prediction]) -> list[dict[str, Any]]:
+        return [result | {"image_name": result["name"]} for result in super()._format_output(predictions)]
 
     def _inference_auto(
         self, source: list[str | np.ndarray], settings: dict[str, Any]

@@ -14,6 +14,7 @@ from supervisely.nn.inference import inference as sdk_inference
 from supervisely.nn.utils import ModelSource
 
 import serve.sdk
+from serve import deployment
 from serve.errors import RequestError
 from serve.sdk import SdkServer
 
@@ -43,7 +44,7 @@ def test_module_lists_every_private_name_that_it_touches(running):
 
 
 def test_no_other_module_of_the_app_touches_private_names():
-    from serve import deployment, local, routes, server, settings
+    from serve import local, routes, server, settings
 
     for module in (deployment, local, routes, server, settings):
         for name in re.findall(r"(?:self|server|app)\.(_[a-z]\w*)", inspect.getsource(module)):
@@ -128,6 +129,16 @@ def test_settings_of_a_request_are_left_as_they_came(running):
     assert (settings["window"], settings["batch_size"], settings["sliding_window_mode"]) == (64, 4, "none")
 
 
+def test_results_bear_the_name_that_the_sdks_own_clients_read(running):
+    """`Session.inference_image_ids_async` and `predict --project_id` read `image_name`."""
+    from supervisely import Annotation
+    from supervisely.nn.model.prediction import Prediction
+
+    prediction = Prediction(Annotation((4, 5)), model_meta=running.server.model_meta, name="photo.jpg")
+    [result] = running.server._format_output([prediction])
+    assert (result["name"], result["image_name"]) == ("photo.jpg", "photo.jpg")
+
+
 def test_rectangles_are_checked_for_the_image_that_each_belongs_to(running):
     image = np.zeros((80, 100, 3), np.uint8)
     inside = {"points": {"exterior": [[0, 0], [79, 79]], "interior": []}}
@@ -137,6 +148,29 @@ def test_rectangles_are_checked_for_the_image_that_each_belongs_to(running):
         running.server._inference_auto([image, image], settings)
     annotations, _ = running.server._inference_auto([image], settings)
     assert annotations[0].img_size == (80, 100)
+
+
+def test_model_sleeps_on_the_cpu_and_wakes_on_its_gpu(running, checkpoint, image, monkeypatch):
+    """The SDK calls `load_model` again to free a GPU that is not used, and with the next request to take it back."""
+    loaded = []
+    resolve = deployment.resolve_device
+
+    def pretend(device: str) -> torch.device:
+        loaded.append(device)
+        return resolve("cpu")
+
+    monkeypatch.setattr(deployment, "resolve_device", pretend)
+    server = running.server
+    server._load_model_headless(model_files={"checkpoint": str(checkpoint)}, device="cuda:0")
+    awake = server.annotate(image, {})
+    answer = requests.post(f"{running.url}/freeze_model", json={"state": {}}, timeout=60)
+    assert answer.json() == {"message": "Model is frozen."}
+    assert loaded == ["cuda:0", "cpu"]
+    woken = server.annotate(image, {})
+    assert loaded == ["cuda:0", "cpu", "cuda:0"]
+    assert [label.geometry.to_json()["bitmap"] for label in woken.labels] == [
+        label.geometry.to_json()["bitmap"] for label in awake.labels
+    ]
 
 
 def test_server_listens_where_it_was_told_once_our_routes_are_there(checkpoint, no_instance, monkeypatch):
