@@ -145,7 +145,9 @@ def for_each_image(
             return error
 
     with ThreadPoolExecutor(min(4, os.cpu_count() or 1)) as pool:
-        results = tqdm(pool.map(attempt, records), title, len(records), unit="image", disable=progress is not None)
+        results = pool.map(attempt, records)
+        if progress is None:
+            results = tqdm(results, title, len(records))
         for number, (record, result) in enumerate(zip(records, results, strict=True), start=1):
             if isinstance(result, Exception):
                 broken.append(str(result))

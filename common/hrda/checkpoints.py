@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import colorsys
-import contextlib
 import os
 import pickle
 import re
-import tempfile
+import uuid
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -86,16 +85,15 @@ def save_checkpoint(path: str | Path, bundle: CheckpointBundle) -> None:
 def write_atomically(path: Path, content: Any) -> None:
     """`torch.save` to a temporary file beside `path`, flushed to the disk and then renamed."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
+    temporary = path.with_name(f".{path.name}.{uuid.uuid4().hex}")
     try:
-        with os.fdopen(handle, "wb") as file:
+        with temporary.open("xb") as file:
             torch.save(content, file)
             file.flush()
             os.fsync(file.fileno())
-        Path(temporary).replace(path)
+        temporary.replace(path)
     except BaseException:
-        with contextlib.suppress(FileNotFoundError):
-            Path(temporary).unlink()
+        temporary.unlink(missing_ok=True)
         raise
 
 

@@ -12,7 +12,7 @@ from PIL import Image, ImageDraw
 
 from common.data.images import read_image
 from common.data.project import open_project, prepare_labelled
-from common.hrda import Predictor, load_checkpoint
+from common.hrda import InferenceSettings, Predictor, load_checkpoint
 from common.metrics import SegmentationMetrics
 
 THRESHOLDS = np.linspace(0.05, 0.95, 19)
@@ -65,7 +65,8 @@ def measure(checkpoint: Path, photos: Sequence[Photo]) -> tuple[ArmResult, list[
         The figures, and each photo's H×W bool prediction at threshold 0.5.
     """
     bundle = load_checkpoint(checkpoint)
-    predictor = Predictor(bundle.model, input_scale=bundle.input_scale)
+    windows = InferenceSettings.from_dict(bundle.settings["inference"])
+    predictor = Predictor(bundle.model, windows, input_scale=bundle.input_scale)
     metrics = SegmentationMetrics(["background", "foreground"])
     counts = np.zeros((len(THRESHOLDS), 3))
     predictions = []
