@@ -19,7 +19,7 @@ from common.hrda import ModelSettings, SettingsError, load_checkpoint
 from common.hrda.checkpoints import CheckpointError
 from common.hrda.settings import closest
 from train.engine import Domains, RunResult, TrainingError, run
-from train.inputs import DomainSelector, InputError, Inputs, download, find, overlap_with_target
+from train.inputs import DomainSelector, FoundDomain, InputError, Inputs, download, find, overlap_with_target
 from train.observers import TensorBoardScalars
 from train.sdk import DomainTrainApp, DomainTrainGUI, Refused, Split, SplitItem
 from train.settings import DEFAULT_YAML, TrainSettings
@@ -112,6 +112,7 @@ class HRDATrainApp(DomainTrainApp):
         parts = {"TrainGUI": HRDATrainGUI, "InputSelector": DomainSelector, "HyperparametersSelector": SettingsSelector}
         super().__init__(FRAMEWORK, str(MODELS), str(DEFAULT_YAML), str(APP_OPTIONS), parts)
         self._stop = threading.Event()
+        self._found: dict[str, FoundDomain] = {}
         self.start(self.train)
 
         @self.server.post("/stop_training")
@@ -157,6 +158,7 @@ class HRDATrainApp(DomainTrainApp):
             logger.warning(overlap)
         if not needs_target(settings):
             found.pop("target", None)
+        self._found = found
         for role, domain in found.items():
             message = f"Downloading {role} photos of '{domain.project.name}'"
             with self.progress_bar_main(message=message, total=domain.images_count) as bar:
@@ -209,7 +211,9 @@ class HRDATrainApp(DomainTrainApp):
                 stop=self._stop,
                 init_checkpoint=start and Path(start),
             )
-        except (SettingsError, ProjectError, CheckpointError, TrainingError) as error:
+        except ProjectError as error:
+            raise Refused(self._without_folders(str(error))) from error
+        except (SettingsError, CheckpointError, TrainingError) as error:
             raise Refused(str(error)) from error
         config = out / "config.yaml"
         config.write_text(settings.to_yaml(), encoding="utf-8")
@@ -222,6 +226,12 @@ class HRDATrainApp(DomainTrainApp):
             "evaluation_metrics": scores_of_served_model(result),
             "primary_metric": "mIoU",
         }
+
+    def _without_folders(self, sentence: str) -> str:
+        # Folders of the agent mean nothing to whoever chose the projects.
+        for role, domain in self._found.items():
+            sentence = sentence.replace(str(self.folders[role]), f"project '{domain.project.name}'")
+        return sentence
 
     def create_model_meta(self, task_type: str) -> ProjectMeta:
         """The classes that the model tells apart, by index: the background first, all drawn as bitmaps."""

@@ -383,7 +383,11 @@ class DomainTrainApp(TrainApp):
             self._training_lock.release()
 
     def _show_error(self, message: str, e: Exception | None = None) -> None:
-        super()._show_error(message if e is None else _sentence(message, e), e)
+        if isinstance(e, Refused):
+            # The sentence says it all; the SDK would log where it was raised.
+            super()._show_error(e.detail)
+        else:
+            super()._show_error(message if e is None else _sentence(message, e), e)
 
 
 @contextmanager

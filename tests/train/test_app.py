@@ -1,0 +1,346 @@
+"""The app as the platform runs it: a child process, real HTTP, the sandbox as its instance, in both modes."""
+
+import contextlib
+import json
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pytest
+import requests
+import supervisely as sly
+import yaml
+from supervisely.api.nn.utils import find_apps_by_framework, get_artifacts_dir_and_checkpoint_name
+from supervisely.nn.experiments import ExperimentInfo, get_experiment_infos
+
+from common.data.synthetic import write_project
+from common.hrda import load_checkpoint
+from sandbox.testing import Sandbox, running_sandbox
+
+ROOT = Path(__file__).resolve().parents[2]
+MANIFESTS = [json.loads((ROOT / path).read_text(encoding="utf-8")) for path in ("config.json", "serve/config.json")]
+IMAGES = 3
+HYPERPARAMETERS = """
+mode: uda
+iterations: 2
+batch_size: 2
+log_interval: 1
+model: {crop_size: [64, 64], decoder_channels: 16, attention_channels: 16}
+data: {workers: 0, scale: {long_edge: null, short_edge: null}}
+optimizer: {warmup_iterations: 1}
+validation: {max_images: 1}
+"""
+START_LIMIT_S, TRAIN_LIMIT_S = 180, 300
+
+
+@dataclass
+class Instance:
+    """The sandbox with the three projects."""
+
+    sandbox: Sandbox
+    api: sly.Api
+    projects: dict[str, int]
+    module_id: int
+    folder: Path
+
+    def state(self, **changes: Any) -> dict[str, Any]:
+        """An app state that trains, with `changes`."""
+        return {
+            "input": {role: {"project_id": self.projects[role]} for role in ("source", "target", "validation")},
+            "model": {"source": "Pretrained models", "model_name": "mit_b0"},
+            "classes": ["crack"],
+            "hyperparameters": HYPERPARAMETERS,
+            **changes,
+        }
+
+    def read(self, experiment: ExperimentInfo, name: str) -> Path:
+        """A file of an experiment, downloaded from Team Files."""
+        path = self.folder / "downloads" / str(experiment.task_id) / name
+        self.api.file.download(self.sandbox.team_id, f"{experiment.artifacts_dir}{name}", str(path))
+        return path
+
+
+@dataclass
+class App:
+    """The app in a child process."""
+
+    process: subprocess.Popen
+    url: str
+    log: Path
+    task_id: int
+
+    def post(self, route: str, state: dict[str, Any] | None = None, limit: float = 60) -> requests.Response:
+        """POST to the app as the platform does."""
+        body = {"state": state or {}, "context": {}}
+        return requests.post(f"{self.url}/{route}", json=body, timeout=limit)
+
+    def status(self) -> str:
+        """What /train_status says."""
+        return self.post("train_status").json()["status"]
+
+    def tail(self) -> str:
+        """The end of the log, for messages of failed tests."""
+        return self.log.read_text(encoding="utf-8", errors="replace")[-3000:]
+
+
+@pytest.fixture(scope="module")
+def instance(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Instance]:
+    folder = tmp_path_factory.mktemp("instance")
+    size = (64, 96)
+    write_project(folder / "data" / "source", "source", IMAGES, size=size, workers=1)
+    write_project(folder / "data" / "target", "real_like", IMAGES, seed=1, size=size, labelled=False, workers=1)
+    write_project(folder / "data" / "validation", "real_like", IMAGES, seed=2, size=size, workers=1)
+    with running_sandbox(folder / "state", folder / "data") as sandbox, pytest.MonkeyPatch.context() as patch:
+        for name, value in sandbox.env().items():
+            patch.setenv(name, value)
+        api = sly.Api(sandbox.address, sandbox.token)
+        modules = [sandbox.add_module(manifest) for manifest in MANIFESTS]
+        projects = {project.name: project.project_id for project in sandbox.imported}
+        yield Instance(sandbox, api, projects, modules[0]["id"], folder)
+
+
+@contextlib.contextmanager
+def started(instance: Instance, mode: str, **environment: object) -> Iterator[App]:
+    """Start the app by the manifest's entrypoint and wait until it answers."""
+    folder = instance.folder / mode
+    folder.mkdir()
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    url = f"http://127.0.0.1:{port}"
+    task_id = instance.sandbox.create_task("Train HRDA", url, moduleId=instance.module_id)["id"]
+    words = MANIFESTS[0]["entrypoint"].replace("0.0.0.0", "127.0.0.1").replace("8000", str(port)).split()
+    env = instance.sandbox.env(
+        ENV=mode,
+        TASK_ID=task_id,
+        PROJECT_ID=instance.projects["source"],
+        APP_NAME="Train HRDA",
+        SLY_APP_DATA_DIR=folder / "app_data",
+        APPS_CACHE_DIR=folder / "cache",
+        PYTHONPATH=ROOT,
+        OMP_NUM_THREADS=1,
+        **environment,
+    )
+    log = folder / "log.txt"
+    with log.open("w") as stream:
+        process = subprocess.Popen([sys.executable, *words[1:]], cwd=folder, env=env, stdout=stream, stderr=stream)
+    app = App(process, url, log, task_id)
+    try:
+        wait_until_alive(app)
+        yield app
+    finally:
+        process.terminate()
+        try:
+            process.wait(20)
+        except subprocess.TimeoutExpired:
+            process.kill()
+            process.wait()
+
+
+def wait_until_alive(app: App) -> None:
+    deadline = time.monotonic() + START_LIMIT_S
+    while time.monotonic() < deadline:
+        assert app.process.poll() is None, app.tail()
+        with contextlib.suppress(requests.ConnectionError):
+            if requests.get(f"{app.url}/is_alive", timeout=5).ok:
+                return
+        time.sleep(0.2)
+    pytest.fail(f"the app did not start in {START_LIMIT_S} s:\n{app.tail()}")
+
+
+@pytest.fixture(scope="module")
+def production(instance: Instance) -> Iterator[App]:
+    with started(instance, "production") as app:
+        yield app
+
+
+@dataclass
+class Training:
+    """A training in production mode, started without waiting for it, and what was seen of it."""
+
+    experiment: ExperimentInfo
+    second_start: requests.Response
+    statuses: set[str]
+
+
+@pytest.fixture(scope="module")
+def training(instance: Instance, production: App) -> Training:
+    request = {"app_state": instance.state(experiment_name="the first"), "wait": False}
+    answer = production.post("train_from_api", request)
+    assert answer.status_code == 200, f"{answer.text}\n{production.tail()}"
+    second = production.post("train_from_api", request)
+    statuses = set()
+    deadline = time.monotonic() + TRAIN_LIMIT_S
+    while production.process.poll() is None and time.monotonic() < deadline:
+        with contextlib.suppress(requests.ConnectionError):
+            statuses.add(production.status())
+        time.sleep(0.1)
+    assert production.process.poll() == 0, production.tail()
+    [experiment] = get_experiment_infos(instance.api, instance.sandbox.team_id, "HRDA")
+    return Training(experiment, second, statuses)
+
+
+@pytest.fixture(scope="module")
+def trained(training: Training) -> ExperimentInfo:
+    return training.experiment
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"hyperparameters": "iteration: 4"}, "Unknown setting 'iteration': did you mean 'iterations'?"),
+        ({"hyperparameters": "optimizer: {lr: fast}"}, "In optimizer: lr must be a number above 0. Received: 'fast'."),
+        ({"hyperparameters": "model: [1"}, "The settings are not valid YAML"),
+        ({"hyperparameters": {"iterations": 4}}, "hyperparameters must be YAML text"),
+        ({"classes": ["crak"]}, "The source project has no class 'crak': did you mean 'crack'?"),
+        ({"classes": []}, "classes must be a list of class names"),
+        ({"model": {"source": "Pretrained models", "model_name": "mit_b9"}}, "There is no model 'mit_b9'"),
+        ({"model": {"source": "Custom models", "task_id": 99}}, "had no HRDA experiment of task 99"),
+        ({"model": "mit_b0"}, "model must look like"),
+        ({"input": None}, "The app state must name the photos to use"),
+        ({"input": {"target": {"project_id": 2}}}, "No validation project is named"),
+        ({"input": {"validation": {"project_id": 999}, "target": {"project_id": 2}}}, "There is no project 999"),
+        ({"options": {"export": {"ONNXRuntime": True}}}, "does not export to ONNX"),
+        ({"experiment_name": "a/b"}, "experiment_name must have no slashes"),
+    ],
+)
+def test_request_that_cannot_work_is_refused_with_a_sentence(instance, production, change, message):
+    answer = production.post("train_from_api", {"app_state": instance.state(**change)})
+    assert answer.status_code == 400, answer.text
+    assert message in answer.json()["detail"]
+    assert message in production.status(), "whoever asks for the status sees it too"
+
+
+def test_measuring_on_the_source_is_refused(instance, production):
+    source = instance.projects["source"]
+    domains = {"target": {"project_id": instance.projects["target"]}, "validation": {"project_id": source}}
+    answer = production.post("train_from_api", {"app_state": instance.state(input=domains)})
+    assert (answer.status_code, "Source and validation share dataset 'ds0'" in answer.text) == (400, True)
+
+
+def test_adapting_without_a_target_is_refused(instance, production):
+    domains = {"validation": {"project_id": instance.projects["validation"]}}
+    answer = production.post("train_from_api", {"app_state": instance.state(input=domains)})
+    assert answer.status_code == 400
+    assert "Mode 'uda' needs target photos" in answer.json()["detail"]
+
+
+def test_photos_that_cannot_be_measured_on_are_refused_before_training(instance, production):
+    """Labels are only known once the photos are here: said by the engine, answered like any other refusal."""
+    domains = {"validation": {"project_id": instance.projects["target"]}}
+    state = instance.state(input=domains, hyperparameters=HYPERPARAMETERS.replace("uda", "source-only"))
+    answer = production.post("train_from_api", {"app_state": state, "wait": True}, TRAIN_LIMIT_S)
+    assert answer.status_code == 400, f"{answer.text}\n{production.tail()}"
+    assert "The validation project 'target' has no label of the class 'crack'" in answer.json()["detail"]
+    assert answer.json()["detail"] == production.status()
+    assert get_experiment_infos(instance.api, instance.sandbox.team_id, "HRDA") == []
+
+
+def test_stopping_without_a_training_is_said(production):
+    answer = production.post("stop_training")
+    assert (answer.status_code, answer.json()["detail"]) == (409, "No training is running.")
+
+
+def test_page_is_rendered_without_cuda(production):
+    assert requests.get(production.url, timeout=60).status_code == 200
+    data = production.post("sly/data").json().values()
+    titles = {widget["title"] for widget in data if isinstance(widget, dict) and "title" in widget}
+    assert {"Source", "Target", "Validation", "Select Model", "Classes Selector", "Hyperparameters"} <= titles
+    state = production.post("sly/state").json().values()
+    assert "cpu" in [widget.get("value") for widget in state if isinstance(widget, dict)], "the device to train on"
+
+
+def test_experiment_is_listed_with_its_scores(instance, trained):
+    assert (trained.framework_name, trained.model_name) == ("HRDA", "mit_b0")
+    assert trained.project_id == instance.projects["source"]
+    assert (trained.train_size, trained.val_size) == (IMAGES, IMAGES)
+    assert trained.checkpoints == ["checkpoints/best.pth", "checkpoints/last.pth"]
+    assert 0 < trained.evaluation_metrics["mIoU"] < 1
+    assert {"iou/crack", "f1_2px/crack"} <= set(trained.evaluation_metrics)
+
+
+def test_experiment_holds_everything_that_the_platform_expects(instance, trained):
+    paths = instance.api.file.listdir(instance.sandbox.team_id, trained.artifacts_dir, recursive=True)
+    names = {path.removeprefix(trained.artifacts_dir) for path in paths}
+    assert names >= {
+        "app_state.json", "checkpoints/best.pth", "checkpoints/last.pth", "config.yaml", "experiment_info.json",
+        "hyperparameters.yaml", "model_meta.json", "open_app.lnk", "train_val_split.json",
+    }  # fmt: skip
+    assert any(name.startswith("logs/events.out.tfevents.") for name in names)
+    assert instance.read(trained, "hyperparameters.yaml").read_text(encoding="utf-8") == HYPERPARAMETERS
+    config = yaml.safe_load(instance.read(trained, "config.yaml").read_text(encoding="utf-8"))
+    assert (config["model"]["encoder"], config["model"]["decoder_channels"]) == ("mit_b0", 16)
+
+
+def test_checkpoint_of_the_experiment_loads_without_running_code(instance, trained):
+    """The SDK writes model_info, model_meta and model_files into it on the way."""
+    path = instance.read(trained, "checkpoints/best.pth")
+    bundle = load_checkpoint(path)
+    assert bundle.classes == ("__bg__", "crack")
+    meta = json.loads(instance.read(trained, "model_meta.json").read_text(encoding="utf-8"))
+    assert [obj_class["title"] for obj_class in meta["classes"]] == list(bundle.classes), "the order of the indices"
+    assert {obj_class["shape"] for obj_class in meta["classes"]} == {"bitmap"}
+    assert sly.color.hex2rgb(meta["classes"][1]["color"]) == list(bundle.palette[1])
+
+
+def test_splits_name_the_images_of_source_and_validation(instance, trained):
+    splits = json.loads(instance.read(trained, "train_val_split.json").read_text(encoding="utf-8"))
+    for split, role in (("train", "source"), ("val", "validation")):
+        [dataset] = instance.api.dataset.get_list(instance.projects[role])
+        assert sorted(splits[split]) == sorted(image.id for image in instance.api.image.get_list(dataset.id))
+
+
+def test_deployment_finds_model_and_serving_app(instance, trained):
+    """What `api.nn.deploy` does before it starts the serving app."""
+    checkpoint = f"{trained.artifacts_dir}checkpoints/best.pth"
+    artifacts_dir, name = get_artifacts_dir_and_checkpoint_name(checkpoint)
+    assert (artifacts_dir.strip("/"), name) == (trained.artifacts_dir.strip("/"), "best.pth")
+    [module] = find_apps_by_framework(instance.api, trained.framework_name, ["serve"])
+    assert module["name"] == "Serve HRDA"
+
+
+def test_second_training_is_refused_while_one_runs(training):
+    assert training.second_start.status_code == 409
+    assert "A training is running" in training.second_start.json()["detail"]
+
+
+def test_status_tells_how_far_the_training_is(training):
+    assert any(status.startswith("Training: iteration 1 of 2. loss/source ") for status in training.statuses)
+
+
+def test_platform_is_told_of_the_experiment(instance, production, trained):
+    """The Experiments page reads the output of the task."""
+    task = instance.api.task.get_info_by_id(production.task_id)
+    assert task["meta"]["output"]["experiment"]["data"]["artifacts_dir"] == trained.artifacts_dir
+
+
+def test_experiment_is_continued_with_its_three_domains(instance, trained):
+    """Re-run and continue start from app_state.json; the state that comes out must be the one that went in."""
+    state = json.loads(instance.read(trained, "app_state.json").read_text(encoding="utf-8"))
+    domains = {role: {"project_id": number, "dataset_ids": None} for role, number in instance.projects.items()}
+    assert state["input"] == domains
+    launch = {"modal.state.trainTaskId": trained.task_id, "modal.state.trainMode": "continue"}
+    with started(instance, "development", **launch) as app:
+        shown = app.post("sly/state").json().values()
+        chosen = [widget.get("value") for widget in shown if isinstance(widget, dict)]
+        assert {instance.projects["target"], instance.projects["validation"]} <= {v for v in chosen if type(v) is int}
+
+        state["model"] = {"source": "Custom models", "task_id": trained.task_id, "checkpoint": "last.pth"}
+        refused = app.post("train_from_api", {"app_state": {**state, "classes": ["crak"]}})
+        assert (refused.status_code, refused.json()["detail"][:24]) == (400, "The source project has n")
+        answer = app.post("train_from_api", {"app_state": {**state, "experiment_name": "more"}}, TRAIN_LIMIT_S)
+        assert answer.status_code == 200, f"{answer.text}\n{app.tail()}"
+        assert app.process.wait(30) == 0, app.tail()
+        assert "All weights loaded from" in app.log.read_text(encoding="utf-8")
+
+    experiments = get_experiment_infos(instance.api, instance.sandbox.team_id, "HRDA")
+    [continued] = [experiment for experiment in experiments if experiment.task_id == app.task_id]
+    assert continued.experiment_name == "more"
+    assert continued.base_checkpoint_link == f"{trained.artifacts_dir}checkpoints/last.pth"
+    again = json.loads(instance.read(continued, "app_state.json").read_text(encoding="utf-8"))
+    assert (again["input"], again["model"]) == (domains, state["model"])
