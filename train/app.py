@@ -11,38 +11,22 @@ from typing import Any
 
 from fastapi import Response
 from supervisely import Bitmap, ObjClass, OpenMode, Project, ProjectMeta, logger
-from supervisely.nn.training.gui.hyperparameters_selector import HyperparametersSelector
 from supervisely.nn.utils import ModelSource
 
 from common.data.project import BACKGROUND, ProjectError
 from common.hrda import ModelSettings, SettingsError, load_checkpoint
 from common.hrda.checkpoints import CheckpointError
 from common.hrda.settings import closest
+from train.cards import DRAWABLE, AnyInstanceTrainingLogs, AnyShapeClassesSelector, SettingsSelector
 from train.engine import Domains, RunResult, TrainingError, run
 from train.inputs import DomainSelector, FoundDomain, InputError, Inputs, download, find, overlap_with_target
 from train.observers import TensorBoardScalars
-from train.sdk import DomainTrainApp, DomainTrainGUI, Refused, Split, SplitItem
+from train.sdk import AnyDeviceTrainingProcess, DomainTrainApp, DomainTrainGUI, Refused, Split, SplitItem
 from train.settings import DEFAULT_YAML, TrainSettings
 
 FRAMEWORK = "HRDA"
 MODELS = Path(__file__).with_name("models.json")
 APP_OPTIONS = Path(__file__).with_name("app_options.yaml")
-
-
-class SettingsSelector(HyperparametersSelector):
-    """The settings card, which accepts only settings that can be trained with."""
-
-    def validate_step(self) -> bool:
-        """Check the text and say in the card what is wrong."""
-        try:
-            settings = TrainSettings.from_yaml(self.get_hyperparameters())
-        except SettingsError as error:
-            self.validator_text.set(str(error), "error")
-            self.validator_text.show()
-            return False
-        self.validator_text.set(f"Mode {settings.mode}, {settings.iterations} iterations.", "success")
-        self.validator_text.show()
-        return True
 
 
 class HRDATrainGUI(DomainTrainGUI):
@@ -96,20 +80,33 @@ class HRDATrainGUI(DomainTrainGUI):
             )
 
     def _check_classes(self, classes: Any) -> None:
-        existing = {obj_class.sly_id: obj_class.name for obj_class in self.project_meta.obj_classes}
-        names = [name for name in existing.values() if name != BACKGROUND]
+        every = [obj_class for obj_class in self.project_meta.obj_classes if obj_class.name != BACKGROUND]
+        drawable = [obj_class for obj_class in every if obj_class.geometry_type in DRAWABLE]
         if not isinstance(classes, list) or not classes:
             raise ValueError(f"classes must be a list of class names of the source project. Received: {classes!r}.")
         for given in classes:
-            if given not in existing and given not in names:
-                raise ValueError(f"The source project has no class '{given}': {closest(str(given), names)}")
+            if given in {key for obj_class in drawable for key in (obj_class.name, obj_class.sly_id)}:
+                continue
+            for obj_class in every:
+                if given in (obj_class.name, obj_class.sly_id):
+                    shape = obj_class.geometry_type.geometry_name()
+                    raise ValueError(f"The class '{obj_class.name}' is of shape {shape}, which covers no area.")
+            names = [obj_class.name for obj_class in drawable]
+            raise ValueError(f"The source project has no class '{given}': {closest(str(given), names)}")
 
 
 class HRDATrainApp(DomainTrainApp):
     """The app Train HRDA."""
 
     def __init__(self) -> None:
-        parts = {"TrainGUI": HRDATrainGUI, "InputSelector": DomainSelector, "HyperparametersSelector": SettingsSelector}
+        parts = {
+            "TrainGUI": HRDATrainGUI,
+            "InputSelector": DomainSelector,
+            "ClassesSelector": AnyShapeClassesSelector,
+            "HyperparametersSelector": SettingsSelector,
+            "TrainingProcess": AnyDeviceTrainingProcess,
+            "TrainingLogs": AnyInstanceTrainingLogs,
+        }
         super().__init__(FRAMEWORK, str(MODELS), str(DEFAULT_YAML), str(APP_OPTIONS), parts)
         self._stop = threading.Event()
         self._found: dict[str, FoundDomain] = {}

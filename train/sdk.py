@@ -17,16 +17,12 @@ from types import ModuleType
 from typing import Any
 
 import requests
-import supervisely.nn.training.gui.classes_selector as classes_module
 import supervisely.nn.training.gui.gui as gui_module
 import supervisely.nn.training.gui.utils as gui_utils
 import supervisely.nn.training.train_app as train_app_module
 from fastapi import FastAPI, HTTPException
-from supervisely import AlphaMask, AnyGeometry, Api, Bitmap, Multipolygon, Polygon, Rectangle, is_production, logger
-from supervisely.app.widgets import ClassesTable
-from supervisely.nn.training.gui.classes_selector import ClassesSelector
+from supervisely import Api, is_production, logger
 from supervisely.nn.training.gui.gui import TrainGUI
-from supervisely.nn.training.gui.training_logs import TrainingLogs
 from supervisely.nn.training.gui.training_process import TrainingProcess
 from supervisely.nn.training.train_app import TrainApp
 
@@ -57,9 +53,6 @@ REACHES = {
 }
 """Private names of the SDK, and why they are needed."""
 
-DRAWABLE = [Bitmap, Polygon, Multipolygon, Rectangle, AlphaMask, AnyGeometry]
-"""Shapes of classes that can be trained: all of them are drawn into masks here, none is converted by the SDK."""
-
 
 class Refused(HTTPException):
     """A request that cannot be carried out. An API user gets the status and the sentence, the page the sentence."""
@@ -88,25 +81,6 @@ class Split:
     items: list[SplitItem]
 
 
-class AnyShapeClassesSelector(ClassesSelector):
-    """The classes card: every shape that can be drawn is offered, and none needs converting."""
-
-    def __init__(self, project_id: int, classes: list, model_selector: Any, app_options: dict) -> None:
-        with replaced(classes_module, ClassesTable=_drawable_classes_table):
-            super().__init__(project_id, classes, model_selector, app_options)
-        self.convert_class_shapes_checkbox.hide()
-
-    def validate_step(self) -> bool:
-        """Check that a class is chosen."""
-        chosen = self.get_selected_classes()
-        if chosen:
-            self.validator_text.set(f"Classes: {', '.join(chosen)}", "success")
-        else:
-            self.validator_text.set("Choose at least one class.", "error")
-        self.validator_text.show()
-        return bool(chosen)
-
-
 class AnyDeviceTrainingProcess(TrainingProcess):
     """The start card, which offers the CPU too."""
 
@@ -114,30 +88,6 @@ class AnyDeviceTrainingProcess(TrainingProcess):
         super().__init__(app_options)
         self.select_device._include_cpu_option = True
         self.select_device.refresh()
-
-
-class NoViewer:
-    """Takes the place of the button that opens the saved curves, on instances without the app that shows them."""
-
-    payload: dict | None = None
-
-    def set_check_existing_task_cb(self, code: str) -> None:
-        """There is no task to look for."""
-
-    def enable(self) -> None:
-        """There is nothing to press."""
-
-    def show(self) -> None:
-        """There is nothing to show."""
-
-
-class AnyInstanceTrainingLogs(TrainingLogs):
-    """The logs card; without it the SDK fails after the upload on instances that lack the viewer of curves."""
-
-    def __init__(self, app_options: dict) -> None:
-        super().__init__(app_options)
-        if self.tensorboard_offline_button is None:
-            self.tensorboard_offline_button = NoViewer()
 
 
 class DomainTrainGUI(TrainGUI):
@@ -263,14 +213,8 @@ class DomainTrainApp(TrainApp):
             parts: classes that take the place of the SDK's: `TrainGUI`, a `DomainTrainGUI`, and names of cards.
         """
         self._training_lock = threading.Lock()
-        gui_class = parts["TrainGUI"]
-        cards = {
-            "ClassesSelector": AnyShapeClassesSelector,
-            "TrainingProcess": AnyDeviceTrainingProcess,
-            "TrainingLogs": AnyInstanceTrainingLogs,
-            **{name: part for name, part in parts.items() if name != "TrainGUI"},
-        }
-        with replaced(gui_module, **cards), replaced(train_app_module, TrainGUI=gui_class):
+        cards = {name: part for name, part in parts.items() if name != "TrainGUI"}
+        with replaced(gui_module, **cards), replaced(train_app_module, TrainGUI=parts["TrainGUI"]):
             super().__init__(framework_name, models, hyperparameters, app_options)
         self.gui.finish()
 
@@ -415,10 +359,6 @@ def _read_state(app_state: Any) -> Any:
         return json.loads(path.read_text(encoding="utf-8") if path.is_file() else app_state)
     except (OSError, ValueError) as error:
         raise ValueError(f"app_state must be an object, JSON text of one, or a file with it: {error}.") from error
-
-
-def _drawable_classes_table(project_id: int, allowed_types: list) -> ClassesTable:
-    return ClassesTable(project_id=project_id, allowed_types=DRAWABLE)
 
 
 def _sentence(message: str, error: Exception) -> str:

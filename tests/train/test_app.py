@@ -7,6 +7,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -35,6 +36,7 @@ data: {workers: 0, scale: {long_edge: null, short_edge: null}}
 optimizer: {warmup_iterations: 1}
 validation: {max_images: 1}
 """
+LONG_HYPERPARAMETERS = HYPERPARAMETERS.replace("iterations: 2", "iterations: 500")
 START_LIMIT_S, TRAIN_LIMIT_S = 180, 300
 
 
@@ -101,6 +103,9 @@ def instance(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Instance]:
         api = sly.Api(sandbox.address, sandbox.token)
         modules = [sandbox.add_module(manifest) for manifest in MANIFESTS]
         projects = {project.name: project.project_id for project in sandbox.imported}
+        meta = sly.ProjectMeta.from_json(api.project.get_meta(projects["source"]))
+        others = [sly.ObjClass("__bg__", sly.Bitmap), sly.ObjClass("axis", sly.Polyline)]
+        api.project.update_meta(projects["source"], meta.add_obj_classes(others))
         yield Instance(sandbox, api, projects, modules[0]["id"], folder)
 
 
@@ -198,6 +203,8 @@ def trained(training: Training) -> ExperimentInfo:
         ({"hyperparameters": "model: [1"}, "The settings are not valid YAML"),
         ({"hyperparameters": {"iterations": 4}}, "hyperparameters must be YAML text"),
         ({"classes": ["crak"]}, "The source project has no class 'crak': did you mean 'crack'?"),
+        ({"classes": ["crack", "axis"]}, "The class 'axis' is of shape line, which covers no area"),
+        ({"classes": ["__bg__"]}, "The source project has no class '__bg__'"),
         ({"classes": []}, "classes must be a list of class names"),
         ({"model": {"source": "Pretrained models", "model_name": "mit_b9"}}, "There is no model 'mit_b9'"),
         ({"model": {"source": "Custom models", "task_id": 99}}, "had no HRDA experiment of task 99"),
@@ -319,7 +326,7 @@ def test_platform_is_told_of_the_experiment(instance, production, trained):
     assert task["meta"]["output"]["experiment"]["data"]["artifacts_dir"] == trained.artifacts_dir
 
 
-def test_experiment_is_continued_with_its_three_domains(instance, trained):
+def test_experiment_is_continued_with_its_three_domains_and_can_be_stopped(instance, trained):
     """Re-run and continue start from app_state.json; the state that comes out must be the one that went in."""
     state = json.loads(instance.read(trained, "app_state.json").read_text(encoding="utf-8"))
     domains = {role: {"project_id": number, "dataset_ids": None} for role, number in instance.projects.items()}
@@ -333,7 +340,13 @@ def test_experiment_is_continued_with_its_three_domains(instance, trained):
         state["model"] = {"source": "Custom models", "task_id": trained.task_id, "checkpoint": "last.pth"}
         refused = app.post("train_from_api", {"app_state": {**state, "classes": ["crak"]}})
         assert (refused.status_code, refused.json()["detail"][:24]) == (400, "The source project has n")
-        answer = app.post("train_from_api", {"app_state": {**state, "experiment_name": "more"}}, TRAIN_LIMIT_S)
+        state |= {"experiment_name": "more", "hyperparameters": LONG_HYPERPARAMETERS}
+        with ThreadPoolExecutor(1) as pool:
+            waiting = pool.submit(app.post, "train_from_api", {"app_state": state, "wait": True}, TRAIN_LIMIT_S)
+            while not waiting.done() and "Training: iteration" not in app.status():
+                time.sleep(0.1)
+            assert app.post("stop_training").status_code == 200, app.tail()
+            answer = waiting.result()
         assert answer.status_code == 200, f"{answer.text}\n{app.tail()}"
         assert app.process.wait(30) == 0, app.tail()
         assert "All weights loaded from" in app.log.read_text(encoding="utf-8")
@@ -342,5 +355,7 @@ def test_experiment_is_continued_with_its_three_domains(instance, trained):
     [continued] = [experiment for experiment in experiments if experiment.task_id == app.task_id]
     assert continued.experiment_name == "more"
     assert continued.base_checkpoint_link == f"{trained.artifacts_dir}checkpoints/last.pth"
+    bundle = load_checkpoint(instance.read(continued, "checkpoints/last.pth"))
+    assert 1 <= bundle.iteration < 500, "what was trained when it was stopped is saved"
     again = json.loads(instance.read(continued, "app_state.json").read_text(encoding="utf-8"))
     assert (again["input"], again["model"]) == (domains, state["model"])
