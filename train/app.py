@@ -244,7 +244,7 @@ class PageProgress:
 
     def __init__(self, app: HRDATrainApp) -> None:
         self._bar_widget = app.progress_bar_main
-        self._status = app.gui.training_process.validator_text
+        self._show_status = app.gui.show_status
         self._total = 0
         self._bar: Any = None
         self._score = ""
@@ -263,7 +263,7 @@ class PageProgress:
         if now - self._shown_at >= self._SECONDS_BETWEEN_UPDATES or iteration == self._total:
             self._shown_at = now
             losses = ", ".join(f"{name} {value:.3g}" for name, value in scalars.items())
-            self._status.set(f"Training: iteration {iteration} of {self._total}. {losses}{self._score}", "info")
+            self._show_status(f"Training: iteration {iteration} of {self._total}. {losses}{self._score}", "info")
 
     def on_validation(self, iteration: int, metrics: Mapping[str, float]) -> None:
         """Show the score of the better model from now on."""

@@ -105,6 +105,16 @@ class DomainTrainGUI(TrainGUI):
         """From now on an app state that cannot be carried out is an error and not only a note on the page."""
         self._is_built = True
 
+    def show_status(self, sentence: str, kind: str) -> None:
+        """Show how the training stands; `/train_status` answers the same. What went wrong starts with 'Error'.
+
+        Args:
+            sentence: for a person.
+            kind: 'info', 'success', 'warning' or 'error'.
+        """
+        self.training_process.validator_text.set(sentence, kind)
+        self.training_process.validator_text.show()
+
     @property
     def api(self) -> Api:
         """The instance."""
@@ -158,6 +168,7 @@ class DomainTrainGUI(TrainGUI):
             super().load_from_app_state(app_state, click_cb, validate_steps)
             if click_cb and validate_steps:
                 self._require_all_steps()
+                self.show_status("All steps are valid.", "success")
         except KeyError as error:
             self._refuse(str(error.args[0]), validate_steps or not click_cb, error)
         except ValueError as error:
@@ -173,9 +184,9 @@ class DomainTrainGUI(TrainGUI):
         return super()._init_input(input_settings, options, click_cb, validate)
 
     def _refuse(self, sentence: str, may_be_completed: bool, error: Exception) -> None:
-        for text in (self.input_selector.validator_text, self.training_process.validator_text):
-            text.set(sentence, "error")
-            text.show()
+        self.input_selector.validator_text.set(sentence, "error")
+        self.input_selector.validator_text.show()
+        self.show_status(f"Error: {sentence}", "error")
         logger.warning(f"App state refused: {sentence}")
         if self._is_built or not may_be_completed:
             raise Refused(sentence) from error
@@ -329,7 +340,7 @@ class DomainTrainApp(TrainApp):
     def _show_error(self, message: str, e: Exception | None = None) -> None:
         if isinstance(e, Refused):
             # The sentence says it all; the SDK would log where it was raised.
-            super()._show_error(e.detail)
+            super()._show_error(f"Error: {e.detail}")
         else:
             super()._show_error(message if e is None else _sentence(message, e), e)
 
@@ -354,9 +365,9 @@ def replaced(module: ModuleType, **parts: Any) -> Iterator[None]:
 def _read_state(app_state: Any) -> Any:
     if not isinstance(app_state, str):
         return app_state
-    path = Path(app_state)
+    is_text = app_state.lstrip().startswith("{")
     try:
-        return json.loads(path.read_text(encoding="utf-8") if path.is_file() else app_state)
+        return json.loads(app_state if is_text else Path(app_state).read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
         raise ValueError(f"app_state must be an object, JSON text of one, or a file with it: {error}.") from error
 
