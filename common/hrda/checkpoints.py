@@ -112,7 +112,7 @@ def load_checkpoint(path: str | Path, map_location: str | torch.device = "cpu") 
         raise CheckpointError(f"There is no checkpoint at {path}. Give the path of a .pth file.")
     try:
         content = torch.load(path, map_location="cpu", weights_only=True)
-    except (pickle.UnpicklingError, RuntimeError, EOFError, ValueError, KeyError) as error:
+    except (pickle.UnpicklingError, RuntimeError, EOFError, OSError, ValueError, KeyError) as error:
         raise CheckpointError(
             f"{path} is not a checkpoint of tensors and plain data, or it is damaged; it was not opened. "
             f"Expected a .pth file that this app, the former HRDA app or the HRDA research code wrote. ({error})"

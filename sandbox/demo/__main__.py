@@ -9,6 +9,7 @@ import os
 import shutil
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -87,7 +88,7 @@ def demonstrate(given: argparse.Namespace) -> None:
         say(f"A sandbox stands in for the Supervisely instance at {sandbox.address}.")
         uploaded = domains.upload(api, sandbox.workspace_id, specs, say)
 
-        train_task = sandbox.create_task("Train HRDA")["id"]
+        train_task = new_task(sandbox, "config.json")
         state = arms.app_state(uploaded, classes, given.settings, given.seed)
         (given.out / "app_state.json").write_text(json.dumps(state, indent=2))
         compared = arms.ComparedArms(
@@ -105,10 +106,9 @@ def demonstrate(given: argparse.Namespace) -> None:
         local = given.out / "hrda.pth"
         api.file.download(sandbox.team_id, checkpoint, str(local))
 
-        serve_task = sandbox.create_task("Serve HRDA")["id"]
+        serve_task = new_task(sandbox, "serve/config.json")
         serve_hrda = until_end.enter_context(serve_app(sandbox, serve_task, given.out))
-        deployment = {"model_source": "Custom models", "model_files": {"checkpoint": checkpoint}, "device": "cpu"}
-        serve_hrda.post("deploy_from_api", {"deploy_params": {**deployment, "runtime": "PyTorch"}}, timeout_s=300)
+        deploy(serve_hrda, checkpoint)
         say(f"Serve HRDA runs at {serve_hrda.address} with that checkpoint.")
         annotate(api, serve_task, uploaded["target"], say)
 
@@ -149,19 +149,25 @@ def shared_classes(specs: dict[str, str]) -> list[str]:
     return shared
 
 
+def new_task(sandbox: Sandbox, manifest: str) -> int:
+    """Tell the sandbox of an app by its manifest, a path in the project, and make a task of it."""
+    module = sandbox.add_module(json.loads((ROOT / manifest).read_text()))
+    return sandbox.create_task(module["name"], moduleId=module["id"])["id"]
+
+
 def one_thread(env: dict[str, str]) -> dict[str, str]:
     """Two trainings side by side, each on one core: threads of both on the same cores only wait for each other."""
     return {**env, "OMP_NUM_THREADS": "1"}
 
 
 def train_app(
-    sandbox: Sandbox, task_id: int, uploaded: dict[str, domains.Domain], out: Path
+    sandbox: Sandbox, task_id: int, uploaded: dict[str, domains.Domain], out: Path, mode: str = "development"
 ) -> contextlib.AbstractContextManager[App]:
-    """Train HRDA, started on the source project."""
+    """Train HRDA, started on the source project; `mode` is development or production."""
     port = free_port()
     sandbox.set_task_address(task_id, f"http://127.0.0.1:{port}")
     env = sandbox.env(
-        ENV="development",
+        ENV=mode,
         TASK_ID=task_id,
         PROJECT_ID=uploaded["source"].project_id,
         APP_NAME="Train HRDA",
@@ -170,28 +176,35 @@ def train_app(
     return app("train.main:app", port, one_thread(env), out / "logs" / "train_app.log")
 
 
-def serve_app(sandbox: Sandbox, task_id: int, out: Path) -> contextlib.AbstractContextManager[App]:
-    """Serve HRDA, reachable through the instance by its task."""
+def serve_app(
+    sandbox: Sandbox, task_id: int, out: Path, mode: str = "development"
+) -> contextlib.AbstractContextManager[App]:
+    """Serve HRDA, reachable through the instance by its task; `mode` is development or production."""
     port = free_port()
     sandbox.set_task_address(task_id, f"http://127.0.0.1:{port}")
-    env = sandbox.env(
-        ENV="development", TASK_ID=task_id, APP_NAME="Serve HRDA", SLY_APP_DATA_DIR=(out / "serve_app").resolve()
-    )
+    env = sandbox.env(ENV=mode, TASK_ID=task_id, APP_NAME="Serve HRDA", SLY_APP_DATA_DIR=(out / "serve_app").resolve())
     return app("serve.main:model.app", port, one_thread(env), out / "logs" / "serve_app.log")
 
 
-def annotate(api: sly.Api, task_id: int, target: domains.Domain, say) -> None:
-    """What a user's script does: connect to the model, predict unlabelled photos, keep the annotations."""
+def deploy(serve_hrda: App, checkpoint: str) -> None:
+    """Have Serve HRDA take a checkpoint of Team Files, as `api.nn.deploy` does."""
+    parameters = {
+        "model_source": "Custom models",
+        "model_files": {"checkpoint": checkpoint},
+        "device": "cpu",
+        "runtime": "PyTorch",
+    }
+    serve_hrda.post("deploy_from_api", {"deploy_params": parameters}, timeout_s=300)
+
+
+def annotate(api: sly.Api, task_id: int, target: domains.Domain, say: Callable[[str], None]) -> None:
+    """What a user's script does: connect to the model, have it annotate unlabelled photos."""
     datasets = target.dataset_ids or [info.id for info in api.dataset.get_list(target.project_id, recursive=True)]
-    image_ids = [image.id for number in datasets for image in api.image.get_list(number)][:ANNOTATED]
+    images = [image for number in datasets for image in api.image.get_list(number)][:ANNOTATED]
     model = api.nn.connect(task_id)
-    predictions = model.predict(image_id=image_ids, upload_mode="append", show_progress=False)
-    annotations = api.annotation.download_batch(api.image.get_info_by_id(image_ids[0]).dataset_id, image_ids[:1])
-    labels = sum(len(prediction.annotation.labels) for prediction in predictions)
-    say(
-        f"An SDK script predicted {len(predictions)} target photos and uploaded {labels} labels; "
-        f"the first photo now has {len(annotations[0].annotation['objects'])}."
-    )
+    model.predict(image_id=[image.id for image in images], upload_mode="append", show_progress=False)
+    labels = sum(len(api.annotation.download(image.id).annotation["objects"]) for image in images)
+    say(f"An SDK script had {len(images)} target photos annotated: {labels} labels are on the instance.")
 
 
 def served_masks(api: sly.Api, task_id: int, val: domains.Domain, photos: list[report.Photo]) -> list[np.ndarray]:
