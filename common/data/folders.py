@@ -9,7 +9,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TypeVar
 
-from tqdm import tqdm
+# The SDK puts a class of its own in place of tqdm.tqdm, which lacks most arguments.
+from tqdm.std import tqdm
 
 from common.data.images import IMAGE_SUFFIXES, ImageError
 from common.hrda.settings import closest
