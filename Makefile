@@ -24,8 +24,8 @@ setup: .venv/ready
 	touch $@
 
 demo: setup
-	.venv/bin/python -m sandbox.demo --out $(OUT) --seed $(SEED) \
-		$(if $(SOURCE),--source $(SOURCE)) $(if $(TARGET),--target $(TARGET)) $(if $(VAL),--val $(VAL)) \
+	.venv/bin/python -m sandbox.demo --out '$(OUT)' --seed $(SEED) \
+		$(if $(SOURCE),--source '$(SOURCE)') $(if $(TARGET),--target '$(TARGET)') $(if $(VAL),--val '$(VAL)') \
 		$(if $(KEEP),--keep)
 
 test: setup lint

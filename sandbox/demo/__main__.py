@@ -22,6 +22,8 @@ from sandbox.server import Sandbox, running
 
 ROOT = Path(__file__).resolve().parents[2]
 SETTINGS = Path(__file__).with_name("settings.yaml")
+# In a folder that the demo made, and may therefore remove.
+MARK = ".demo"
 ROWS = 6
 ANNOTATED = 12
 
@@ -77,10 +79,10 @@ def demonstrate(given: argparse.Namespace) -> None:
     clock = Clock()
     say = clock.say
     say("This takes about 12 minutes on two cores. Logs of everything that runs: " + str(given.out / "logs"))
-    if given.out.exists():
-        shutil.rmtree(given.out)
-    given.out.mkdir(parents=True)
     chosen = {"source": given.source, "target": given.target, "val": given.val}
+    for spec in filter(None, chosen.values()):
+        open_project(spec)
+    make_anew(given.out)
     specs = domains.generate(given.out / "projects", chosen, say)
     classes = shared_classes(specs)
     with running(given.out / "instance") as sandbox, contextlib.ExitStack() as until_end:
@@ -131,6 +133,20 @@ def demonstrate(given: argparse.Namespace) -> None:
         print(f"Photo, truth and predictions side by side: {given.out / 'comparison.png'}")
         if given.keep:
             keep(sandbox, train_task, uploaded, serve_hrda, given.out)
+
+
+def make_anew(out: Path) -> None:
+    """An empty folder for the demo; what an earlier demo left there goes.
+
+    Raises:
+        DemoError: the folder holds something that no demo made.
+    """
+    if out.exists() and any(out.iterdir()):
+        if not (out / MARK).is_file():
+            raise DemoError(f"{out} holds something else than an earlier demo. Name another folder with --out.")
+        shutil.rmtree(out)
+    out.mkdir(parents=True, exist_ok=True)
+    (out / MARK).touch()
 
 
 def shared_classes(specs: dict[str, str]) -> list[str]:

@@ -45,14 +45,10 @@ def generate(folder: Path, chosen: dict[str, str | None], say: Callable[[str], N
         folder: where generated projects go.
         chosen: `DIR[:DATASET]` or None for source, target and val.
         say: gets sentences about progress.
-
-    Raises:
-        ProjectError: a folder of the user's that is no project.
     """
     specs = {}
     for role, spec in chosen.items():
         if spec:
-            open_project(spec)
             specs[role] = spec
             continue
         domain, count, seed, labelled = GENERATED[role]
