@@ -49,7 +49,7 @@ class ArmResult:
 
 def read_photos(spec: str, classes: Sequence[str], cache: Path) -> list[Photo]:
     """The validation photos with their labels, all foreground classes as one."""
-    labelled = prepare_labelled(open_project(spec), classes, cache)
+    labelled = prepare_labelled(open_project(spec), classes, cache, role="validation", progress=lambda _: None)
     photos = []
     for record, mask_path in labelled:
         mask = cv2.imread(str(mask_path), cv2.IMREAD_UNCHANGED)
