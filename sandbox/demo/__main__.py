@@ -63,6 +63,8 @@ def main(arguments: list[str] | None = None) -> int:
     """Run the demo; 0 when it came to its end, 2 with a sentence when it could not."""
     given = parse(arguments)
     sly.logger.setLevel("WARNING")
+    # The sandbox speaks plain http; without this the SDK tries https first.
+    os.environ["SUPERVISELY_SKIP_HTTPS_USER_HELPER_CHECK"] = "true"
     try:
         demonstrate(given)
     except (DemoError, ProjectError) as error:
