@@ -80,7 +80,7 @@ def demonstrate(given: argparse.Namespace) -> None:
     """Projects in, training, upload, deployment, annotations back, and the comparison."""
     clock = Clock()
     say = clock.say
-    say("This takes about 12 minutes on two cores. Logs of everything that runs: " + str(given.out / "logs"))
+    say("This takes about 13 minutes on two cores. Logs of everything that runs: " + str(given.out / "logs"))
     chosen = {"source": given.source, "target": given.target, "val": given.val}
     for spec in filter(None, chosen.values()):
         open_project(spec)
