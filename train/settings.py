@@ -19,15 +19,11 @@ from common.hrda.settings import (
     SelfTrainingSettings,
     SettingsError,
     closest,
+    require,
 )
 
 UNCHOSEN_LABELS = ("background", "ignore")
 DEFAULT_YAML = Path(__file__).parent / "hyperparameters.yaml"
-
-
-def _require(condition: bool, name: str, expected: str, received: Any) -> None:
-    if not condition:
-        raise SettingsError(f"{name} must be {expected}. Received: {received!r}.")
 
 
 def _is_count(value: Any, least: int) -> bool:
@@ -58,18 +54,18 @@ class OptimizerSettings(PlainSettings):
     """Power of the polynomial by which the rate falls to 0 at the end of the run; 0 keeps it constant."""
 
     def __post_init__(self) -> None:
-        _require(_is_number(self.lr, 0) and self.lr > 0, "lr", "a number above 0", self.lr)
+        require(_is_number(self.lr, 0) and self.lr > 0, "lr", "a number above 0", self.lr)
         for name in ("head_lr_factor", "weight_decay", "power"):
-            _require(_is_number(getattr(self, name), 0), name, "a number of 0 or more", getattr(self, name))
+            require(_is_number(getattr(self, name), 0), name, "a number of 0 or more", getattr(self, name))
         betas = isinstance(self.betas, tuple) and len(self.betas) == 2 and all(_is_number(b, 0) for b in self.betas)
-        _require(betas and max(self.betas) < 1, "betas", "two numbers from 0 to below 1", self.betas)
-        _require(
+        require(betas and max(self.betas) < 1, "betas", "two numbers from 0 to below 1", self.betas)
+        require(
             _is_count(self.warmup_iterations, 0),
             "warmup_iterations",
             "a whole number of 0 or more",
             self.warmup_iterations,
         )
-        _require(
+        require(
             _is_number(self.warmup_start_ratio, 0, 1),
             "warmup_start_ratio",
             "a number from 0 to 1",
@@ -99,16 +95,16 @@ class DataSettings(PlainSettings):
     """Folder for the masks drawn from labels; null: the folder `cache` of the run."""
 
     def __post_init__(self) -> None:
-        _require(
+        require(
             _is_number(self.rare_class_share, 0, 1), "rare_class_share", "a number from 0 to 1", self.rare_class_share
         )
         if self.unchosen_classes not in UNCHOSEN_LABELS:
             hint = closest(str(self.unchosen_classes), UNCHOSEN_LABELS)
             raise SettingsError(f"Unknown unchosen_classes '{self.unchosen_classes}': {hint}")
-        _require(isinstance(self.skip_broken, bool), "skip_broken", "true or false", self.skip_broken)
+        require(isinstance(self.skip_broken, bool), "skip_broken", "true or false", self.skip_broken)
         for name in ("workers", "memory_cache_mb"):
-            _require(_is_count(getattr(self, name), 0), name, "a whole number of 0 or more", getattr(self, name))
-        _require(
+            require(_is_count(getattr(self, name), 0), name, "a whole number of 0 or more", getattr(self, name))
+        require(
             self.cache_dir is None or isinstance(self.cache_dir, str), "cache_dir", "a folder or null", self.cache_dir
         )
 
@@ -123,8 +119,8 @@ class ValidationSettings(PlainSettings):
     """At most so many validation photos, picked at even distances; null: all."""
 
     def __post_init__(self) -> None:
-        _require(_is_count(self.interval, 1), "interval", "a whole number of 1 or more", self.interval)
-        _require(
+        require(_is_count(self.interval, 1), "interval", "a whole number of 1 or more", self.interval)
+        require(
             self.max_images is None or _is_count(self.max_images, 1),
             "max_images",
             "a whole number of 1 or more, or null for all",
@@ -140,7 +136,7 @@ class CheckpointSettings(PlainSettings):
     """Iterations between writes of the last checkpoint; it is also written at the end and when stopped."""
 
     def __post_init__(self) -> None:
-        _require(_is_count(self.interval, 1), "interval", "a whole number of 1 or more", self.interval)
+        require(_is_count(self.interval, 1), "interval", "a whole number of 1 or more", self.interval)
 
 
 @dataclass(frozen=True)
@@ -185,16 +181,16 @@ class TrainSettings(PlainSettings):
         if self.mode not in MODES:
             raise SettingsError(f"Unknown mode '{self.mode}': {closest(str(self.mode), MODES)}")
         for name in ("iterations", "batch_size", "log_interval"):
-            _require(_is_count(getattr(self, name), 1), name, "a whole number of 1 or more", getattr(self, name))
-        _require(_is_count(self.seed, 0), "seed", "a whole number of 0 or more", self.seed)
-        _require(
+            require(_is_count(getattr(self, name), 1), name, "a whole number of 1 or more", getattr(self, name))
+        require(_is_count(self.seed, 0), "seed", "a whole number of 0 or more", self.seed)
+        require(
             _is_number(self.self_training_start, 0, 1),
             "self_training_start",
             "a number from 0 to 1",
             self.self_training_start,
         )
         _require_class_weights(self.class_weights)
-        _require(
+        require(
             self.optimizer.warmup_iterations < self.iterations,
             "optimizer.warmup_iterations",
             f"below iterations ({self.iterations}), or the learning rate never gets to its value",
@@ -268,7 +264,7 @@ def _require_class_weights(weights: Any) -> None:
         return
     values = weights.values() if isinstance(weights, Mapping) else weights
     valid = isinstance(weights, Mapping | tuple) and len(weights) > 0 and all(_is_number(v, 0) for v in values)
-    _require(valid, "class_weights", "'off', 'auto', a list of numbers of 0 or more, or names with such", weights)
+    require(valid, "class_weights", "'off', 'auto', a list of numbers of 0 or more, or names with such", weights)
 
 
 def _nested(settings: type) -> dict[str, type]:

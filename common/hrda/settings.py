@@ -28,7 +28,12 @@ def closest(name: str, known: tuple[str, ...] | list[str]) -> str:
     return f"did you mean '{near[0]}'?" if near else f"expected one of: {', '.join(sorted(known))}."
 
 
-def _require(condition: bool, name: str, expected: str, received: Any) -> None:
+def require(condition: bool, name: str, expected: str, received: Any) -> None:
+    """Refuse a value of the setting `name` unless `condition` holds.
+
+    Raises:
+        SettingsError: it says what was expected and what was received.
+    """
     if not condition:
         raise SettingsError(f"{name} must be {expected}. Received: {received!r}.")
 
@@ -37,8 +42,8 @@ def _size(name: str, value: Any, multiple: int) -> tuple[int, int]:
     """`value` as (height, width), each a positive multiple of `multiple`."""
     expected = f"two positive multiples of {multiple}: height, width"
     is_pair = isinstance(value, tuple | list) and len(value) == 2
-    _require(is_pair and all(_is_int(v) for v in value), name, expected, value)
-    _require(all(v > 0 and v % multiple == 0 for v in value), name, expected, value)
+    require(is_pair and all(_is_int(v) for v in value), name, expected, value)
+    require(all(v > 0 and v % multiple == 0 for v in value), name, expected, value)
     return (int(value[0]), int(value[1]))
 
 
@@ -51,7 +56,7 @@ def _is_number(value: Any) -> bool:
 
 
 def _fraction(name: str, value: Any) -> None:
-    _require(_is_number(value) and 0 <= value <= 1, name, "a number from 0 to 1", value)
+    require(_is_number(value) and 0 <= value <= 1, name, "a number from 0 to 1", value)
 
 
 class PlainSettings:
@@ -104,7 +109,7 @@ class ModelSettings(PlainSettings):
     def __post_init__(self) -> None:
         if self.encoder not in ENCODERS:
             raise SettingsError(f"Unknown encoder '{self.encoder}': {closest(str(self.encoder), ENCODERS)}")
-        _require(
+        require(
             _is_int(self.num_classes) and 2 <= self.num_classes <= 255,
             "num_classes",
             "a whole number from 2 (background and one class) to 255",
@@ -113,14 +118,14 @@ class ModelSettings(PlainSettings):
         object.__setattr__(self, "crop_size", _size("crop_size", self.crop_size, 64))
         for name in ("decoder_channels", "attention_channels"):
             value = getattr(self, name)
-            _require(_is_int(value) and value > 0, name, "a positive whole number", value)
-        _require(
+            require(_is_int(value) and value > 0, name, "a positive whole number", value)
+        require(
             isinstance(self.attention_classwise, bool), "attention_classwise", "true or false", self.attention_classwise
         )
         _fraction("detail_loss_weight", self.detail_loss_weight)
         for name in ("dropout", "drop_path"):
             value = getattr(self, name)
-            _require(_is_number(value) and 0 <= value < 1, name, "a number from 0 to below 1", value)
+            require(_is_number(value) and 0 <= value < 1, name, "a number from 0 to below 1", value)
 
 
 @dataclass(frozen=True)
@@ -141,8 +146,8 @@ class InferenceSettings(PlainSettings):
             object.__setattr__(self, "stride", _size("stride", self.stride, 8))
         if self.window is not None and self.stride is not None:
             fits = all(s <= w for s, w in zip(self.stride, self.window, strict=True))
-            _require(fits, "stride", f"at most the window {self.window}, or pixels would be left out", self.stride)
-        _require(
+            require(fits, "stride", f"at most the window {self.window}, or pixels would be left out", self.stride)
+        require(
             _is_int(self.batch_size) and self.batch_size > 0, "batch_size", "a positive whole number", self.batch_size
         )
 
@@ -191,26 +196,26 @@ class SelfTrainingSettings(PlainSettings):
         if self.pseudo_label_rule not in PSEUDO_LABEL_RULES:
             hint = closest(str(self.pseudo_label_rule), PSEUDO_LABEL_RULES)
             raise SettingsError(f"Unknown pseudo_label_rule '{self.pseudo_label_rule}': {hint}")
-        _require(
+        require(
             _is_number(self.jitter_strength) and 0 <= self.jitter_strength <= 0.5,
             "jitter_strength",
             "a number from 0 to 0.5 (half of the hue circle)",
             self.jitter_strength,
         )
-        _require(
+        require(
             _is_number(self.feature_distance_weight) and self.feature_distance_weight >= 0,
             "feature_distance_weight",
             "a number of 0 or more",
             self.feature_distance_weight,
         )
-        _require(
+        require(
             self.feature_distance_weight == 0 or len(self.feature_distance_classes) > 0,
             "feature_distance_classes",
             "at least one class index when feature_distance_weight is above 0",
             self.feature_distance_classes,
         )
         margins = self.ignore_margins
-        _require(
+        require(
             len(margins) == 4 and all(_is_int(m) and m >= 0 for m in margins),
             "ignore_margins",
             "four whole numbers of 0 or more: top, bottom, left, right",

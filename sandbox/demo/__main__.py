@@ -98,10 +98,10 @@ def demonstrate(given: argparse.Namespace) -> None:
         compared = arms.ComparedArms(
             specs, classes, given.settings, given.seed, given.out, one_thread(dict(os.environ))
         )
-        until_end.callback(compared.stop)
         with train_app(sandbox, train_task, uploaded, given.out) as train_hrda:
             say(f"Train HRDA runs at {train_hrda.address}; training through its API, beside it the two other arms.")
             compared.start()
+            until_end.callback(compared.stop)
             experiment = arms.train_in_app(
                 train_hrda, state, api, sandbox.team_id, train_task, lambda s: say(f"HRDA: {s} | {compared.progress()}")
             )
@@ -217,8 +217,7 @@ def deploy(serve_hrda: App, checkpoint: str) -> None:
 
 def annotate(api: sly.Api, task_id: int, target: domains.Domain, say: Callable[[str], None]) -> None:
     """What a user's script does: connect to the model, have it annotate unlabelled photos."""
-    datasets = target.dataset_ids or [info.id for info in api.dataset.get_list(target.project_id, recursive=True)]
-    images = [image for number in datasets for image in api.image.get_list(number)][:ANNOTATED]
+    images = target.images(api)[:ANNOTATED]
     model = api.nn.connect(task_id)
     model.predict(image_id=[image.id for image in images], upload_mode="append", show_progress=False)
     labels = sum(len(api.annotation.download(image.id).annotation["objects"]) for image in images)
@@ -228,8 +227,7 @@ def annotate(api: sly.Api, task_id: int, target: domains.Domain, say: Callable[[
 def served_masks(api: sly.Api, task_id: int, val: domains.Domain, photos: list[report.Photo]) -> list[np.ndarray]:
     """Foreground of validation photos as the served model answers: H×W bool arrays."""
     model = api.nn.connect(task_id)
-    datasets = val.dataset_ids or [info.id for info in api.dataset.get_list(val.project_id, recursive=True)]
-    ids = {image.name: image.id for number in datasets for image in api.image.get_list(number)}
+    ids = {image.name: image.id for image in val.images(api)}
     masks = []
     for photo in photos:
         [prediction] = model.predict(image_id=ids[photo.name], show_progress=False)

@@ -37,6 +37,11 @@ class Domain:
         """The domain in an app state."""
         return {"project_id": self.project_id, "dataset_ids": self.dataset_ids}
 
+    def images(self, api: sly.Api) -> list[sly.ImageInfo]:
+        """The domain's photos on the instance."""
+        datasets = self.dataset_ids or [info.id for info in api.dataset.get_list(self.project_id, recursive=True)]
+        return [image for number in datasets for image in api.image.get_list(number)]
+
 
 def generate(folder: Path, chosen: dict[str, str | None], say: Callable[[str], None]) -> dict[str, str]:
     """Folders of the three domains: the user's where given, generated ones for the rest.
