@@ -1,0 +1,171 @@
+"""How a run stands: the one thing that the page, the terminal and TensorBoard read, and the changes that make it up.
+
+The engine writes changes into a `TrainingState`. Where it runs in a process of its own, the changes travel as lines of
+JSON (`encode`, `decode`) and are applied to a second `TrainingState` in the process that shows them.
+"""
+
+from __future__ import annotations
+
+import json
+from collections import deque
+from collections.abc import Callable, Mapping
+from dataclasses import asdict, dataclass, field
+from typing import Any, Literal, get_args
+
+Phase = Literal["preparing", "training", "validating", "saving", "finished", "stopped", "failed"]
+ENDED: tuple[Phase, ...] = ("finished", "stopped", "failed")
+"""Phases after which nothing comes any more."""
+MESSAGES_KEPT = 200
+
+
+@dataclass(frozen=True)
+class Preview:
+    """Pictures of one photo at a validation, all of the photo's size or all shrunk alike."""
+
+    kind: Literal["validation", "target"]
+    """Where the photo comes from."""
+    name: str
+    """The photo's file name."""
+    pictures: Mapping[str, str]
+    """Paths of picture files on this machine. Of a validation photo: `photo`, `truth`, `prediction`; of a target
+    photo: `photo`, `pseudo_label`, `confidence`."""
+
+
+@dataclass(frozen=True)
+class PhaseChanged:
+    """Another part of the run has begun, or the run has come to its end."""
+
+    phase: Phase
+
+
+@dataclass(frozen=True)
+class Started:
+    """Preparation is over."""
+
+    iteration: int
+    """Iterations done before: above 0 when a run is resumed."""
+    total_iterations: int
+    """Iterations of the whole run."""
+
+
+@dataclass(frozen=True)
+class Progressed:
+    """Iterations were done; said as often as the settings' `log_interval` asks."""
+
+    iteration: int
+    """Iterations done, counted from 1."""
+    scalars: Mapping[str, float]
+    """Means since the last change of this kind, such as `loss/source`, `pseudo_label/confident_share` and `lr`."""
+    seconds_left: float | None
+    """Until all iterations are done, validations included; None while nothing can be said."""
+
+
+@dataclass(frozen=True)
+class Validated:
+    """Student and teacher were measured."""
+
+    iteration: int
+    metrics: Mapping[str, float]
+    """Scores from 0 to 1, named `student/mIoU`, `teacher/IoU/crack` and so on."""
+    previews: tuple[Preview, ...] = ()
+
+
+@dataclass(frozen=True)
+class CheckpointWritten:
+    """A checkpoint was written, or written anew."""
+
+    path: str
+    iteration: int
+    is_best: bool
+
+
+@dataclass(frozen=True)
+class Said:
+    """Something a person would want to read."""
+
+    text: str
+
+
+@dataclass(frozen=True)
+class Failed:
+    """The run cannot go on."""
+
+    reason: str
+    """Cause and remedy, for a person."""
+
+
+Change = PhaseChanged | Started | Progressed | Validated | CheckpointWritten | Said | Failed
+Reader = Callable[["TrainingState", Change], None]
+
+_KINDS = {kind.__name__: kind for kind in get_args(Change)}
+
+
+@dataclass
+class TrainingState:
+    """All that can be known of a run while it goes and afterwards."""
+
+    phase: Phase = "preparing"
+    iteration: int = 0
+    """Iterations done."""
+    total_iterations: int = 0
+    """Iterations of the whole run; 0 while it is prepared."""
+    seconds_left: float | None = None
+    """Until all iterations are done; None while nothing can be said."""
+    curves: dict[str, list[tuple[int, float]]] = field(default_factory=dict)
+    """Points (iteration, value) by name, of losses, learning rate and shares of pseudo-labels."""
+    validations: list[Validated] = field(default_factory=list)
+    """All measurements of this process, oldest first."""
+    checkpoints: list[CheckpointWritten] = field(default_factory=list)
+    """The last write of each checkpoint file."""
+    messages: deque[str] = field(default_factory=lambda: deque(maxlen=MESSAGES_KEPT))
+    """The last sentences for a person."""
+    failure: str | None = None
+    """Why the run failed and what to do."""
+    _readers: list[Reader] = field(default_factory=list, repr=False)
+
+    def subscribe(self, reader: Reader) -> None:
+        """Call `reader(state, change)` after every change, in the thread that applies it."""
+        self._readers.append(reader)
+
+    def apply(self, change: Change) -> None:
+        """Take a change in, then tell the readers."""
+        match change:
+            case PhaseChanged(phase):
+                self.phase = phase
+            case Started(iteration, total_iterations):
+                self.iteration, self.total_iterations = iteration, total_iterations
+            case Progressed(iteration, scalars, seconds_left):
+                self.iteration, self.seconds_left = iteration, seconds_left
+                for name, value in scalars.items():
+                    self.curves.setdefault(name, []).append((iteration, value))
+            case Validated():
+                self.validations.append(change)
+            case CheckpointWritten(path):
+                self.checkpoints = [written for written in self.checkpoints if written.path != path] + [change]
+            case Said(text):
+                self.messages.append(text)
+            case Failed(reason):
+                self.failure, self.phase = reason, "failed"
+        for reader in self._readers:
+            reader(self, change)
+
+
+def encode(change: Change) -> str:
+    """One line of JSON without a line break."""
+    return json.dumps({"change": type(change).__name__, **asdict(change)})
+
+
+def decode(line: str) -> Change:
+    """The inverse of `encode`.
+
+    Raises:
+        ValueError: the line is no change.
+    """
+    try:
+        content: dict[str, Any] = json.loads(line)
+        kind = _KINDS[content.pop("change")]
+        if kind is Validated:
+            content["previews"] = tuple(Preview(**preview) for preview in content["previews"])
+        return kind(**content)
+    except (ValueError, TypeError, KeyError, AttributeError) as error:
+        raise ValueError(f"Not a change of a training state: {line[:200]!r}.") from error
