@@ -33,7 +33,7 @@ class Preview:
 
 @dataclass(frozen=True)
 class PhaseChanged:
-    """Another part of the run has begun, or the run has come to its end."""
+    """Another part of the run has begun."""
 
     phase: Phase
 
@@ -94,7 +94,23 @@ class Failed:
     """Cause and remedy, for a person."""
 
 
-Change = PhaseChanged | Started | Progressed | Validated | CheckpointWritten | Said | Failed
+@dataclass(frozen=True)
+class Finished:
+    """The run came to its end, or was stopped and has saved."""
+
+    stopped: bool
+    """Whether it was stopped before all iterations were done."""
+    iteration: int
+    """Iterations done."""
+    best: str
+    """Path of the best checkpoint."""
+    checkpoints: tuple[str, ...]
+    """Paths of all checkpoints."""
+    metrics: Mapping[str, float]
+    """Scores from 0 to 1 of the best measurement, named as in `Validated`; empty if nothing was measured."""
+
+
+Change = PhaseChanged | Started | Progressed | Validated | CheckpointWritten | Said | Failed | Finished
 Reader = Callable[["TrainingState", Change], None]
 
 _KINDS = {kind.__name__: kind for kind in get_args(Change)}
@@ -121,6 +137,8 @@ class TrainingState:
     """The last sentences for a person."""
     failure: str | None = None
     """Why the run failed and what to do."""
+    result: Finished | None = None
+    """What the run left behind."""
     _readers: list[Reader] = field(default_factory=list, repr=False)
 
     def subscribe(self, reader: Reader) -> None:
@@ -146,6 +164,8 @@ class TrainingState:
                 self.messages.append(text)
             case Failed(reason):
                 self.failure, self.phase = reason, "failed"
+            case Finished(stopped):
+                self.result, self.phase = change, "stopped" if stopped else "finished"
         for reader in self._readers:
             reader(self, change)
 
@@ -166,6 +186,8 @@ def decode(line: str) -> Change:
         kind = _KINDS[content.pop("change")]
         if kind is Validated:
             content["previews"] = tuple(Preview(**preview) for preview in content["previews"])
+        if kind is Finished:
+            content["checkpoints"] = tuple(content["checkpoints"])
         return kind(**content)
     except (ValueError, TypeError, KeyError, AttributeError) as error:
         raise ValueError(f"Not a change of a training state: {line[:200]!r}.") from error
