@@ -69,8 +69,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
     from common.data.project import ProjectError
     from common.hrda import SettingsError
     from train.engine import Domains, TrainingError, run
-    from train.observers import ProgressLines, TensorBoardScalars
+    from train.readers import ProgressLines, TensorBoardScalars
+    from train.state import TrainingState
 
+    state = TrainingState()
+    state.subscribe(ProgressLines())
+    state.subscribe(TensorBoardScalars(given.out / "tensorboard"))
     stop = threading.Event()
     handlers = {number: signal.signal(number, _stop_handler(stop)) for number in (signal.SIGINT, signal.SIGTERM)}
     try:
@@ -80,7 +84,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
             given.out,
             classes=[name.strip() for name in given.classes.split(",")] if given.classes else None,
             device=given.device,
-            observers=[ProgressLines(), TensorBoardScalars(given.out / "tensorboard")],
+            state=state,
             stop=stop,
             resume=given.resume,
             init_checkpoint=given.init,

@@ -20,9 +20,10 @@ from common.hrda.settings import closest
 from train.cards import DRAWABLE, AnyInstanceTrainingLogs, AnyShapeClassesSelector, SettingsSelector
 from train.engine import Domains, RunResult, TrainingError, run
 from train.inputs import DomainSelector, FoundDomain, InputError, Inputs, download, find, overlap_with_target
-from train.observers import TensorBoardScalars
+from train.readers import TensorBoardScalars
 from train.sdk import AnyDeviceTrainingProcess, DomainTrainApp, DomainTrainGUI, Refused, Split, SplitItem
 from train.settings import DEFAULT_YAML, TrainSettings
+from train.state import Change, CheckpointWritten, Progressed, Said, Started, TrainingState, Validated
 
 FRAMEWORK = "HRDA"
 MODELS = Path(__file__).with_name("models.json")
@@ -194,6 +195,9 @@ class HRDATrainApp(DomainTrainApp):
         out = Path(self.work_dir) / "run"
         target = str(self.folders["target"]) if self.folders["target"].is_dir() else None
         domains = Domains(str(self.folders["source"]), target, str(self.folders["validation"]))
+        state = TrainingState()
+        state.subscribe(PageProgress(self))
+        state.subscribe(TensorBoardScalars(Path(self.log_dir)))
         try:
             settings, start = self.run_settings(), self.model_files.get("checkpoint")
             if start is not None:
@@ -204,7 +208,7 @@ class HRDATrainApp(DomainTrainApp):
                 out,
                 classes=self.classes,
                 device=self.device or "auto",
-                observers=[PageProgress(self), TensorBoardScalars(Path(self.log_dir))],
+                state=state,
                 stop=self._stop,
                 init_checkpoint=start and Path(start),
             )
@@ -245,39 +249,34 @@ class PageProgress:
     def __init__(self, app: HRDATrainApp) -> None:
         self._bar_widget = app.progress_bar_main
         self._show_status = app.gui.show_status
-        self._total = 0
         self._bar: Any = None
         self._score = ""
         self._shown_at = 0.0
 
-    def on_start(self, total_iterations: int) -> None:
-        """Show an empty progress bar."""
-        self._total = total_iterations
-        self._bar = self._bar_widget(message="Training", total=total_iterations)
-        self._bar_widget.show()
+    def __call__(self, state: TrainingState, change: Change) -> None:
+        """Show a change."""
+        match change:
+            case Started(_, total_iterations):
+                self._bar = self._bar_widget(message="Training", total=total_iterations)
+                self._bar_widget.show()
+            case Progressed(iteration, scalars):
+                self._show_progress(iteration, state.total_iterations, scalars)
+            case Validated(iteration, metrics):
+                score = max(metrics[f"{model}/mIoU"] for model in ("student", "teacher"))
+                self._score = f". mIoU {100 * score:.1f}% at iteration {iteration}"
+                logger.info(f"Validation at iteration {iteration}", extra={"metrics": dict(metrics)})
+            case CheckpointWritten(path):
+                logger.info(f"Saved {Path(path).name}")
+            case Said(text):
+                logger.info(text)
 
-    def on_iteration(self, iteration: int, scalars: Mapping[str, float]) -> None:
-        """Move the bar on and show the losses."""
+    def _show_progress(self, iteration: int, total: int, scalars: Mapping[str, float]) -> None:
         self._bar.update(iteration - self._bar.n)
         now = time.monotonic()
-        if now - self._shown_at >= self._SECONDS_BETWEEN_UPDATES or iteration == self._total:
+        if now - self._shown_at >= self._SECONDS_BETWEEN_UPDATES or iteration == total:
             self._shown_at = now
             losses = ", ".join(f"{name} {value:.3g}" for name, value in scalars.items())
-            self._show_status(f"Training: iteration {iteration} of {self._total}. {losses}{self._score}", "info")
-
-    def on_validation(self, iteration: int, metrics: Mapping[str, float]) -> None:
-        """Show the score of the better model from now on."""
-        score = max(metrics[f"{model}/mIoU"] for model in ("student", "teacher"))
-        self._score = f". mIoU {100 * score:.1f}% at iteration {iteration}"
-        logger.info(f"Validation at iteration {iteration}", extra={"metrics": dict(metrics)})
-
-    def on_checkpoint(self, path: Path) -> None:
-        """Note it in the log."""
-        logger.info(f"Saved {path.name}")
-
-    def on_message(self, text: str) -> None:
-        """Note it in the log."""
-        logger.info(text)
+            self._show_status(f"Training: iteration {iteration} of {total}. {losses}{self._score}", "info")
 
 
 def needs_target(settings: TrainSettings) -> bool:

@@ -92,6 +92,8 @@ class Failed:
 
     reason: str
     """Cause and remedy, for a person."""
+    kind: str = "TrainingError"
+    """Class of the error, by which another process can raise the same."""
 
 
 @dataclass(frozen=True)

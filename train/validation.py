@@ -14,6 +14,8 @@ from common.data.datasets import validation_photos
 from common.data.transforms import InputScale
 from common.hrda import HRDASegmentor, InferenceSettings, Predictor
 from common.metrics import SegmentationMetrics
+from train.preparation import PreparedData
+from train.settings import TrainSettings
 
 
 @dataclass(frozen=True)
@@ -36,6 +38,30 @@ def compare(iteration: int, student: SegmentationMetrics, teacher: SegmentationM
     metrics = {f"student/{name}": value for name, value in student.compute().items()}
     metrics |= {f"teacher/{name}": value for name, value in teacher.compute().items()}
     return Measurement(iteration, max(student_score, teacher_score), teacher_score > student_score, metrics)
+
+
+def measure_both(
+    student: HRDASegmentor,
+    teacher: HRDASegmentor,
+    settings: TrainSettings,
+    data: PreparedData,
+    device: torch.device,
+    iteration: int,
+) -> Measurement:
+    """Measure both models on the validation photos."""
+    counts = [
+        measure(
+            model,
+            data.validation,
+            data.classes,
+            inference=settings.inference,
+            scale=settings.data.scale,
+            device=device,
+            max_images=settings.validation.max_images,
+        )
+        for model in (student, teacher)
+    ]
+    return compare(iteration, *counts)
 
 
 def measure(

@@ -1,6 +1,6 @@
 import dataclasses
-import io
 import threading
+from pathlib import Path
 
 import pytest
 import torch
@@ -11,9 +11,10 @@ from common.hrda.settings import ModelSettings
 from train import engine
 from train.engine import Domains, TrainingError, run
 from train.initialisation import load_initial_weights
-from train.observers import ProgressLines, TensorBoardScalars
 from train.preparation import PreparedData, check_class_weights, class_weights
+from train.readers import TensorBoardScalars
 from train.settings import TrainSettings
+from train.state import CheckpointWritten, Finished, PhaseChanged, Progressed, Started, TrainingState, Validated
 from train.validation import Measurement
 
 SMALL = [
@@ -41,28 +42,32 @@ def settings(*overrides):
 
 
 class Recorder:
-    """Keeps what it hears; may set an event after an iteration."""
+    """A reader that keeps every change; may set an event after an iteration."""
 
     def __init__(self, stop=None, stop_after=None):
-        self.total, self.scalars, self.metrics, self.saved, self.messages = None, {}, {}, [], []
+        self.state, self.changes = TrainingState(), []
+        self.state.subscribe(self)
         self._stop, self._stop_after = stop, stop_after
 
-    def on_start(self, total_iterations):
-        self.total = total_iterations
-
-    def on_iteration(self, iteration, scalars):
-        self.scalars[iteration] = dict(scalars)
-        if iteration == self._stop_after:
+    def __call__(self, state, change):
+        self.changes.append(change)
+        if isinstance(change, Progressed) and change.iteration == self._stop_after:
             self._stop.set()
 
-    def on_validation(self, iteration, metrics):
-        self.metrics[iteration] = dict(metrics)
+    def of(self, kind):
+        return [change for change in self.changes if isinstance(change, kind)]
 
-    def on_checkpoint(self, path):
-        self.saved.append(path.name)
+    @property
+    def phases(self):
+        return [change.phase for change in self.of(PhaseChanged)]
 
-    def on_message(self, text):
-        self.messages.append(text)
+    @property
+    def scalars(self):
+        return {change.iteration: change.scalars for change in self.of(Progressed)}
+
+    @property
+    def metrics(self):
+        return {change.iteration: change.metrics for change in self.of(Validated)}
 
 
 @pytest.fixture(autouse=True, scope="module")
@@ -83,10 +88,11 @@ def domains(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def finished(domains, tmp_path_factory):
-    """A complete run: its folder, its result and what an observer heard."""
+    """A complete run: its folder, its result and what a reader heard."""
     out = tmp_path_factory.mktemp("runs") / "finished"
     recorder = Recorder()
-    result = run(settings(), domains, out, device="cpu", observers=[recorder, TensorBoardScalars(out / "tensorboard")])
+    recorder.state.subscribe(TensorBoardScalars(out / "tensorboard"))
+    result = run(settings(), domains, out, device="cpu", state=recorder.state)
     return out, result, recorder
 
 
@@ -118,9 +124,9 @@ def test_checkpoints_hold_all_that_serving_needs_and_no_code(finished):
     assert TrainSettings.from_yaml((out / "settings.yaml").read_text()) == settings()
 
 
-def test_observers_hear_of_losses_rate_scores_and_files(finished):
+def test_state_hears_of_losses_rate_scores_and_files(finished):
     _, result, recorder = finished
-    assert recorder.total == 4
+    assert recorder.of(Started) == [Started(0, 4)]
     assert list(recorder.scalars) == [1, 2, 3, 4]
     assert recorder.scalars[1]["lr"] == pytest.approx(1e-3 * 1e-6)
     assert recorder.scalars[4]["lr"] == pytest.approx(1e-3 * 0.25)
@@ -130,8 +136,22 @@ def test_observers_hear_of_losses_rate_scores_and_files(finished):
             assert 0 <= recorder.metrics[4][f"{model}/{score}/crack"] <= 1
     assert next(iter(recorder.metrics[4])) == "student/iou/crack"
     assert result.metrics in recorder.metrics.values()
-    assert "best.pth" in recorder.saved
-    assert recorder.saved.count("last.pth") == 2
+    saved = [(Path(change.path).name, change.iteration) for change in recorder.of(CheckpointWritten)]
+    assert ("best.pth", 2) in saved
+    assert [iteration for name, iteration in saved if name == "last.pth"] == [3, 4]
+
+
+def test_phases_come_in_their_order_and_the_end_is_the_last_change(finished):
+    _, result, recorder = finished
+    assert recorder.phases == ["preparing", "training", "validating", "training", "validating", "training", "saving"]
+    assert recorder.changes[-1] == Finished(
+        stopped=False,
+        iteration=4,
+        best=str(result.best),
+        checkpoints=tuple(map(str, result.checkpoints)),
+        metrics=result.metrics,
+    )
+    assert (recorder.state.phase, recorder.state.iteration) == ("finished", 4)
 
 
 def test_self_training_starts_at_its_share_of_the_run(finished):
@@ -145,7 +165,7 @@ def test_self_training_starts_at_its_share_of_the_run(finished):
 def test_training_lowers_the_loss_and_the_teacher_lags_behind(domains, tmp_path):
     recorder = Recorder()
     short = settings("mode=source-only", "iterations=12", "log_interval=3", "validation.interval=99")
-    run(short, domains, tmp_path, device="cpu", observers=[recorder])
+    run(short, domains, tmp_path, device="cpu", state=recorder.state)
     assert recorder.scalars[12]["loss/source"] < 0.8 * recorder.scalars[3]["loss/source"]
     student, teacher = last_weights(tmp_path)
     name = "decode_head.head.conv_seg.weight"
@@ -172,11 +192,13 @@ def test_stopped_and_resumed_run_equals_one_that_never_stopped(domains, finished
     out, _, _ = finished
     stop = threading.Event()
     first = Recorder(stop, stop_after=3)
-    stopped = run(settings(), domains, tmp_path, device="cpu", observers=[first], stop=stop)
+    stopped = run(settings(), domains, tmp_path, device="cpu", state=first.state, stop=stop)
     assert stopped.iteration == 3
     assert (tmp_path / "checkpoints" / "last.pth").is_file()
     second = Recorder()
-    resumed = run(settings(), domains, tmp_path, device="cpu", observers=[second], resume=True)
+    resumed = run(settings(), domains, tmp_path, device="cpu", state=second.state, resume=True)
+    assert first.state.phase == "stopped"
+    assert second.of(Started) == [Started(3, 4)]
     assert list(second.scalars) == [4]
     assert resumed.iteration == 4
     assert_same_run(out, tmp_path)
@@ -215,7 +237,7 @@ def test_other_modes_need_no_more_than_they_learn_from(domains, mode, losses, tm
         given = dataclasses.replace(domains, source=None)
     recorder = Recorder()
     small = settings(f"mode={mode}", "iterations=1", "optimizer.warmup_iterations=0")
-    run(small, given, tmp_path, device="cpu", observers=[recorder])
+    run(small, given, tmp_path, device="cpu", state=recorder.state)
     assert {name for name in recorder.scalars[1] if name.startswith("loss/")} == losses
     assert "teacher/iou/crack" in recorder.metrics[1]
 
@@ -238,8 +260,8 @@ def test_other_modes_need_no_more_than_they_learn_from(domains, mode, losses, tm
 def test_run_that_cannot_work_is_refused_before_training(domains, overrides, changes, message, tmp_path):
     recorder = Recorder()
     with pytest.raises(SettingsError, match=message):
-        run(settings(*overrides), dataclasses.replace(domains, **changes), tmp_path, device="cpu", observers=[recorder])
-    assert recorder.total is None
+        run(settings(*overrides), dataclasses.replace(domains, **changes), tmp_path, device="cpu", state=recorder.state)
+    assert not recorder.of(Started)
     assert not list(tmp_path.rglob("*.pth"))
 
 
@@ -340,16 +362,3 @@ def test_published_encoder_file_loads_without_its_imagenet_classifier(tmp_path, 
     assert "Encoder weights" in load_initial_weights(student, tmp_path / "mit_b0.pth")
     assert names == ["patch_embed1.proj.weight"]
     assert all((value == 0.5).all() for value in student.backbone.state_dict().values())
-
-
-def test_progress_line_names_iteration_losses_rate_and_time_left(monkeypatch):
-    clock = iter([100.0, 110.0])
-    monkeypatch.setattr("train.observers.time.monotonic", lambda: next(clock))
-    text = io.StringIO()
-    lines = ProgressLines(text)
-    lines.on_start(1000)
-    lines.on_iteration(50, {"loss/source": 0.25, "lr": 1e-5})
-    lines.on_iteration(100, {"loss/source": 0.125, "lr": 1e-4})
-    first, second = text.getvalue().splitlines()
-    assert first == "  50/1000  loss/source 0.250  lr 1.00e-05"
-    assert second == " 100/1000  loss/source 0.125  lr 1.00e-04  3:00 left"

@@ -1,0 +1,47 @@
+import pytest
+import torch
+
+from train.progress import RunningMeans, TimeLeft
+from train.result import TrainingError
+
+
+class Clock:
+    def __init__(self):
+        self.now = 100.0
+
+    def __call__(self):
+        return self.now
+
+
+def test_time_left_counts_measurements_apart_and_not_the_warming_up():
+    clock = Clock()
+    time_left = TimeLeft(100, 20, clock)
+    clock.now += 60
+    assert time_left.report(10) is None
+    clock.now += 20
+    # 2 s an iteration; how long a measurement takes is not known yet.
+    assert time_left.report(20) == pytest.approx(160)
+    with time_left.measuring():
+        clock.now += 7
+    clock.now += 20
+    # Four measurements are ahead: after 40, 60, 80 and 100.
+    assert time_left.report(30) == pytest.approx(2 * 70 + 4 * 7)
+
+
+def test_time_left_follows_a_change_of_pace():
+    clock = Clock()
+    time_left = TimeLeft(1000, 1000, clock)
+    for iteration in range(10, 400, 10):
+        clock.now += 10 if iteration <= 200 else 30
+        seconds = time_left.report(iteration)
+    assert seconds == pytest.approx(3 * (1000 - 390))
+
+
+def test_means_start_anew_and_a_loss_that_is_no_number_ends_the_run():
+    means = RunningMeans()
+    for value in (1.0, 3.0):
+        means.add({"loss": torch.tensor(value)})
+    assert means.take(2) == {"loss": 2.0}
+    means.add({"loss": torch.tensor(float("nan"))})
+    with pytest.raises(TrainingError, match="loss is nan at iteration 3"):
+        means.take(3)

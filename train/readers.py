@@ -1,0 +1,97 @@
+"""Readers of a run's state without a page: lines in a terminal, curves for TensorBoard."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TextIO
+
+from train.state import Change, CheckpointWritten, Progressed, Said, Started, TrainingState, Validated
+
+
+class ProgressLines:
+    """One readable line for each report.
+
+    Args:
+        stream: where they go; None: the standard output.
+    """
+
+    def __init__(self, stream: TextIO | None = None) -> None:
+        self._stream = stream or sys.stdout
+
+    def __call__(self, state: TrainingState, change: Change) -> None:
+        """Print what a change says to a person."""
+        match change:
+            case Progressed():
+                self._print(_progress_line(change, state.total_iterations))
+            case Validated(iteration, metrics):
+                self._print(f"validation at {iteration}, in %:")
+                for row, scores in _score_rows(metrics).items():
+                    self._print(f"  {row}: " + "  ".join(scores))
+            case CheckpointWritten(path):
+                self._print(f"saved {path}")
+            case Said(text):
+                self._print(text)
+
+    def _print(self, text: str) -> None:
+        print(text, file=self._stream, flush=True)
+
+
+class TensorBoardScalars:
+    """Losses, learning rate and scores as curves for `tensorboard --logdir`.
+
+    Args:
+        folder: where the curves are kept.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        self._folder = folder
+        self._writer = None
+
+    def __call__(self, state: TrainingState, change: Change) -> None:
+        """Add a change's points to the curves."""
+        match change:
+            case Started():
+                # TensorBoard's import takes a second that a refused run should not cost.
+                from torch.utils.tensorboard import SummaryWriter
+
+                self._writer = SummaryWriter(str(self._folder))
+            case Progressed(iteration, scalars):
+                self._write(iteration, scalars)
+            case Validated(iteration, metrics):
+                self._write(iteration, {f"validation/{name}": value for name, value in metrics.items()})
+
+    def _write(self, iteration: int, values: Mapping[str, float]) -> None:
+        for name, value in values.items():
+            self._writer.add_scalar(name, value, iteration)
+        self._writer.flush()
+
+
+def _progress_line(progressed: Progressed, total: int) -> str:
+    parts = [f"{progressed.iteration:>{len(str(total))}}/{total}"]
+    parts += [f"{name} {_short(value)}" for name, value in progressed.scalars.items()]
+    if progressed.seconds_left is not None:
+        parts.append(f"{duration(progressed.seconds_left)} left")
+    return "  ".join(parts)
+
+
+def _score_rows(metrics: Mapping[str, float]) -> dict[str, list[str]]:
+    """Scores in percent by model and class."""
+    rows: dict[str, list[str]] = {}
+    for name, value in metrics.items():
+        model, score, *of_class = name.split("/", 2)
+        row = f"{model}  {of_class[0] if of_class else 'mean'}"
+        rows.setdefault(row, []).append(f"{score} {100 * value:.1f}")
+    return rows
+
+
+def _short(value: float) -> str:
+    return f"{value:.3f}" if 0.001 <= abs(value) < 1000 or value == 0 else f"{value:.2e}"
+
+
+def duration(seconds: float) -> str:
+    """A time span as a person reads it: 0:05, 12:30, 1:02:03."""
+    minutes, seconds = divmod(round(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours}:{minutes:02}:{seconds:02}" if hours else f"{minutes}:{seconds:02}"
