@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, fields
 from pathlib import Path
@@ -21,6 +20,7 @@ from common.hrda.settings import (
     closest,
     require,
 )
+from train.yaml_edit import read_yaml
 
 UNCHOSEN_LABELS = ("background", "ignore")
 DEFAULT_YAML = Path(__file__).parent / "hyperparameters.yaml"
@@ -214,7 +214,7 @@ class TrainSettings(PlainSettings):
         Raises:
             SettingsError: not YAML, unknown key or bad value.
         """
-        data = _load_yaml(text)
+        data = read_yaml(text)
         return cls.from_dict({} if data is None else data)
 
     def to_dict(self) -> dict[str, Any]:
@@ -251,7 +251,7 @@ class TrainSettings(PlainSettings):
                     )
                 place = place[name]
             _refuse_unknown(names[-1], ".".join(names[:-1]), place)
-            place[names[-1]] = _load_yaml(value)
+            place[names[-1]] = read_yaml(value)
         return self.from_dict(data)
 
 
@@ -324,22 +324,3 @@ def _plain(value: Any) -> Any:
 
 def _tuple(value: Any) -> Any:
     return tuple(value) if isinstance(value, list) else value
-
-
-class _Loader(yaml.SafeLoader):
-    """YAML in which 1e-4 is a number, as YAML 1.2 and people have it; PyYAML wants 1.0e-4."""
-
-
-_Loader.add_implicit_resolver(
-    "tag:yaml.org,2002:float",
-    re.compile(r"^[-+]?(\d+(\.\d*)?|\.\d+)[eE][-+]?\d+$"),
-    list("-+.0123456789"),
-)
-
-
-def _load_yaml(text: str) -> Any:
-    try:
-        return yaml.load(text, Loader=_Loader)
-    except yaml.YAMLError as error:
-        reason = " ".join(str(error).split())
-        raise SettingsError(f"The settings are not valid YAML: {reason}.") from None
