@@ -25,10 +25,13 @@ def _team(row: Row) -> dict:
     }  # fmt: skip
 
 
+_WORKSPACE = "*, id IN (SELECT id FROM hidden_workspaces) AS hidden"
+
+
 def _workspace(row: Row) -> dict:
     return {
         "id": row["id"], "name": row["name"], "description": row["description"], "teamId": row["team_id"],
-        "createdAt": row["created_at"], "updatedAt": row["updated_at"],
+        "hidden": bool(row["hidden"]), "createdAt": row["created_at"], "updatedAt": row["updated_at"],
     }  # fmt: skip
 
 
@@ -82,15 +85,15 @@ def teams_add(body: Json, store: Store) -> dict:
 @router.method("workspaces.list")
 def workspaces_list(body: Json, store: Store) -> dict:
     return answer_page(
-        store, body, table="workspaces", columns=_COLUMNS, convert=lambda rows: [_workspace(r) for r in rows],
-        where=["team_id=?"], values=[integer(body, "teamId")],
+        store, body, table="workspaces", select=_WORKSPACE, columns=_COLUMNS, where=["team_id=?"],
+        values=[integer(body, "teamId")], convert=lambda rows: [_workspace(r) for r in rows],
     )  # fmt: skip
 
 
 @router.method("workspaces.info")
 def workspaces_info(body: Json, store: Store) -> dict:
     workspace_id = integer(body, "id")
-    row = store.one("SELECT * FROM workspaces WHERE id=?", workspace_id)
+    row = store.one(f"SELECT {_WORKSPACE} FROM workspaces WHERE id=?", workspace_id)
     if row is None:
         raise not_found("Workspace", workspace_id)
     return _workspace(row)
@@ -108,6 +111,18 @@ def workspaces_add(body: Json, store: Store) -> dict:
             "INSERT INTO workspaces (team_id, name, description, created_at, updated_at) VALUES (?,?,?,?,?)",
             team_id, name, text(body, "description", ""), moment, moment,
         )  # fmt: skip
+    return workspaces_info({"id": workspace_id}, store)
+
+
+@router.method("workspaces.visibility.set")
+def workspaces_visibility(body: Json, store: Store) -> dict:
+    """Hide a workspace from people, or show it again; methods go on listing it, as on an instance."""
+    workspace_id = workspaces_info({"id": integer(body, "id")}, store)["id"]
+    with store.transaction():
+        if body.get("hidden"):
+            store.run("INSERT OR IGNORE INTO hidden_workspaces VALUES (?)", workspace_id)
+        else:
+            store.run("DELETE FROM hidden_workspaces WHERE id=?", workspace_id)
     return workspaces_info({"id": workspace_id}, store)
 
 

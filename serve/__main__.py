@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import argparse
 import os
+import signal
 import sys
+import threading
+import time
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -36,6 +39,7 @@ def build_parser() -> argparse.ArgumentParser:
     parser.add_argument("--draw", action="store_true", help="predict: also write images with the areas drawn in")
     parser.add_argument("--host", default="0.0.0.0", help="deploy: address to listen on (%(default)s)")
     parser.add_argument("--port", type=int, default=8000, help="deploy: port to listen on (%(default)s)")
+    parser.add_argument("--parent", type=int, metavar="PID", help="deploy: end when this parent process has ended")
     return parser
 
 
@@ -74,6 +78,17 @@ def sdk_arguments(args: argparse.Namespace) -> list[str]:
     return words + (["--settings", *args.settings] if args.settings else [])
 
 
+def end_with(parent: int, interval_s: float = 1.0) -> None:
+    """End this process, as a signal would, when `parent` is its parent no longer."""
+
+    def watch() -> None:
+        while os.getppid() == parent:
+            time.sleep(interval_s)
+        os.kill(os.getpid(), signal.SIGTERM)
+
+    threading.Thread(target=watch, name="parent watch", daemon=True).start()
+
+
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command line.
 
@@ -81,6 +96,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         The exit status: 0, or 2 after an error that the user can mend.
     """
     args = parse_arguments(argv)
+    if args.parent is not None:
+        end_with(args.parent)
     # Seconds of imports, so not before the arguments are known to be right.
     from serve.deployment import default_device
     from serve.errors import CLIENT_ERRORS
