@@ -80,6 +80,23 @@ def _is_number(value: object) -> bool:
     return isinstance(value, int | float) and not isinstance(value, bool)
 
 
+AUGMENTATION_LEVELS = {
+    "none": AugmentationSettings(flip=False, photometric=0.0),
+    "light": AugmentationSettings(),
+    "medium": AugmentationSettings(scale=(0.8, 1.25), photometric=0.2),
+    "hard": AugmentationSettings(rotate=True, scale=(0.5, 2.0), photometric=0.4),
+}
+"""Settings by the name that people choose them by, from the photos as they are to all that a photo may become.
+'light' is what a run does unless told otherwise. 'medium' adds what another camera and another distance change.
+'hard' also turns photos, which suits surfaces and not scenes with an up and down, and halves and doubles them: what is
+3 pixels wide may get lost."""
+
+
+def augmentation_level(settings: AugmentationSettings) -> str | None:
+    """The name in `AUGMENTATION_LEVELS` of exactly these settings; None if they have none."""
+    return next((name for name, level in AUGMENTATION_LEVELS.items() if level == settings), None)
+
+
 def resize_mask(mask: np.ndarray, size: tuple[int, int]) -> np.ndarray:
     """`mask` (H×W uint8) at `size` (height, width); indices are picked, never blended."""
     if mask.shape[:2] == size:

@@ -2,10 +2,12 @@ import numpy as np
 import pytest
 
 from common.data.transforms import (
+    AUGMENTATION_LEVELS,
     AugmentationSettings,
     InputScale,
     augment_colour,
     augment_geometry,
+    augmentation_level,
     crop_place,
     crop_place_with_foreground,
     pad_to,
@@ -126,3 +128,24 @@ def test_padding_goes_to_bottom_and_right():
     assert padded.shape == (4, 4, 3)
     assert padded[:2, :3].min() == 1
     assert padded[2:].max() == padded[:, 3:].max() == 0
+
+
+def test_levels_of_augmentation_differ_more_from_level_to_level():
+    rng = np.random.default_rng(0)
+    image = rng.integers(0, 256, (32, 32, 3), dtype=np.uint8)
+    mask = np.zeros((32, 32), np.uint8)
+    sizes, changes = [], []
+    for level in AUGMENTATION_LEVELS.values():
+        drawn = [augment_geometry(image, mask, level, rng)[0] for _ in range(20)]
+        sizes.append(len({one.shape for one in drawn}))
+        coloured = [augment_colour(image, level.photometric, rng).astype(int) for _ in range(20)]
+        changes.append(np.mean([np.abs(one - image).mean() for one in coloured]))
+    assert sizes[:2] == [1, 1] and sizes[3] > sizes[2] > 1
+    assert changes[0] == 0 and all(np.diff(changes) > 0)
+
+
+def test_level_is_told_by_exact_values_and_the_default_is_light():
+    assert augmentation_level(AugmentationSettings()) == "light"
+    assert [augmentation_level(level) for level in AUGMENTATION_LEVELS.values()] == list(AUGMENTATION_LEVELS)
+    assert augmentation_level(AugmentationSettings.from_dict({"flip": False, "photometric": 0})) == "none"
+    assert augmentation_level(AugmentationSettings(photometric=0.11)) is None

@@ -1,0 +1,59 @@
+"""Settings to start from: what each changes in the default text, and which of them a text still is."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+from train.settings import DEFAULT_YAML, TrainSettings
+from train.yaml_edit import read_yaml, set_values
+
+DEFAULT_PRESET = "cracks"
+"""Name of the preset that is the default text unchanged."""
+
+_FOLDER = Path(__file__).with_name("presets")
+_NAMES = ("quick_look", "cracks", "street_scenes")
+
+
+@dataclass(frozen=True)
+class Preset:
+    """Settings to start from."""
+
+    title: str
+    """What it is called on the page."""
+    description: str
+    """What it is for, what it costs and what to know, for a person."""
+    text: str
+    """All settings as commented YAML."""
+
+    @property
+    def settings(self) -> TrainSettings:
+        """The settings that the text stands for."""
+        return TrainSettings.from_yaml(self.text)
+
+
+@cache
+def presets() -> dict[str, Preset]:
+    """The presets by name, in the order in which they are offered."""
+    default, found = DEFAULT_YAML.read_text(encoding="utf-8"), {}
+    for name in _NAMES:
+        content = read_yaml((_FOLDER / f"{name}.yaml").read_text(encoding="utf-8"))
+        found[name] = Preset(content["title"], content["description"], set_values(default, content["settings"]))
+    return found
+
+
+def differences(settings: TrainSettings, other: TrainSettings) -> list[str]:
+    """Dotted names of the values in which the two differ. The encoder is left out: it is chosen with the model."""
+    return [name for name in _differing(settings.to_dict(), other.to_dict()) if name != "model.encoder"]
+
+
+def _differing(data: dict[str, Any], other: dict[str, Any], before: str = "") -> Iterator[str]:
+    for name in data | other:
+        value, others = data.get(name), other.get(name)
+        if isinstance(value, dict) and isinstance(others, dict):
+            yield from _differing(value, others, f"{before}{name}.")
+        elif value != others:
+            yield before + name
