@@ -17,9 +17,11 @@ from common.data.project import BACKGROUND, ProjectError
 from common.hrda import ModelSettings, SettingsError, load_checkpoint
 from common.hrda.checkpoints import CheckpointError
 from common.hrda.settings import closest
-from train.cards import DRAWABLE, AnyInstanceTrainingLogs, AnyShapeClassesSelector, SettingsSelector
+from train.cards import AnyInstanceTrainingLogs, SettingsSelector
 from train.engine import Domains, RunResult, TrainingError, run
-from train.inputs import DomainSelector, FoundDomain, InputError, Inputs, download, find, overlap_with_target
+from train.inputs import FoundDomain, InputError, Inputs, download, find, overlap_with_target
+from train.page.classes import DRAWABLE, AnyShapeClassesSelector
+from train.page.domains import DomainSelector
 from train.readers import TensorBoardScalars
 from train.sdk import AnyDeviceTrainingProcess, DomainTrainApp, DomainTrainGUI, Refused, Split, SplitItem
 from train.settings import DEFAULT_YAML, TrainSettings

@@ -1,4 +1,4 @@
-"""The three domains of a run on an instance: which projects and datasets they are, and their card on the page."""
+"""The three domains of a run on an instance: which projects and datasets they are, and their photos."""
 
 from __future__ import annotations
 
@@ -10,8 +10,6 @@ from typing import Any, Self
 
 import requests
 from supervisely import Api, DatasetInfo, ProjectInfo, ProjectType, logger
-from supervisely.app.widgets import Card, Container, Field, SelectDatasetTree
-from supervisely.nn.training.gui.input_selector import InputSelector
 from supervisely.project.download import download_fast, download_using_cache
 
 ROLES = ("source", "target", "validation")
@@ -117,6 +115,8 @@ class FoundDomain:
     project: ProjectInfo
     datasets: dict[str, DatasetInfo]
     """The datasets that are used by their path, such as `road/night`."""
+    is_whole: bool = False
+    """Whether these are all datasets of the project."""
 
     @property
     def images_count(self) -> int:
@@ -134,14 +134,67 @@ def find(api: Api, inputs: Inputs) -> dict[str, FoundDomain]:
         InputError: no such project or dataset, not images, no images, or source and validation share a dataset.
     """
     domains = {role: domain for role in ROLES if (domain := getattr(inputs, role)) is not None}
-    found = {role: _find_domain(api, role, domain) for role, domain in domains.items()}
-    shared = _shared(found, "source", "validation")
+    found = {role: find_domain(api, role, domain) for role, domain in domains.items()}
+    check_apart(found)
+    return found
+
+
+def find_domain(api: Api, role: str, domain: Domain) -> FoundDomain:
+    """Look one domain up on the instance.
+
+    Args:
+        api: of the instance.
+        role: what an error message calls it: source, target or validation.
+        domain: what to look for.
+
+    Raises:
+        InputError: no such project or dataset, not images, or no images.
+    """
+    try:
+        project = api.project.get_info_by_id(domain.project_id)
+    except requests.HTTPError as error:
+        logger.debug("Project lookup refused", exc_info=True)
+        raise InputError(f"The instance refuses to show project {domain.project_id} ({role}): {error}.") from error
+    if project is None:
+        raise InputError(
+            f"There is no project {domain.project_id} for the {role}, or this token may not see it. "
+            "Name a project that exists."
+        )
+    if project.type != str(ProjectType.IMAGES):
+        raise InputError(f"Project {project.id} '{project.name}' ({role}) holds {project.type}. Choose one of images.")
+    existing = {"/".join([*parents, dataset.name]): dataset for parents, dataset in api.dataset.tree(project.id)}
+    missing = set(domain.dataset_ids or ()) - {dataset.id for dataset in existing.values()}
+    if missing:
+        known = ", ".join(f"{dataset.id} '{path}'" for path, dataset in existing.items()) or "none"
+        raise InputError(
+            f"Project {project.id} '{project.name}' ({role}) has no dataset {min(missing)}. Its datasets: {known}."
+        )
+    chosen = {
+        path: dataset
+        for path, dataset in existing.items()
+        if domain.dataset_ids is None or dataset.id in domain.dataset_ids
+    }
+    found = FoundDomain(project, chosen, is_whole=len(chosen) == len(existing))
+    if found.images_count == 0:
+        raise InputError(
+            f"The datasets of the {role} in project {project.id} '{project.name}' hold no images. "
+            "Add images, or choose other datasets."
+        )
+    return found
+
+
+def check_apart(found: Mapping[str, FoundDomain]) -> None:
+    """Refuse to measure on what is learnt from.
+
+    Raises:
+        InputError: source and validation share a dataset.
+    """
+    shared = _shared(found, "source", "validation") if {"source", "validation"} <= set(found) else None
     if shared:
         raise InputError(
             f"Source and validation share {shared}. Choose other datasets for one of them: measured on photos that it "
             "has learnt from, a model looks better than it is."
         )
-    return found
 
 
 def overlap_with_target(found: Mapping[str, FoundDomain]) -> str | None:
@@ -175,151 +228,6 @@ def download(api: Api, domain: FoundDomain, folder: Path, *, use_cache: bool, pr
             logger.warning(f"The agent's cache is not used: {error}")
             shutil.rmtree(folder, ignore_errors=True)
     download_fast(api, domain.project.id, str(folder), dataset_ids, progress_cb=progress, save_image_info=True)
-
-
-class DomainSelector(InputSelector):
-    """The first card of the page: datasets of the source, and projects and datasets of target and validation."""
-
-    title = "Photos"
-    description = "Labelled source, unlabelled target to adapt to, and labelled validation photos"
-
-    def __init__(self, project_info: ProjectInfo, app_options: dict[str, Any]) -> None:
-        super().__init__(project_info, app_options)
-        self._api = Api.from_env()
-        self._trees = {
-            "source": SelectDatasetTree(
-                project_id=self.project_id, multiselect=True, flat=True, compact=True, select_all_datasets=True
-            ),
-            "target": self._project_tree(),
-            "validation": self._project_tree(),
-        }
-        fields = [
-            Field(self._trees["source"], "Source", "Labelled photos to learn from, of the project above"),
-            Field(self._trees["target"], "Target", "Photos to adapt to; they need no labels"),
-            Field(self._trees["validation"], "Validation", "Labelled photos to measure on"),
-        ]
-        self.display_widgets = [
-            self.project_thumbnail,
-            *fields,
-            self.use_cache_checkbox,
-            self.validator_text,
-            self.button,
-        ]
-        self.container = Container(self.display_widgets)
-        self.card = Card(
-            title=self.title,
-            description=self.description,
-            content=self.container,
-            collapsable=app_options.get("collapsable", False),
-        )
-
-    @property
-    def widgets_to_disable(self) -> list:
-        """What cannot be changed once the step is done."""
-        return [*self._trees.values(), *super().widgets_to_disable]
-
-    def get_inputs(self) -> Inputs:
-        """What is chosen.
-
-        Raises:
-            InputError: no validation project is chosen, or a project without datasets.
-        """
-        target = self._chosen("target")
-        validation = self._chosen("validation")
-        if validation is None:
-            raise InputError("Choose a validation project: labelled photos that are not learnt from.")
-        return Inputs(self._chosen("source"), target, validation)
-
-    def set_inputs(self, inputs: Inputs) -> None:
-        """Show these on the page; a project that the instance does not have is left unchosen."""
-        self._choose_datasets("source", inputs.source.dataset_ids)
-        for role, domain in (("target", inputs.target), ("validation", inputs.validation)):
-            project = domain and self._api.project.get_info_by_id(domain.project_id)
-            tree = self._trees[role]
-            if project is None:
-                tree.set_project_id(None)
-                continue
-            tree.team_id, tree.workspace_id = project.team_id, project.workspace_id
-            tree.set_project_id(project.id)
-            self._choose_datasets(role, domain.dataset_ids)
-
-    def validate_step(self) -> bool:
-        """Check the choice against the instance and say in the card what is wrong."""
-        try:
-            found = find(self._api, self.get_inputs())
-        except InputError as error:
-            self.validator_text.set(str(error), "error")
-            self.validator_text.show()
-            return False
-        counts = ", ".join(f"{found[role].images_count} {role}" for role in ROLES if role in found)
-        overlap = overlap_with_target(found)
-        self.validator_text.set(f"Images: {counts}. {overlap or ''}".rstrip(), "warning" if overlap else "success")
-        self.validator_text.show()
-        return True
-
-    def _project_tree(self) -> SelectDatasetTree:
-        tree = SelectDatasetTree(
-            multiselect=True,
-            flat=True,
-            select_all_datasets=True,
-            allowed_project_types=[ProjectType.IMAGES],
-            width=350,
-        )
-        # The widget starts with the project that the app was started on, which is the source.
-        tree.set_project_id(None)
-        return tree
-
-    def _chosen(self, role: str) -> Domain | None:
-        tree = self._trees[role]
-        project_id = self.project_id if role == "source" else tree.get_selected_project_id()
-        if project_id is None:
-            return None
-        if tree.is_all_selected():
-            return Domain(project_id)
-        dataset_ids = tree.get_selected_ids()
-        if not dataset_ids:
-            raise InputError(f"Choose at least one dataset of the {role}.")
-        return Domain(project_id, tuple(dataset_ids))
-
-    def _choose_datasets(self, role: str, dataset_ids: tuple[int, ...] | None) -> None:
-        if dataset_ids is None:
-            self._trees[role].select_all()
-        else:
-            self._trees[role].set_dataset_ids(list(dataset_ids))
-
-
-def _find_domain(api: Api, role: str, domain: Domain) -> FoundDomain:
-    try:
-        project = api.project.get_info_by_id(domain.project_id)
-    except requests.HTTPError as error:
-        logger.debug("Project lookup refused", exc_info=True)
-        raise InputError(f"The instance refuses to show project {domain.project_id} ({role}): {error}.") from error
-    if project is None:
-        raise InputError(
-            f"There is no project {domain.project_id} for the {role}, or this token may not see it. "
-            "Name a project that exists."
-        )
-    if project.type != str(ProjectType.IMAGES):
-        raise InputError(f"Project {project.id} '{project.name}' ({role}) holds {project.type}. Choose one of images.")
-    existing = {"/".join([*parents, dataset.name]): dataset for parents, dataset in api.dataset.tree(project.id)}
-    missing = set(domain.dataset_ids or ()) - {dataset.id for dataset in existing.values()}
-    if missing:
-        known = ", ".join(f"{dataset.id} '{path}'" for path, dataset in existing.items()) or "none"
-        raise InputError(
-            f"Project {project.id} '{project.name}' ({role}) has no dataset {min(missing)}. Its datasets: {known}."
-        )
-    chosen = {
-        path: dataset
-        for path, dataset in existing.items()
-        if domain.dataset_ids is None or dataset.id in domain.dataset_ids
-    }
-    found = FoundDomain(project, chosen)
-    if found.images_count == 0:
-        raise InputError(
-            f"The datasets of the {role} in project {project.id} '{project.name}' hold no images. "
-            "Add images, or choose other datasets."
-        )
-    return found
 
 
 def _shared(found: Mapping[str, FoundDomain], role: str, other: str) -> str | None:

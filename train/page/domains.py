@@ -1,0 +1,237 @@
+"""The first card of the page: source, target and validation, what is known of them and what is wrong with them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from html import escape
+from typing import Any
+
+import requests
+from supervisely import Api, ProjectInfo, ProjectType, logger
+from supervisely.app.widgets import Button, Card, Container, Field
+from supervisely.nn.training.gui.input_selector import InputSelector
+
+from train.domain_facts import DomainFacts, Superseded, domain_facts
+from train.domain_problems import Problem, overlaps, problems_of
+from train.inputs import ROLES, Domain, FoundDomain, InputError, Inputs, find, find_domain, overlap_with_target
+from train.page.dataset_picker import DatasetPicker
+from train.page.domain_view import DomainView
+from train.page.latest import LatestOnly
+
+_NO_VALIDATION = "Choose a validation project: labelled photos that are not learnt from."
+_FIELDS = {
+    "source": ("Source", "Labelled photos to learn from, of the project above."),
+    "target": ("Target", "Photos to adapt to. Not labelled: annotations are ignored."),
+    "validation": ("Validation", "Labelled photos to measure on. They should look like the target."),
+}
+_INVITATIONS = {
+    "source": "",
+    "target": "Choose a project. Training without adaptation needs none.",
+    "validation": "Choose a project with labelled photos that are not learnt from.",
+}
+# The page should say soon that the instance is away, not after minutes.
+_ATTEMPTS = 3
+
+Key = tuple[Any, ...]
+
+
+class DomainSelector(InputSelector):
+    """The card that chooses the datasets of the source, and projects and datasets of target and validation."""
+
+    title = "Photos"
+    description = "Labelled source, unlabelled target to adapt to, and labelled validation photos"
+
+    def __init__(self, project_info: ProjectInfo, app_options: dict[str, Any]) -> None:
+        super().__init__(project_info, app_options)
+        self._api = Api.from_env()
+        # Of its own: the SDK's client remembers what it was asked last, and is not made for two threads.
+        self._reading_api = Api.from_env(retry_count=_ATTEMPTS)
+        projects = [
+            project
+            for project in self._api.project.get_list(project_info.workspace_id)
+            if project.type == str(ProjectType.IMAGES)
+        ]
+        self._pickers = {
+            "source": DatasetPicker("source", fixed=self.project_id),
+            "target": DatasetPicker("target", projects, nothing="No target"),
+            "validation": DatasetPicker("validation", projects),
+        }
+        self._views = {
+            role: DomainView(role, invitation=_INVITATIONS[role], with_shares=role == "source") for role in ROLES
+        }
+        self._facts: dict[str, DomainFacts] = {}
+        self._problems: list[Problem] = []
+        self._known: dict[Key, DomainFacts] = {}
+        self._callbacks: list[Callable[[], None]] = []
+        self.button = Button("Select", widget_id="input_next")
+        fields = [
+            Field(Container([*self._pickers[role].widgets, *self._views[role].widgets]), *_FIELDS[role])
+            for role in ROLES
+        ]
+        self.display_widgets = [
+            self.project_thumbnail,
+            *fields,
+            self.use_cache_checkbox,
+            self.validator_text,
+            self.button,
+        ]
+        self.container = Container(self.display_widgets)
+        self.card = Card(
+            title=self.title,
+            description=self.description,
+            content=self.container,
+            collapsable=app_options.get("collapsable", False),
+        )
+        self._reader = LatestOnly(self._read, name="facts of the domains")
+        for role, picker in self._pickers.items():
+            picker.on_change(lambda role=role: self._changed(role))
+        self._changed("source")
+
+    @property
+    def widgets_to_disable(self) -> list:
+        """What cannot be changed once the step is done."""
+        pickers = [widget for picker in self._pickers.values() for widget in picker.widgets]
+        return [*pickers, *super().widgets_to_disable]
+
+    def get_inputs(self) -> Inputs:
+        """What is chosen.
+
+        Raises:
+            InputError: no validation project is chosen, or a project without datasets.
+        """
+        chosen = {role: picker.chosen() for role, picker in self._pickers.items()}
+        if chosen["validation"] is None:
+            raise InputError(_NO_VALIDATION)
+        return Inputs(**chosen)
+
+    def set_inputs(self, inputs: Inputs) -> None:
+        """Show these on the page; a project that the instance does not have is left unchosen."""
+        self._pickers["source"].choose(self._api, inputs.source)
+        for role in ("target", "validation"):
+            domain: Domain | None = getattr(inputs, role)
+            project = domain and self._api.project.get_info_by_id(domain.project_id)
+            self._pickers[role].choose(self._api, domain if project else None, project)
+        self._changed(*ROLES)
+
+    def validate_step(self) -> bool:
+        """Check the choice against the instance and say in the card what is wrong."""
+        try:
+            found = find(self._api, self.get_inputs())
+        except InputError as error:
+            return self._refuse(str(error))
+        except requests.RequestException as error:
+            return self._refuse(_away(error))
+        counts = ", ".join(f"{found[role].images_count} {role}" for role in ROLES if role in found)
+        doubts = [overlap_with_target(found), *(one.text for one in self._problems if one.kind == "error")]
+        doubts = list(filter(None, doubts))
+        self.validator_text.set(
+            escape(" ".join([f"Images: {counts}.", *doubts]), quote=False), "warning" if doubts else "success"
+        )
+        self.validator_text.show()
+        return True
+
+    def facts(self, role: str) -> DomainFacts | None:
+        """What is known of the domain that is chosen as source, target or validation; None before it is read."""
+        return self._facts.get(role)
+
+    def on_change(self, callback: Callable[[], None]) -> None:
+        """Call this, in another thread, whenever `facts` may answer something else; and once now."""
+        self._callbacks.append(callback)
+        callback()
+
+    def wait(self, timeout: float | None = None) -> bool:
+        """Wait until the facts of what is chosen are read; False if that took more than `timeout` seconds."""
+        return self._reader.wait(timeout)
+
+    def _refuse(self, sentence: str) -> bool:
+        self.validator_text.set(escape(sentence, quote=False), "error")
+        self.validator_text.show()
+        return False
+
+    def _changed(self, *roles: str) -> None:
+        self._facts = {role: facts for role, facts in self._facts.items() if role not in roles}
+        self._problems = [problem for problem in self._problems if problem.role not in roles]
+        for role in roles:
+            if self._pickers[role].project_id is None:
+                self._views[role].show_nothing()
+            else:
+                self._views[role].show_reading()
+        self._reader.order()
+
+    def _read(self, is_stale: Callable[[], bool]) -> None:
+        problems: list[Problem] = []
+        found: dict[str, FoundDomain] = {}
+        failed: set[str] = set()
+
+        def attempt(role: str, work: Callable[[], Any]) -> Any:
+            try:
+                return work()
+            except Superseded:
+                raise
+            except InputError as error:
+                sentence = str(error)
+            except Exception as error:
+                # Whatever an instance answers unexpectedly must end as a sentence, not as "Reading…" for ever.
+                logger.warning(f"The facts of the {role} could not be read", exc_info=True)
+                sentence = _away(error)
+            problems.append(Problem(role, "error", sentence))
+            failed.add(role)
+            return None
+
+        for role, picker in self._pickers.items():
+            domain = attempt(role, lambda role=role, picker=picker: self._find(role, picker))
+            if domain:
+                found[role] = domain
+            if is_stale():
+                return
+        problems += overlaps(found)
+        facts: dict[str, DomainFacts] = {}
+        self._show(found, facts, failed, problems)
+        try:
+            for role, domain in found.items():
+                one = attempt(role, lambda role=role, domain=domain: self._facts_of(role, domain, is_stale))
+                if is_stale():
+                    return
+                if one:
+                    facts[role] = one
+                self._show(found, facts, failed, [*problems, *problems_of(facts)])
+        except Superseded:
+            return
+        self._facts = facts
+        for callback in self._callbacks:
+            callback()
+
+    def _find(self, role: str, picker: DatasetPicker) -> FoundDomain | None:
+        picker.load(self._reading_api)
+        domain = picker.chosen()
+        return domain and find_domain(self._reading_api, role, domain)
+
+    def _facts_of(self, role: str, domain: FoundDomain, is_stale: Callable[[], bool]) -> DomainFacts:
+        # Whoever labels more while the page is open changes the time of the dataset's last change.
+        versions = sorted((dataset.id, dataset.updated_at) for dataset in domain.datasets.values())
+        labels = {} if role != "target" else {"drawn": 0}
+        key = (domain.project.id, domain.project.updated_at, tuple(versions), tuple(labels))
+        if key not in self._known:
+            self._known[key] = domain_facts(self._reading_api, domain, is_stale=is_stale, **labels)
+        return self._known[key]
+
+    def _show(
+        self,
+        found: Mapping[str, FoundDomain],
+        facts: Mapping[str, DomainFacts],
+        failed: set[str],
+        problems: Sequence[Problem],
+    ) -> None:
+        self._problems = list(problems)
+        for role, view in self._views.items():
+            if role in failed:
+                view.show_failure()
+            elif role in facts:
+                view.show_facts(self._reading_api, facts[role])
+            elif role not in found:
+                view.show_nothing()
+            view.show_problems([problem for problem in problems if problem.role == role])
+
+
+def _away(error: Exception) -> str:
+    return f"The instance does not answer as expected: {error}. Choose again to try again."
