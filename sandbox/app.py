@@ -19,6 +19,7 @@ from sandbox import (
     errors,
     files,
     images,
+    page_assets,
     projects,
     proxy,
     tasks,
@@ -61,6 +62,7 @@ def build_app(storage: Storage, token: str) -> FastAPI:
     ):  # fmt: skip
         app.include_router(area.router, dependencies=[Depends(_check_token)])
     app.include_router(proxy.net)
+    app.include_router(page_assets.router)
 
     @app.get("/")
     def about() -> dict:

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import uvicorn
 
-from sandbox import ecosystem, tasks
+from sandbox import ecosystem, page_assets, tasks
 from sandbox.app import build_app
 from sandbox.importer import Imported, import_projects
 from sandbox.storage import TEAM_ID, USER_ID, USER_LOGIN, WORKSPACE_ID, Storage
@@ -37,7 +37,8 @@ class Sandbox:
 
         Args:
             **extra: Further variables, e.g. ``TASK_ID=7, ENV="production"``; one that is None is taken out. TASK_ID
-                is set under its second name too, by which the SDK's ``Api`` and workflow know the task.
+                is set under its second name too, by which the SDK's ``Api`` and workflow know the task. SLY_ASSETS_URL
+                names this sandbox where its page files are installed.
 
         Returns:
             This process's environment, changed.
@@ -49,7 +50,9 @@ class Sandbox:
             "context.teamId": self.team_id, "context.workspaceId": self.workspace_id, "context.userId": USER_ID,
             # There is no https here; without this the SDK tries it first.
             "SUPERVISELY_SKIP_HTTPS_USER_HELPER_CHECK": "true",
-            "NO_PROXY": direct, "no_proxy": direct, "SUPERVISELY_TASK_ID": extra.get("TASK_ID"), **extra,
+            "NO_PROXY": direct, "no_proxy": direct, "SUPERVISELY_TASK_ID": extra.get("TASK_ID"),
+            "SLY_ASSETS_URL": f"{self.address}/assets" if page_assets.installed() else os.environ.get("SLY_ASSETS_URL"),
+            **extra,
         }  # fmt: skip
         merged = {**os.environ, **wanted}
         return {key: str(value) for key, value in merged.items() if value is not None}

@@ -38,6 +38,7 @@ from supervisely.nn.inference.inference_request import InferenceRequest
 from supervisely.nn.model.prediction import Prediction
 from supervisely.nn.utils import ModelSource, RuntimeType
 
+from common.assets import use_assets
 from serve.deployment import default_device
 from serve.errors import RequestError
 from serve.settings import without_client_arguments
@@ -75,6 +76,7 @@ class SdkServer(SemanticSegmentation):
         """Set up the app's routes and, on the command line, answer requests until stopped."""
         super().serve()
         self.add_routes(self._app.get_server())
+        use_assets(self._app.get_server())
         if self._is_cli_deploy:
             host, port = self._address
             uvicorn.run(self._app, host=host, port=port, ws="websockets")
