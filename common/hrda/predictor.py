@@ -3,16 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 import cv2
 import numpy as np
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
-from common.hrda.heads import resize
-from common.hrda.segmentor import HRDASegmentor
+from common.hrda.reduction import LabelRows, LabelRule, ProbabilityRows, mean_confidences, remove_small_components
 from common.hrda.settings import InferenceSettings
-from common.hrda.sliding import sliding_logits
+from common.hrda.sliding import RowSink, WindowNetwork, pad_to, sliding_logits, sweep
+from common.hrda.windows import Box
 
 # ImageNet's statistics of RGB values in 0..255, as MiT was trained with.
 IMAGENET_MEAN = (123.675, 116.28, 103.53)
@@ -39,11 +40,40 @@ def fit_scale(size: tuple[int, int], short_edge: int, long_edge: int) -> tuple[i
     return (max(round(size[0] * scale), 1), max(round(size[1] * scale), 1))
 
 
+class PhotoPixels:
+    """A photo whose windows are normalised one by one.
+
+    Args:
+        image: H×W×3 uint8 RGB.
+        device: where windows go.
+    """
+
+    def __init__(self, image: np.ndarray, device: torch.device) -> None:
+        self._image, self._device = image, device
+        self.size = image.shape[:2]
+
+    def crop(self, box: Box) -> Tensor:
+        """The normalised pixels 3×h×w of `box`, the mean colour where it leaves the photo."""
+        pixels = np.ascontiguousarray(self._image[box.top : box.bottom, box.left : box.right])
+        tensor = torch.from_numpy(pixels).to(self._device).permute(2, 0, 1)
+        return pad_to(normalise(tensor[None])[0], box)
+
+
+@dataclass(frozen=True)
+class Segmentation:
+    """What is known of a photo, at its own size."""
+
+    labels: np.ndarray
+    """H×W uint8 class indices."""
+    confidences: list[float | None] | None
+    """Mean probability of each class over its pixels, None for a class without any; None if not asked for."""
+
+
 class Predictor:
     """Predicts images of any size with a trained model.
 
     Args:
-        model: put into eval mode and moved to `device`.
+        model: a segmentor, put into eval mode and moved to `device`, or another `WindowNetwork` that runs there.
         settings: windows; the defaults are the model's own crop and half of it.
         device: where to compute.
         input_scale: (short_edge, long_edge) to which images are scaled first, keeping their aspect ratio,
@@ -56,19 +86,20 @@ class Predictor:
 
     def __init__(
         self,
-        model: HRDASegmentor,
+        model: WindowNetwork,
         settings: InferenceSettings | None = None,
         device: str | torch.device = "cpu",
         input_scale: tuple[int, int] | None = None,
     ) -> None:
         self.device = torch.device(device)
-        self.model = model.to(self.device).eval()
+        self.model = model.to(self.device).eval() if isinstance(model, nn.Module) else model
         self.settings = settings or InferenceSettings()
         self.input_scale = input_scale
+        self._network = MirroredNetwork(self.model) if self.settings.flip else self.model
 
     def logits(self, images: Tensor) -> Tensor:
         """Logits B×C×H×W float32 of normalised images B×3×H×W, on the predictor's device."""
-        return sliding_logits(self.model, images.to(self.device), self.settings)
+        return sliding_logits(self._network, images.to(self.device), self.settings)
 
     def predict(self, images: Sequence[np.ndarray]) -> list[np.ndarray]:
         """Class indices of RGB images.
@@ -82,32 +113,113 @@ class Predictor:
         Raises:
             ValueError: an image has another shape or dtype.
         """
-        labels = []
-        for image in images:
-            indices = self._image_logits(image).argmax(1)[0].to(torch.uint8).cpu().numpy()
-            if indices.shape != image.shape[:2]:
-                indices = cv2.resize(indices, image.shape[1::-1], interpolation=cv2.INTER_NEAREST_EXACT)
-            labels.append(indices)
-        return labels
+        return [segmentation.labels for segmentation in self.segment(images)]
 
-    def probabilities(self, images: Sequence[np.ndarray]) -> list[np.ndarray]:
-        """Class probabilities of RGB images: one C×H×W float32 array an image.
+    def segment(
+        self, images: Sequence[np.ndarray], rule: LabelRule | None = None, *, confidence: bool = False
+    ) -> list[Segmentation]:
+        """Class indices of RGB images by a rule, and where asked how sure the model is of each class.
+
+        Args:
+            images: H×W×3 uint8 arrays; sizes may differ.
+            rule: thresholds and smallest areas; None: the most probable class.
+            confidence: whether to give mean probabilities.
+
+        Raises:
+            ValueError: an image has another shape or dtype.
+        """
+        rule = rule or LabelRule()
+        scaled = self._scaled(images)
+        if self.settings.scales == (1.0,):
+            sinks = [LabelRows(image.shape[:2], rule, confidence=confidence) for image in scaled]
+            self._sweep(scaled, sinks)
+        else:
+            sinks = []
+            for image in scaled:
+                sink = LabelRows(image.shape[:2], rule, confidence=confidence)
+                # Labels are chosen from logits; the logarithm of a mean probability is one.
+                sink(0, torch.from_numpy(self._mean_over_scales(image)).float().clamp_min(1e-8).log())
+                sinks.append(sink)
+        return [
+            finish(sink, image.shape[:2], rule, self.model.num_classes)
+            for sink, image in zip(sinks, images, strict=True)
+        ]
+
+    def probabilities(self, images: Sequence[np.ndarray], dtype: type[np.floating] = np.float32) -> list[np.ndarray]:
+        """Class probabilities of RGB images: one C×H×W array of `dtype` an image.
 
         Raises:
             ValueError: an image has another shape or dtype than H×W×3 uint8.
         """
-        return [resize(self._image_logits(image).softmax(1), image.shape[:2])[0].cpu().numpy() for image in images]
+        maps = []
+        for image, scaled in zip(images, self._scaled(images), strict=True):
+            own = self._mean_over_scales(scaled)
+            maps.append(np.stack([resize_map(plane, image.shape[:2]) for plane in own]).astype(dtype, copy=False))
+        return maps
 
-    def _image_logits(self, image: np.ndarray) -> Tensor:
-        """Logits 1×C×h×w of one RGB image at the input scale."""
-        if image.ndim != 3 or image.shape[2] != 3 or image.dtype != np.uint8 or 0 in image.shape:
-            raise ValueError(
-                f"An image must be a non-empty H×W×3 uint8 RGB array. Received: shape {image.shape}, {image.dtype}."
-            )
-        if self.input_scale is not None:
-            image = resize_image(image, fit_scale(image.shape[:2], *self.input_scale))
-        tensor = torch.from_numpy(np.ascontiguousarray(image)).permute(2, 0, 1)[None]
-        return self.logits(normalise(tensor.to(self.device)))
+    def _sweep(self, images: Sequence[np.ndarray], sinks: Sequence[RowSink]) -> None:
+        photos = (PhotoPixels(image, self.device) for image in images)
+        sweep(self._network, zip(photos, sinks, strict=True), self.settings)
+
+    def _mean_over_scales(self, image: np.ndarray) -> np.ndarray:
+        total = None
+        for scale in self.settings.scales:
+            size = tuple(max(round(side * scale), 1) for side in image.shape[:2])
+            sink = ProbabilityRows(self.model.num_classes, size)
+            self._sweep([resize_image(image, size)], [sink])
+            planes = np.stack([resize_map(plane, image.shape[:2]) for plane in sink.probabilities])
+            total = planes if total is None else total + planes
+        return total / len(self.settings.scales)
+
+    def _scaled(self, images: Sequence[np.ndarray]) -> list[np.ndarray]:
+        """RGB images at the input scale."""
+        for image in images:
+            if image.ndim != 3 or image.shape[2] != 3 or image.dtype != np.uint8 or 0 in image.shape:
+                raise ValueError(
+                    f"An image must be a non-empty H×W×3 uint8 RGB array. Received: shape {image.shape}, {image.dtype}."
+                )
+        if self.input_scale is None:
+            return list(images)
+        return [resize_image(image, fit_scale(image.shape[:2], *self.input_scale)) for image in images]
+
+
+class MirroredNetwork:
+    """A network that sees every window also mirrored left to right, and averages the logits.
+
+    Args:
+        network: the network itself.
+    """
+
+    def __init__(self, network: WindowNetwork) -> None:
+        self._network = network
+        self.crop_size = network.crop_size
+        self.context_images, self.fuse = network.context_images, network.fuse
+
+    def detail_logits(self, images: Tensor) -> Tensor:
+        """As of the network."""
+        return (self._network.detail_logits(images) + self._network.detail_logits(images.flip(-1)).flip(-1)) / 2
+
+    def context_logits(self, images: Tensor) -> tuple[Tensor, Tensor]:
+        """As of the network."""
+        straight, mirrored = self._network.context_logits(images), self._network.context_logits(images.flip(-1))
+        return tuple((one + other.flip(-1)) / 2 for one, other in zip(straight, mirrored, strict=True))
+
+
+def finish(sink: LabelRows, size: tuple[int, int], rule: LabelRule, num_classes: int) -> Segmentation:
+    """Labels at the image's `size`, small areas removed, with their confidences."""
+    labels, confidence = sink.labels, sink.confidence
+    if labels.shape != size:
+        labels = cv2.resize(labels, size[::-1], interpolation=cv2.INTER_NEAREST_EXACT)
+        confidence = None if confidence is None else resize_map(confidence.astype(np.float32), size)
+    if rule.min_component > 1:
+        remove_small_components(labels, rule.min_component, num_classes)
+    means = None if confidence is None else mean_confidences(labels, confidence, num_classes)
+    return Segmentation(labels, means)
+
+
+def resize_map(plane: np.ndarray, size: tuple[int, int]) -> np.ndarray:
+    """Bilinear resize of an H×W float32 map to `size` (H, W)."""
+    return plane if plane.shape == tuple(size) else cv2.resize(plane, size[::-1], interpolation=cv2.INTER_LINEAR)
 
 
 def resize_image(image: np.ndarray, size: tuple[int, int]) -> np.ndarray:

@@ -174,24 +174,33 @@ class HRDASegmentor(BaseSegmentor):
         detail = segmentation_loss(logits.detail, box.crop(labels), detail_weights, class_weights)
         return {"loss_fused": (1 - share) * fused, "loss_detail": share * detail}
 
+    def detail_logits(self, images: Tensor) -> Tensor:
+        """Logits B×C×h/4×w/4 of high-resolution windows B×3×h×w."""
+        return self.decode_head(self.backbone(images))
+
+    def context_logits(self, images: Tensor) -> tuple[Tensor, Tensor]:
+        """Logits B×C×h/4×w/4 and attention B×(C or 1)×h/4×w/4 of crops at half the resolution, B×3×h×w."""
+        features = self.backbone(images)
+        return self.decode_head(features), self.decode_head.attention(features)
+
+    def fuse(self, context: Tensor, attention: Tensor, detail: Tensor) -> Tensor:
+        """Both resolutions fused, B×C×H/4×W/4 (see `HRDAHead.fuse`)."""
+        return self.decode_head.fuse(context, attention, detail)
+
     def crop_parts(self, images: Tensor) -> CropLogits:
         """Infer one crop an image: low resolution on the whole, high resolution as overlapping windows.
 
         Args:
             images: B×3×H×W float, H and W multiples of 8 and at least 64.
         """
-        context_features = self.backbone(self.context_images(images))
-        context = self.decode_head(context_features)
-        attention = self.decode_head.attention(context_features)
-
+        context, attention = self.context_logits(self.context_images(images))
         size = images.shape[-2:]
         window = (self.crop_size[0] // 2, self.crop_size[1] // 2)
         boxes = window_boxes(size, window, (window[0] // 2, window[1] // 2))
-        windows = torch.cat([box.crop(images) for box in boxes])
-        decoded = self.decode_head(self.backbone(windows)).chunk(len(boxes))
+        decoded = self.detail_logits(torch.cat([box.crop(images) for box in boxes])).chunk(len(boxes))
         pieces = ((box.scaled_down(LOGIT_STRIDE), piece) for box, piece in zip(boxes, decoded, strict=True))
         detail = average_overlaps(pieces, (size[0] // LOGIT_STRIDE, size[1] // LOGIT_STRIDE))
-        return CropLogits(context, detail, attention, self.decode_head.fuse(context, attention, detail))
+        return CropLogits(context, detail, attention, self.fuse(context, attention, detail))
 
     def crop_logits(self, images: Tensor) -> Tensor:
         """Logits B×C×H×W of one crop an image, at the images' size (see `crop_parts`)."""

@@ -12,6 +12,7 @@ from dataclasses import asdict, dataclass, fields
 from typing import Any, Self
 
 ENCODERS = ("mit_b0", "mit_b1", "mit_b2", "mit_b3", "mit_b4", "mit_b5")
+BLENDINGS = ("uniform", "gaussian")
 PSEUDO_LABEL_RULES = ("published", "per_class")
 MODES = ("source-only", "control", "uda", "supervised")
 IGNORE_LABEL = 255
@@ -138,6 +139,14 @@ class InferenceSettings(PlainSettings):
     """Distance of neighbouring windows in pixels; None: half the window."""
     batch_size: int = 4
     """How many windows go through the network at once. Bounds the memory."""
+    detail_overlap: bool = True
+    """High-resolution windows overlap by half, as published; False: side by side, for less than half the work."""
+    blending: str = "uniform"
+    """How crops are averaged where they overlap: 'uniform' as published, 'gaussian' trusts their middles more."""
+    flip: bool = False
+    """Predict every window also mirrored left to right and average: a little better for twice the time."""
+    scales: tuple[float, ...] = (1.0,)
+    """Predict the image at these scales and average the probabilities, which are then held for the whole image."""
 
     def __post_init__(self) -> None:
         if self.window is not None:
@@ -150,6 +159,17 @@ class InferenceSettings(PlainSettings):
         require(
             _is_int(self.batch_size) and self.batch_size > 0, "batch_size", "a positive whole number", self.batch_size
         )
+        for name in ("detail_overlap", "flip"):
+            require(isinstance(getattr(self, name), bool), name, "true or false", getattr(self, name))
+        scales = self.scales
+        require(
+            isinstance(scales, tuple) and 0 < len(scales) <= 8 and all(_is_number(s) and 0.1 <= s <= 4 for s in scales),
+            "scales",
+            "1 to 8 numbers from 0.1 to 4",
+            scales,
+        )
+        if self.blending not in BLENDINGS:
+            raise SettingsError(f"Unknown blending {self.blending!r}: {closest(str(self.blending), BLENDINGS)}")
 
 
 @dataclass(frozen=True)

@@ -1,55 +1,248 @@
-"""Sliding inference over whole images, in crops."""
+"""Sliding inference over whole images: every distinct window once, row by row of crops, in bounded memory.
+
+The high-resolution windows of neighbouring crops lie on the same places. Each is encoded and decoded once and kept
+until no later crop needs it, which gives the result of HRDA's two-level sliding (Hoyer et al., ECCV 2022, section 3.3)
+for about half of its work. As soon as no crop can touch a row of pixels any more, the row goes to its sink and is
+forgotten: time grows with the number of pixels, memory with the image's width.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from typing import Protocol
+from collections.abc import Callable, Iterable, Sequence
+from typing import NamedTuple, Protocol
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
 from common.hrda.settings import InferenceSettings
-from common.hrda.windows import BOX_GRID, MIN_SIDE, Box, average_overlaps, window_boxes
+from common.hrda.windows import (
+    BOX_GRID,
+    LOGIT_STRIDE,
+    MIN_SIDE,
+    Box,
+    average_overlaps,
+    window_boxes,
+    window_starts,
+)
+
+RowSink = Callable[[int, Tensor], None]
+"""Gets finished rows from top to bottom: the first row's number and logits C×rows×W float32."""
 
 
-class CropModel(Protocol):
-    """What sliding needs of a model."""
+class WindowNetwork(Protocol):
+    """What sliding needs of a model, whatever it runs on."""
 
     crop_size: tuple[int, int]
+    num_classes: int
 
-    def crop_logits(self, images: Tensor) -> Tensor:
-        """Logits B×C×h×w of crops B×3×h×w."""
+    def detail_logits(self, images: Tensor) -> Tensor:
+        """Logits B×C×h/4×w/4 of high-resolution windows B×3×h×w."""
+
+    def context_logits(self, images: Tensor) -> tuple[Tensor, Tensor]:
+        """Logits B×C×h/4×w/4 and attention B×(C or 1)×h/4×w/4 of crops at half the resolution, B×3×h×w."""
+
+    def context_images(self, images: Tensor) -> Tensor:
+        """Crops B×3×H×W at half the resolution."""
+
+    def fuse(self, context: Tensor, attention: Tensor, detail: Tensor) -> Tensor:
+        """Both resolutions fused, B×C×H/4×W/4."""
 
 
-def _padded(length: int) -> int:
-    return max(-(-length // BOX_GRID) * BOX_GRID, MIN_SIDE)
+class Pixels(Protocol):
+    """An image that gives its windows one by one, so that it is never held normalised as a whole."""
+
+    size: tuple[int, int]
+
+    def crop(self, box: Box) -> Tensor:
+        """The normalised pixels 3×h×w float32 of `box`; the mean colour (0) where it leaves the image."""
+
+
+class TensorPixels:
+    """An image that is normalised already: 3×H×W float32."""
+
+    def __init__(self, image: Tensor) -> None:
+        self._image = image
+        self.size = (image.shape[-2], image.shape[-1])
+
+    def crop(self, box: Box) -> Tensor:
+        return pad_to(box.crop(self._image), box)
+
+
+def pad_to(pixels: Tensor, box: Box) -> Tensor:
+    """`pixels` …×h×w, cut off at the image's right and bottom border, filled up with 0 to the size of `box`."""
+    height, width = pixels.shape[-2:]
+    return F.pad(pixels, (0, box.right - box.left - width, 0, box.bottom - box.top - height))
 
 
 @torch.no_grad()
-def sliding_logits(model: CropModel, images: Tensor, settings: InferenceSettings) -> Tensor:
+def sweep(network: WindowNetwork, photos: Iterable[tuple[Pixels, RowSink]], settings: InferenceSettings) -> None:
+    """Predict images of any sizes; they share the batches of windows.
+
+    Args:
+        network: in eval mode; with batch statistics the result would depend on what shares a batch.
+        photos: images and where their rows go. An image's buffers are made when its turn comes.
+        settings: windows, and how many of them go through the network at once.
+    """
+    waiting, active = iter(photos), []
+    while True:
+        # As many images as fill a batch with what they need next, and no more: each holds buffers.
+        while sum(len(one.missing) for one in active) < settings.batch_size:
+            photo = next(waiting, None)
+            if photo is None:
+                break
+            active.append(_ImageSweep(network, *photo, settings))
+        if not active:
+            return
+        _run_missing(network, active, settings.batch_size)
+        for one in active:
+            one.finish_row()
+        active = [one for one in active if one.missing]
+
+
+def sliding_logits(network: WindowNetwork, images: Tensor, settings: InferenceSettings) -> Tensor:
     """Logits of whole images: overlapping crops, averaged where they overlap.
 
     Args:
-        model: in eval mode, or in train mode where batch statistics are wanted.
+        network: in eval mode.
         images: B×3×H×W float32, normalised, any H and W of at least 1.
-        settings: window, stride and how many crops go through the model at once.
+        settings: windows.
 
     Returns:
         B×C×H×W float32. Sides that the network cannot take are padded with the mean colour and cut back.
     """
-    height, width = images.shape[-2:]
-    padded = F.pad(images, (0, _padded(width) - width, 0, _padded(height) - height))
-    size = (padded.shape[-2], padded.shape[-1])
-    window = settings.window or model.crop_size
-    stride = settings.stride or (window[0] // 2, window[1] // 2)
-    boxes = window_boxes(size, window, stride)
-    crops_at_once = max(settings.batch_size // images.shape[0], 1)
+    rows: list[list[Tensor]] = [[] for _ in images]
+    sweep(
+        network,
+        [
+            (TensorPixels(image), lambda _, logits, into=into: into.append(logits))
+            for image, into in zip(images, rows, strict=True)
+        ],
+        settings,
+    )
+    return torch.stack([torch.cat(parts, dim=1) for parts in rows])
 
-    def pieces() -> Iterator[tuple[Box, Tensor]]:
-        for first in range(0, len(boxes), crops_at_once):
-            group = boxes[first : first + crops_at_once]
-            logits = model.crop_logits(torch.cat([box.crop(padded) for box in group])).float()
-            yield from zip(group, logits.chunk(len(group)), strict=True)
 
-    return average_overlaps(pieces(), size)[..., :height, :width]
+class _Job(NamedTuple):
+    """A window that must go through the network."""
+
+    is_context: bool
+    box: Box
+
+
+class _ImageSweep:
+    """One image on its way through the network, a row of crops at a time."""
+
+    def __init__(self, network: WindowNetwork, pixels: Pixels, sink: RowSink, settings: InferenceSettings) -> None:
+        self._network, self._pixels, self._sink = network, pixels, sink
+        self._size = tuple(max(-(-side // BOX_GRID) * BOX_GRID, MIN_SIDE) for side in pixels.size)
+        window = settings.window or network.crop_size
+        stride = settings.stride or (window[0] // 2, window[1] // 2)
+        self._crop = tuple(min(w, side) for w, side in zip(window, self._size, strict=True))
+        self._tops = window_starts(self._size[0], self._crop[0], stride[0])
+        self._lefts = window_starts(self._size[1], self._crop[1], stride[1])
+        detail = (network.crop_size[0] // 2, network.crop_size[1] // 2)
+        detail_stride = (detail[0] // 2, detail[1] // 2) if settings.detail_overlap else detail
+        # In pixels of a crop; the same for all crops, which all have the same size.
+        self._detail_boxes = window_boxes(self._crop, detail, detail_stride)
+        self._weights = crop_weights(self._crop, settings.blending)
+        self._row = 0
+        self._details: dict[Box, Tensor] = {}
+        self._contexts: dict[Box, tuple[Tensor, Tensor]] = {}
+        self._sums: Tensor | None = None
+        self._counts: Tensor | None = None
+        self.missing = self._jobs()
+
+    def pixels(self, job: _Job) -> Tensor:
+        """What the network gets for a job: 3×h×w."""
+        pixels = self._pixels.crop(job.box)
+        return self._network.context_images(pixels[None])[0] if job.is_context else pixels
+
+    def take(self, job: _Job, *answer: Tensor) -> None:
+        """Keep the network's answer to a job, each C×h×w."""
+        if job.is_context:
+            self._contexts[job.box] = answer
+        else:
+            self._details[job.box] = answer[0]
+
+    def finish_row(self) -> None:
+        """Add up the present row of crops, hand over the rows that are complete, and go on to the next."""
+        top = self._tops[self._row]
+        for crop in self._crops():
+            self._add(crop)
+        self._contexts.clear()
+        self._row += 1
+        is_last = self._row == len(self._tops)
+        end = self._size[0] if is_last else self._tops[self._row]
+        done, height = end - top, min(end, self._pixels.size[0]) - top
+        if height > 0:
+            logits = self._sums[:, :height] / self._counts[:height]
+            self._sink(top, logits[..., : self._pixels.size[1]])
+        if is_last:
+            self.missing = []
+            return
+        for rows in (self._sums, self._counts):
+            rows[..., : self._crop[0] - done, :] = rows[..., done:, :].clone()
+            rows[..., self._crop[0] - done :, :] = 0
+        self._details = {box: logits for box, logits in self._details.items() if box.top >= end}
+        self.missing = self._jobs()
+
+    def _crops(self) -> list[Box]:
+        (height, width), top = self._crop, self._tops[self._row]
+        return [Box(top, top + height, left, left + width) for left in self._lefts]
+
+    def _details_of(self, crop: Box) -> list[Box]:
+        return [box.moved(crop.top, crop.left) for box in self._detail_boxes]
+
+    def _jobs(self) -> list[_Job]:
+        crops = self._crops()
+        # A dict keeps the order and drops what neighbouring crops share.
+        details = dict.fromkeys(box for crop in crops for box in self._details_of(crop) if box not in self._details)
+        return [_Job(True, crop) for crop in crops] + [_Job(False, box) for box in details]
+
+    def _add(self, crop: Box) -> None:
+        pieces = (
+            (relative.scaled_down(LOGIT_STRIDE), self._details[box][None])
+            for relative, box in zip(self._detail_boxes, self._details_of(crop), strict=True)
+        )
+        detail = average_overlaps(pieces, (self._crop[0] // LOGIT_STRIDE, self._crop[1] // LOGIT_STRIDE))
+        context, attention = self._contexts[crop]
+        fused = self._network.fuse(context[None], attention[None], detail)
+        logits = F.interpolate(fused.float(), self._crop, mode="bilinear", align_corners=False)[0]
+        if self._sums is None:
+            self._sums = logits.new_zeros(len(logits), self._crop[0], self._size[1])
+            self._counts = logits.new_zeros(self._crop[0], self._size[1])
+            self._weights = self._weights.to(logits)
+        columns = slice(crop.left, crop.right)
+        self._sums[..., columns].addcmul_(logits, self._weights)
+        self._counts[..., columns].add_(self._weights)
+
+
+def crop_weights(size: tuple[int, int], blending: str) -> Tensor:
+    """How much each pixel of a crop counts where crops overlap, H×W float32.
+
+    Args:
+        size: of the crop.
+        blending: 'uniform', or 'gaussian' for a bell (σ an eighth of the side) that trusts the middle more.
+    """
+    if blending == "uniform":
+        return torch.ones(size)
+    rows, columns = (
+        torch.exp(-0.5 * ((torch.arange(side) + 0.5 - side / 2) / (side / 8)) ** 2).clamp_min(1e-3) for side in size
+    )
+    return rows[:, None] * columns
+
+
+def _run_missing(network: WindowNetwork, images: Sequence[_ImageSweep], batch_size: int) -> None:
+    groups: dict[tuple[bool, tuple[int, int]], list[tuple[_ImageSweep, _Job]]] = {}
+    for image in images:
+        for job in image.missing:
+            size = (job.box.bottom - job.box.top, job.box.right - job.box.left)
+            groups.setdefault((job.is_context, size), []).append((image, job))
+    for (is_context, _), jobs in groups.items():
+        for first in range(0, len(jobs), batch_size):
+            batch = jobs[first : first + batch_size]
+            pixels = torch.stack([image.pixels(job) for image, job in batch])
+            answers = network.context_logits(pixels) if is_context else (network.detail_logits(pixels),)
+            for (image, job), *answer in zip(batch, *answers, strict=True):
+                image.take(job, *answer)

@@ -30,6 +30,10 @@ class Box(NamedTuple):
         """The same window in cells of `factor` pixels."""
         return Box(*(v // factor for v in self))
 
+    def moved(self, down: int, right: int) -> Box:
+        """The same window, `down` and `right` pixels further."""
+        return Box(self.top + down, self.bottom + down, self.left + right, self.right + right)
+
 
 def window_starts(length: int, window: int, stride: int) -> list[int]:
     """First pixels of windows that cover `length`; the last window is moved back inside.

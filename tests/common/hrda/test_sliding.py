@@ -5,11 +5,15 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
+from benchmarks.plain_sliding import plain_sliding_logits
 from common.hrda import InferenceSettings, ModelSettings, Predictor, build_segmentor
+from common.hrda.heads import HRDAHead
 from common.hrda.predictor import IMAGENET_MEAN, IMAGENET_STD, denormalise, fit_scale, normalise
-from common.hrda.sliding import sliding_logits
+from common.hrda.reduction import LabelRule
+from common.hrda.sliding import TensorPixels, crop_weights, sliding_logits, sweep
 from common.hrda.windows import Box, average_overlaps, window_boxes, window_starts
 
 
@@ -26,38 +30,110 @@ def test_windows_cover_every_pixel_and_stay_inside(length: int, window: int, str
     assert starts == sorted(set(starts))
 
 
-class PointwiseModel:
-    """Answers each pixel by itself and adds its place in the window, so that a wrong overlap shows."""
+class PlacedNetwork:
+    """Answers each cell by itself and adds its place in the window, so that a wrong overlap or place shows."""
 
     crop_size = (64, 64)
+    num_classes = 3
 
-    def crop_logits(self, images: Tensor) -> Tensor:
-        rows = torch.arange(images.shape[-2], dtype=images.dtype)[:, None].expand(images.shape[-2:])
-        return torch.stack([images[:, 0], images[:, 1] * 2, images[:, 2] + rows], dim=1)
+    def __init__(self) -> None:
+        self.windows = 0
+
+    def context_images(self, images: Tensor) -> Tensor:
+        return F.avg_pool2d(images, 2)
+
+    def detail_logits(self, images: Tensor) -> Tensor:
+        self.windows += len(images)
+        cells = F.avg_pool2d(images, 4)
+        rows = torch.arange(cells.shape[-2], dtype=cells.dtype)[:, None].expand(cells.shape[-2:])
+        return torch.stack([cells[:, 0], cells[:, 1] * 2, cells[:, 2] + rows], dim=1)
+
+    def context_logits(self, images: Tensor) -> tuple[Tensor, Tensor]:
+        logits = self.detail_logits(images)
+        return logits, torch.sigmoid(logits[:, 1:2])
+
+    def fuse(self, context: Tensor, attention: Tensor, detail: Tensor) -> Tensor:
+        return HRDAHead.fuse(context, attention, detail)
 
 
-@pytest.mark.parametrize("size", [(64, 64), (1, 1), (1, 200), (200, 1), (70, 90), (96, 160), (129, 67), (128, 40)])
+SIZES = [(64, 64), (1, 1), (1, 200), (200, 1), (70, 90), (96, 160), (160, 96), (129, 67), (128, 40), (257, 131)]
+
+
+@pytest.mark.parametrize("size", SIZES)
+@pytest.mark.parametrize("window", [(64, 64), (128, 64)])
 @pytest.mark.parametrize("batch_size", [1, 5])
-def test_sliding_equals_the_average_computed_naively(size: tuple[int, int], batch_size: int) -> None:
-    settings = InferenceSettings(window=(64, 64), stride=(32, 24), batch_size=batch_size)
+def test_distinct_windows_equal_the_plain_two_level_sliding(
+    size: tuple[int, int], window: tuple[int, int], batch_size: int
+) -> None:
+    settings = InferenceSettings(window=window, stride=(32, 24), batch_size=batch_size)
     images = torch.randn(2, 3, *size)
-    logits = sliding_logits(PointwiseModel(), images, settings)
+    logits = sliding_logits(PlacedNetwork(), images, settings)
     assert logits.shape == (2, 3, *size)
+    plain = plain_sliding_logits(PlacedNetwork(), images, settings)
+    torch.testing.assert_close(logits, plain, atol=1e-4, rtol=0)
 
-    height, width = (max(-(-s // 8) * 8, 64) for s in size)
-    padded = torch.zeros(2, 3, height, width, dtype=torch.float64)
-    padded[..., : size[0], : size[1]] = images
-    total, count = torch.zeros_like(padded), 0
-    for top in sorted({*range(0, height - 64, 32), height - 64}):
-        for left in sorted({*range(0, width - 64, 24), width - 64}):
-            placed = torch.zeros_like(padded)
-            inside = torch.zeros(height, width, dtype=torch.float64)
-            window = padded[..., top : top + 64, left : left + 64]
-            placed[..., top : top + 64, left : left + 64] = PointwiseModel().crop_logits(window)
-            inside[top : top + 64, left : left + 64] = 1
-            total, count = total + placed, count + inside
-    expected = (total / count)[..., : size[0], : size[1]]
-    torch.testing.assert_close(logits.double(), expected, atol=1e-5, rtol=1e-5)
+
+@pytest.mark.parametrize("size", [(64, 64), (1, 90), (100, 170), (170, 100), (130, 128)])
+def test_a_real_network_gives_the_plain_two_level_logits(predictor: Predictor, size: tuple[int, int]) -> None:
+    images = torch.randn(1, 3, *size)
+    with torch.no_grad():
+        plain = plain_sliding_logits(predictor.model, images, predictor.settings)
+    assert float((predictor.logits(images) - plain).abs().max()) <= 1e-4
+
+
+def test_each_distinct_window_is_computed_once() -> None:
+    ours, plain = PlacedNetwork(), PlacedNetwork()
+    images = torch.randn(1, 3, 128, 256)
+    sliding_logits(ours, images, InferenceSettings())
+    plain_sliding_logits(plain, images, InferenceSettings())
+    crops = 3 * 7
+    # Distinct windows of side 32 at stride 16, against nine in each crop.
+    assert ours.windows == crops + 7 * 15
+    assert plain.windows == crops + 9 * crops
+
+
+def test_without_overlap_windows_lie_side_by_side() -> None:
+    network = PlacedNetwork()
+    sliding_logits(network, torch.randn(1, 3, 128, 256), InferenceSettings(stride=(64, 64), detail_overlap=False))
+    assert network.windows == 2 * 4 + 4 * 8
+
+
+def test_images_of_different_sizes_share_batches_and_keep_their_own_answers() -> None:
+    sizes = [(70, 200), (64, 64), (130, 50)]
+    images = [torch.randn(1, 3, *size) for size in sizes]
+    rows = [[] for _ in images]
+    photos = (
+        (TensorPixels(image[0]), lambda _, x, into=into: into.append(x))
+        for image, into in zip(images, rows, strict=True)
+    )
+    sweep(PlacedNetwork(), photos, InferenceSettings(batch_size=64))
+    for image, parts in zip(images, rows, strict=True):
+        together = torch.cat(parts, dim=1)
+        torch.testing.assert_close(together, sliding_logits(PlacedNetwork(), image, InferenceSettings())[0])
+
+
+def test_rows_come_in_order_as_soon_as_they_are_done() -> None:
+    came = []
+    sweep(
+        PlacedNetwork(),
+        [(TensorPixels(torch.randn(3, 200, 70)), lambda top, logits: came.append((top, logits.shape[1])))],
+        InferenceSettings(),
+    )
+    assert came == [(0, 32), (32, 32), (64, 32), (96, 32), (128, 8), (136, 64)]
+
+
+def test_gaussian_blending_trusts_the_middle_of_a_crop() -> None:
+    weights = crop_weights((64, 128), "gaussian")
+    assert weights.shape == (64, 128)
+    assert weights[32, 64] > 0.99
+    assert 0 < weights[0, 0] < 0.01
+    torch.testing.assert_close(weights, weights.flip(0, 1))
+    images = torch.randn(1, 3, 96, 160)
+    blended = sliding_logits(PlacedNetwork(), images, InferenceSettings(blending="gaussian"))
+    uniform = sliding_logits(PlacedNetwork(), images, InferenceSettings())
+    # The upper left corner belongs to one crop alone, whatever its weight.
+    torch.testing.assert_close(blended[..., :32, :32], uniform[..., :32, :32])
+    assert not torch.allclose(blended, uniform, atol=1e-3)
 
 
 def test_average_touches_only_the_pieces_places() -> None:
@@ -91,6 +167,38 @@ def test_batches_of_windows_do_not_change_the_answer(predictor: Predictor) -> No
     x = torch.randn(1, 3, 100, 130)
     one = Predictor(predictor.model, InferenceSettings(batch_size=1)).logits(x)
     torch.testing.assert_close(predictor.logits(x), one, atol=1e-5, rtol=1e-5)
+
+
+def test_mirrored_windows_make_the_answer_of_a_mirrored_photo_the_mirrored_answer(predictor: Predictor) -> None:
+    # Sides on which the windows lie symmetrically.
+    x = torch.randn(1, 3, 96, 128)
+    mirrored = Predictor(predictor.model, InferenceSettings(flip=True))
+    torch.testing.assert_close(mirrored.logits(x), mirrored.logits(x.flip(-1)).flip(-1), atol=1e-5, rtol=1e-5)
+    assert not torch.allclose(predictor.logits(x), predictor.logits(x.flip(-1)).flip(-1), atol=1e-3)
+
+
+def test_several_scales_average_the_probabilities(predictor: Predictor) -> None:
+    image = np.random.default_rng(0).integers(0, 256, (90, 70, 3), dtype=np.uint8)
+    double = Predictor(predictor.model, InferenceSettings(scales=(1.0, 1.0)))
+    np.testing.assert_allclose(double.probabilities([image])[0], predictor.probabilities([image])[0], atol=1e-6)
+    several = Predictor(predictor.model, InferenceSettings(scales=(0.5, 1.0, 1.5)))
+    [probabilities] = several.probabilities([image], np.float16)
+    assert probabilities.dtype == np.float16
+    [found] = several.segment([image], confidence=True)
+    np.testing.assert_array_equal(found.labels, several.probabilities([image])[0].argmax(0))
+    assert all(mean is None or 0 < mean <= 1 for mean in found.confidences)
+
+
+def test_confidence_and_thresholds_follow_the_probabilities(predictor: Predictor) -> None:
+    image = np.random.default_rng(1).integers(0, 256, (80, 100, 3), dtype=np.uint8)
+    [probabilities] = predictor.probabilities([image])
+    [found] = predictor.segment([image], LabelRule(thresholds={1: 0.3, 2: 0.99}), confidence=True)
+    np.testing.assert_array_equal(found.labels == 1, probabilities[1] >= 0.3)
+    for index, mean in enumerate(found.confidences):
+        inside = found.labels == index
+        assert (mean is None) == (not inside.any())
+        if mean is not None:
+            assert abs(mean - probabilities[index][inside].mean()) < 1e-3
 
 
 def test_input_scale_brings_labels_back_at_the_images_size(predictor: Predictor) -> None:
