@@ -43,31 +43,37 @@ class BenchmarkError(RuntimeError):
 
 
 @dataclass(frozen=True)
-class BenchmarkTask:
+class TrainedModel:
     """What is measured on which photos, and where the results go."""
 
     checkpoint: Path
-    """On this machine."""
+    """The best checkpoint on this machine."""
     remote_checkpoint: FileInfo
     """The same in Team Files, for the report."""
-    device: str
-    """As Serve HRDA takes it, such as 'cpu' or 'cuda:0'."""
-    project_id: int
-    """Of the validation photos."""
     image_ids: Sequence[int]
-    """The validation photos, of any datasets of the project."""
-    classes: Sequence[str]
-    """The trained classes without the background."""
+    """The validation photos, of any datasets of one project."""
     folder: Path
     """Local folder for what is downloaded and written."""
     remote_dir: str
     """Folder in Team Files for evaluation and report."""
+    train_info: Mapping[str, Any] = field(default_factory=dict)
+    """What the report says of the training: `app_session_id` and `images_count`."""
+
+
+@dataclass(frozen=True)
+class Measuring:
+    """How it is measured."""
+
+    project_id: int
+    """Of the validation photos."""
+    classes: Sequence[str]
+    """The trained classes without the background."""
+    device: str = "cpu"
+    """As Serve HRDA takes it, such as 'cpu' or 'cuda:0'."""
     unchosen: Unchosen = "background"
     """What labels of other classes count as, as in training."""
     inference: Mapping[str, Any] = field(default_factory=dict)
     """Settings of the prediction, as in training; those that the served model does not have are left out."""
-    train_info: Mapping[str, Any] = field(default_factory=dict)
-    """What the report says of the training: `app_session_id` and `images_count`."""
 
 
 @dataclass(frozen=True)
@@ -88,7 +94,8 @@ class BenchmarkReport:
 
 def run_benchmark(
     api: Api,
-    task: BenchmarkTask,
+    trained: TrainedModel,
+    measuring: Measuring,
     *,
     progress: ProgressWidget,
     progress_secondary: ProgressWidget,
@@ -98,7 +105,8 @@ def run_benchmark(
 
     Args:
         api: of the instance.
-        task: what and where.
+        trained: the model, the photos, and where results go.
+        measuring: how.
         progress: makes a progress bar, as the SDK's widget does: `progress(message=…, total=…)`.
         progress_secondary: as `progress`, for steps within steps.
         stop: ends the benchmark when it is set.
@@ -111,17 +119,17 @@ def run_benchmark(
     bars = [StoppableProgress(widget, stop) for widget in (progress, progress_secondary)]
     benchmark = MaskBenchmark(
         api,
-        task.project_id,
-        gt_images_ids=list(task.image_ids),
-        output_dir=str(task.folder),
+        measuring.project_id,
+        gt_images_ids=list(trained.image_ids),
+        output_dir=str(trained.folder),
         progress=bars[0],
         progress_secondary=bars[1],
-        classes_whitelist=list(task.classes),
-        unchosen=task.unchosen,
+        classes_whitelist=list(measuring.classes),
+        unchosen=measuring.unchosen,
     )
-    benchmark.train_info = dict(task.train_info)
+    benchmark.train_info = dict(trained.train_info)
     try:
-        return _measure_and_report(api, task, benchmark, bars[0], stop)
+        return _measure_and_report(api, trained, measuring, benchmark, bars[0], stop)
     except BenchmarkError:
         benchmark.remove_projects()
         raise
@@ -138,28 +146,33 @@ def run_benchmark(
 
 
 def _measure_and_report(
-    api: Api, task: BenchmarkTask, benchmark: MaskBenchmark, progress: StoppableProgress, stop: threading.Event
+    api: Api,
+    trained: TrainedModel,
+    measuring: Measuring,
+    benchmark: MaskBenchmark,
+    progress: StoppableProgress,
+    stop: threading.Event,
 ) -> BenchmarkReport:
     with (
         progress(message="Model benchmark: starting the model", total=1) as bar,
-        serving(task.checkpoint, task.device, task.folder / "serve", stop) as address,
+        serving(trained.checkpoint, measuring.device, trained.folder / "serve", stop) as address,
     ):
         bar.update(1)
         session = SessionJSON(api, session_url=address)
         known = session.get_default_inference_settings()
-        settings = {name: value for name, value in task.inference.items() if name in known and value is not None}
-        benchmark.predict(session, settings, PHOTOS_AT_ONCE, task.remote_checkpoint)
+        settings = {name: value for name, value in measuring.inference.items() if name in known and value is not None}
+        benchmark.predict(session, settings, PHOTOS_AT_ONCE, trained.remote_checkpoint)
     benchmark.compare()
-    remote_dir = task.remote_dir.rstrip("/")
+    remote_dir = trained.remote_dir.rstrip("/")
     benchmark.upload_eval_results(f"{remote_dir}/evaluation/")
     benchmark.visualize()
     benchmark.upload_visualizations(f"{remote_dir}/visualizations/")
-    experiment = PurePosixPath(task.remote_checkpoint.path).parents[1]
-    benchmark.upload_report_link(str(experiment), benchmark.report.id, str(task.folder))
+    experiment = PurePosixPath(trained.remote_checkpoint.path).parents[1]
+    benchmark.upload_report_link(str(experiment), benchmark.report.id, str(trained.folder))
     note = ""
-    if not benchmark.classes_found & set(task.classes):
+    if not benchmark.classes_found & set(measuring.classes):
         note = (
-            f"The model finds nothing but {BACKGROUND} in the {len(task.image_ids)} validation photos. Train longer, "
+            f"The model finds nothing but {BACKGROUND} in the {len(trained.image_ids)} validation photos. Train longer, "
             "or look at the share of confident pseudo-labels."
         )
     return BenchmarkReport(benchmark.report, benchmark.lnk, benchmark.scores, benchmark.primary_metric_name, note)

@@ -1,20 +1,18 @@
 """The step of the SDK's app that measures the trained model: every reach into names for it lies here.
 
-The SDK would run the serving app's class within this process and on the source project. Here the hook `measure` does it,
+The SDK would run the serving app's class in this process and on the source project. Here the hook `measure` does it,
 on the validation project, and whatever goes wrong in it is a sentence on the page.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from supervisely import ProjectMeta, logger
 from supervisely.api.file_api import FileInfo
 from supervisely.nn.training.train_app import TrainApp
 
-from train.benchmark import BenchmarkError, BenchmarkReport
+from train.benchmark import BenchmarkError, BenchmarkReport, TrainedModel
 
 REACHES = {
     # Overridden
@@ -29,24 +27,6 @@ REACHES = {
     "TrainApp._api": "the instance",
 }
 """Private names of the SDK, and why they are needed."""
-
-
-@dataclass(frozen=True)
-class TrainedModel:
-    """What the benchmark is given of a training."""
-
-    checkpoint: Path
-    """The best checkpoint on this machine."""
-    remote_checkpoint: FileInfo
-    """The same in Team Files."""
-    image_ids: list[int]
-    """The validation photos."""
-    folder: Path
-    """Local folder for the benchmark's files."""
-    remote_dir: str
-    """Folder in Team Files for evaluation and report."""
-    train_info: dict[str, Any]
-    """What the report says of the training."""
 
 
 class BenchmarkedTrainApp(TrainApp):
