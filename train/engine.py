@@ -87,7 +87,7 @@ def run(
 
     def save_last() -> None:
         parts = learner.student, learner.teacher, learner.optimizer
-        folder.save_last(checkpoint(latest), RunState.capture(done, data.classes, best, latest, *parts))
+        folder.save_last(checkpoint(latest), RunState.capture(done, data.classes, best, latest, *parts), settings)
         state.apply(CheckpointWritten(str(folder.last), done, is_best=False))
 
     batches = build_batches(settings, data)

@@ -1,13 +1,14 @@
-"""Readers of a run's state without a page: lines in a terminal, curves for TensorBoard."""
+"""Readers of a run's state without a page: a terminal's lines, curves for TensorBoard, changes for another process."""
 
 from __future__ import annotations
 
+import os
 import sys
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import TextIO
 
-from train.state import Change, CheckpointWritten, Progressed, Said, Started, TrainingState, Validated
+from train.state import Change, CheckpointWritten, Progressed, Said, Started, TrainingState, Validated, encode
 
 
 class ProgressLines:
@@ -66,6 +67,29 @@ class TensorBoardScalars:
         for name, value in values.items():
             self._writer.add_scalar(name, value, iteration)
         self._writer.flush()
+
+
+class ChangeLines:
+    """Every change as a line of JSON, for the process at the other end of a pipe.
+
+    Args:
+        stream: the pipe.
+        on_broken: called when nobody reads the pipe any more; what comes later is dropped.
+    """
+
+    def __init__(self, stream: TextIO, on_broken: Callable[[], None]) -> None:
+        self._stream, self._on_broken = stream, on_broken
+
+    def __call__(self, state: TrainingState, change: Change) -> None:
+        """Pass a change on."""
+        try:
+            print(encode(change), file=self._stream, flush=True)
+        except BrokenPipeError:
+            # The stream keeps what it could not write; without the pipe it gets rid of it.
+            nowhere = os.open(os.devnull, os.O_WRONLY)
+            os.dup2(nowhere, self._stream.fileno())
+            os.close(nowhere)
+            self._on_broken()
 
 
 def _progress_line(progressed: Progressed, total: int) -> str:

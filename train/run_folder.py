@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import pickle
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, fields
@@ -100,6 +101,36 @@ class RunState:
         optimizer.load_state_dict({"state": self.optimizer, "param_groups": groups})
 
 
+@dataclass(frozen=True)
+class Resumable:
+    """A run that can go on, as far as choosing to do so needs."""
+
+    iteration: int
+    """Iterations done; as many as `total_iterations` once the run is complete."""
+    total_iterations: int
+    """Iterations of the whole run, as its settings said."""
+    classes: tuple[str, ...]
+    """Names of the trained classes, without the background."""
+    encoder: str
+    mode: str
+
+
+def resumable(out: Path) -> Resumable | None:
+    """The run in the folder `out` that `run(…, resume=True)` would go on with; None if there is none.
+
+    Reads a few bytes and no weights.
+    """
+    folder = RunFolder(out)
+    if not folder.state.is_file():
+        return None
+    try:
+        content = json.loads(folder.summary.read_text(encoding="utf-8"))
+        return Resumable(**content | {"classes": tuple(content["classes"])})
+    except (OSError, ValueError, TypeError, KeyError):
+        # Without its summary there is no telling; the run itself can still be resumed by its folder.
+        return None
+
+
 class RunFolder:
     """Where the files of a run lie."""
 
@@ -109,9 +140,13 @@ class RunFolder:
         self.best = self.checkpoints / "best.pth"
         self.last = self.checkpoints / "last.pth"
         self.cache = self.out / "cache"
+        self.previews = self.out / "previews"
         self.settings = self.out / "settings.yaml"
-        # Beside the checkpoints and not among them: it is of no use to anyone but this run.
-        self._state = self.out / "resume.pth"
+        self.log = self.out / "training.log"
+        """What a run in a process of its own says."""
+        # Beside the checkpoints and not among them: they are of no use to anyone but this run.
+        self.state = self.out / "resume.pth"
+        self.summary = self.out / "resume.json"
 
     def claim(self, *, resume: bool) -> RunState | None:
         """Make sure that the folder can be written and holds a run only where one is to go on.
@@ -123,8 +158,9 @@ class RunFolder:
             SettingsError: a run is there and `resume` is not set, none is there and it is, or its file is damaged.
         """
         if resume:
+            self._remove_halves()
             return self._read_state()
-        if self._state.exists() or any(self.checkpoints.glob("*.pth")):
+        if self.state.exists() or any(self.checkpoints.glob("*.pth")):
             raise SettingsError(f"{self.out} already holds a run. Resume it, or choose another folder for the new one.")
         try:
             self.checkpoints.mkdir(parents=True, exist_ok=True)
@@ -140,20 +176,32 @@ class RunFolder:
         """Write the best checkpoint."""
         save_checkpoint(self.best, bundle)
 
-    def save_last(self, bundle: CheckpointBundle, state: RunState) -> None:
+    def save_last(self, bundle: CheckpointBundle, state: RunState, settings: TrainSettings) -> None:
         """Write the last checkpoint and what resuming needs."""
         save_checkpoint(self.last, bundle)
-        write_atomically(self._state, state.to_plain())
+        write_atomically(self.state, state.to_plain())
+        summary = Resumable(
+            state.iteration, settings.iterations, state.classes[1:], settings.model.encoder, settings.mode
+        )
+        written = self.summary.with_suffix(".json.part")
+        written.write_text(json.dumps(asdict(summary)), encoding="utf-8")
+        written.replace(self.summary)
+
+    def _remove_halves(self) -> None:
+        """Remove files that a killed run was still writing."""
+        for path in (self.best, self.last, self.state):
+            for half in path.parent.glob(f".{path.name}.*"):
+                half.unlink(missing_ok=True)
 
     def _read_state(self) -> RunState:
-        if not self._state.is_file():
+        if not self.state.is_file():
             raise SettingsError(
-                f"{self.out} holds no run to resume: {self._state.name} is missing. Start it without resuming."
+                f"{self.out} holds no run to resume: {self.state.name} is missing. Start it without resuming."
             )
         try:
-            return RunState.from_plain(torch.load(self._state, map_location="cpu", weights_only=True))
+            return RunState.from_plain(torch.load(self.state, map_location="cpu", weights_only=True))
         except (pickle.UnpicklingError, RuntimeError, EOFError, KeyError, TypeError) as error:
             raise SettingsError(
-                f"{self._state} is damaged and the run cannot be resumed. Start another from {self.last.name} "
+                f"{self.state} is damaged and the run cannot be resumed. Start another from {self.last.name} "
                 "as initial weights."
             ) from error

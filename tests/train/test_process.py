@@ -1,0 +1,230 @@
+"""Training in a child process: what reaches the parent, however the child or the parent ends."""
+
+import contextlib
+import logging
+import os
+import signal
+import subprocess
+import sys
+import textwrap
+import threading
+import time
+from pathlib import Path
+
+import pytest
+
+from common.data.project import ProjectError
+from common.data.synthetic import write_project
+from common.hrda import SettingsError
+from train import process
+from train.engine import Domains, TrainingError
+from train.process import run_in_process
+from train.run_folder import resumable
+from train.settings import TrainSettings
+from train.state import Progressed, Started, TrainingState
+
+ROOT = Path(__file__).resolve().parents[2]
+SETTINGS = TrainSettings().with_overrides(
+    [
+        "mode=source-only",
+        "iterations=1000",
+        "batch_size=1",
+        "log_interval=1",
+        "model.encoder=mit_b0",
+        "model.crop_size=[64, 64]",
+        "model.decoder_channels=16",
+        "model.attention_channels=16",
+        "optimizer.warmup_iterations=0",
+        "data.scale={long_edge: null, short_edge: null}",
+        "data.workers=1",
+        "validation.max_images=1",
+        "checkpoint.interval=2",
+    ]
+)
+
+
+@pytest.fixture(autouse=True)
+def one_thread(monkeypatch):
+    monkeypatch.setenv("OMP_NUM_THREADS", "1")
+
+
+@pytest.fixture(scope="module")
+def domains(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("project") / "cracks"
+    write_project(folder, "source", 2, size=(64, 64), workers=1)
+    return Domains(str(folder), None, str(folder))
+
+
+def train(domains, out, state, *, settings=SETTINGS, stop=None, **options):
+    stop = stop or threading.Event()
+    options = {"classes": None, "device": "cpu"} | options
+    return run_in_process(settings, domains, out, state=state, stop=stop, **options)
+
+
+def children():
+    """Numbers of this process's children."""
+    return [
+        int(number) for number in Path("/proc/self/task").glob("*/children") for number in number.read_text().split()
+    ]
+
+
+@pytest.fixture
+def fake(monkeypatch):
+    """Lets Python text stand in for the training process."""
+
+    def use(text):
+        prelude = "import os, signal, sys, time\nsys.path.insert(0, os.environ['PYTHONPATH'].split(os.pathsep)[0])\n"
+        lines = "from train.state import *\ndef say(change): print(encode(change), flush=True)\n"
+        script = prelude + lines + textwrap.dedent(text)
+        monkeypatch.setattr(process, "_command", lambda *_: [sys.executable, "-c", script])
+
+    return use
+
+
+@pytest.fixture
+def log():
+    """Lines of the app's log."""
+    lines = []
+    handler = logging.Handler()
+    handler.emit = lambda record: lines.append(record.getMessage())
+    process.logger.addHandler(handler)
+    yield lines
+    process.logger.removeHandler(handler)
+
+
+def test_killed_training_goes_on_from_its_last_checkpoint(domains, tmp_path):
+    def kill(_state, change):
+        if isinstance(change, Progressed) and change.iteration == 3:
+            [child] = children()
+            os.kill(child, signal.SIGKILL)
+
+    state = TrainingState()
+    state.subscribe(kill)
+    with pytest.raises(TrainingError, match=r"signal 9.*data\.workers \(1\).*'continue' goes on from iteration 2"):
+        train(domains, tmp_path, state)
+    assert state.phase == "failed"
+    assert state.failure.startswith("The training process was ended by the system")
+    kept = resumable(tmp_path)
+    assert (kept.iteration, kept.total_iterations, kept.classes) == (2, 1000, ("crack",))
+    assert (kept.encoder, kept.mode) == ("mit_b0", "source-only")
+
+    half = tmp_path / "checkpoints" / ".last.pth.0123"
+    half.touch()
+    state, starts = TrainingState(), []
+    state.subscribe(lambda _, change: starts.append(change) if isinstance(change, Started) else None)
+    rest = SETTINGS.with_overrides(["iterations=4"])
+    result = train(domains, tmp_path, state, settings=rest, classes=kept.classes, resume=True)
+    assert starts == [Started(2, 4)]
+    assert [iteration for iteration, _ in state.curves["loss/source"]] == [3, 4]
+    assert (result.iteration, state.phase, state.result.metrics) == (4, "finished", result.metrics)
+    assert [written.path for written in state.checkpoints] == [str(path) for path in result.checkpoints]
+    assert all(path.is_file() for path in result.checkpoints)
+    assert not half.exists()
+
+
+def test_training_saves_and_ends_when_who_watches_is_killed(domains, tmp_path):
+    settings = tmp_path / "settings.yaml"
+    settings.write_text(SETTINGS.with_overrides(["checkpoint.interval=1000", "log_interval=3"]).to_yaml())
+    out = tmp_path / "run"
+    command = ["-m", "train", "--changes", "--source", domains.source, "--val", domains.val, "--device", "cpu"]
+    # A parent that holds both pipes, passes on what it reads and is killed without a chance to tell the child.
+    parent = (
+        "import subprocess, sys\n"
+        "child = subprocess.Popen([sys.executable, *sys.argv[1:]], stdin=subprocess.PIPE, stdout=subprocess.PIPE)\n"
+        "print(child.pid, flush=True)\n"
+        "for line in child.stdout: sys.stdout.buffer.write(line); sys.stdout.flush()\n"
+    )
+    arguments = [sys.executable, "-c", parent, *command, "--out", str(out), "--settings", str(settings)]
+    with (tmp_path / "errors.txt").open("w") as errors:
+        watching = subprocess.Popen(arguments, cwd=ROOT, stdout=subprocess.PIPE, stderr=errors, text=True)
+    child = int(watching.stdout.readline())
+    try:
+        for line in watching.stdout:
+            if '"Progressed"' in line:
+                break
+        watching.kill()
+        watching.wait()
+        until = time.monotonic() + 60
+        while Path(f"/proc/{child}").exists() and time.monotonic() < until:
+            time.sleep(0.1)
+        assert not Path(f"/proc/{child}").exists()
+    finally:
+        watching.stdout.close()
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(child, signal.SIGKILL)
+    text = (tmp_path / "errors.txt").read_text()
+    assert "Stopped after iteration" in text
+    assert "Traceback" not in text
+    assert resumable(out).iteration >= 3
+
+
+def test_refusals_of_the_child_arrive_as_the_same_errors(domains, tmp_path, log):
+    state = TrainingState()
+    with pytest.raises(ProjectError, match="no class 'crack, wet'"):
+        train(domains, tmp_path, state, classes=["crack, wet"])
+    assert "no class 'crack, wet'" in state.failure
+    assert any("no class 'crack, wet'" in line for line in log)
+    (tmp_path / "file").touch()
+    with pytest.raises(SettingsError, match="cannot be made"):
+        train(domains, tmp_path / "file" / "run", TrainingState())
+
+
+@pytest.mark.parametrize(
+    ("end", "message"),
+    [
+        ("os.kill(os.getpid(), signal.SIGSEGV)", r"crashed \(signal 11, Segmentation fault\).*start again"),
+        ("raise ValueError('shapes differ')", r"ended with an error: ValueError: shapes differ\. All of it is in"),
+        ("sys.exit(3)", "ended with an error: exit code 3"),
+        ("say(Failed('Odd settings.', 'SettingsError')); sys.exit(2)", "^Odd settings.$"),
+    ],
+)
+def test_end_without_a_result_is_a_failure_with_its_cause(domains, tmp_path, fake, end, message):
+    fake(f"say(Said('begun'))\nprint('{{\"change\": \"Sa', end='')\nsys.stdout.flush()\n{end}")
+    if "Failed" in end:
+        fake(end)
+    state = TrainingState()
+    with pytest.raises((TrainingError, SettingsError), match=message) as caught:
+        train(domains, tmp_path, state)
+    assert str(caught.value) == state.failure
+    assert "Traceback" not in state.failure
+    assert isinstance(caught.value, SettingsError) == ("Failed" in end)
+
+
+def test_stop_reaches_the_child_once_and_its_result_comes_back(domains, tmp_path, fake, log):
+    fake(
+        """
+        print("10%\\r20%\\nbusy", file=sys.stderr)
+        say(Progressed(7, {}, None))
+        asked = os.read(0, 1), os.read(0, 1) if select.select([0], [], [], 0.5)[0] else b""
+        say(Said(repr(asked)))
+        say(Finished(True, 7, "last.pth", ("last.pth",), {}))
+        """.replace("print", "import select\n        print", 1)
+    )
+    stop, state = threading.Event(), TrainingState()
+    state.subscribe(lambda _, change: stop.set() if isinstance(change, Progressed) else None)
+    result = train(domains, tmp_path, state, stop=stop)
+    assert list(state.messages) == [r"(b'\n', b'')"]
+    assert (result.iteration, result.best, state.phase) == (7, Path("last.pth"), "stopped")
+    assert [line for line in log if line in ("10%", "20%", "busy")] == ["20%", "busy"]
+    assert (tmp_path / "training.log").read_text().endswith("busy\n")
+
+
+def test_error_of_a_reader_leaves_no_process_behind(domains, tmp_path, fake):
+    fake("say(Said('begun'))\nos.read(0, 1)\nsay(Said('too late'))")
+    state = TrainingState()
+
+    def break_down(_state, _change):
+        raise RuntimeError("the page is gone")
+
+    state.subscribe(break_down)
+    with pytest.raises(RuntimeError, match="the page is gone"):
+        train(domains, tmp_path, state)
+    assert children() == []
+
+
+def test_processes_of_a_killed_child_do_not_outlive_it(domains, tmp_path, fake):
+    fake("if not os.fork(): time.sleep(60)\nos.kill(os.getpid(), signal.SIGKILL)")
+    began = time.monotonic()
+    with pytest.raises(TrainingError, match="signal 9"):
+        train(domains, tmp_path, TrainingState())
+    assert time.monotonic() - began < 20

@@ -1,0 +1,229 @@
+"""Training in a process of its own, so that a crash of it or its work does not reach who watches."""
+
+from __future__ import annotations
+
+import csv
+import io
+import os
+import signal
+import subprocess
+import sys
+import tempfile
+import threading
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+
+from supervisely import logger
+
+from common.data.project import ProjectError
+from common.hrda.settings import SettingsError
+from train.preparation import Domains
+from train.result import RunResult, TrainingError
+from train.run_folder import RunFolder, resumable
+from train.settings import TrainSettings
+from train.state import Failed, Finished, TrainingState, decode
+
+ROOT = Path(__file__).parents[1]
+_ERRORS = {error.__name__: error for error in (SettingsError, ProjectError, TrainingError)}
+_SECONDS_BETWEEN_LOOKS = 0.2
+# Writing the last checkpoint of the largest network to a slow disk takes less.
+_SECONDS_TO_SAVE = 120.0
+
+
+def run_in_process(
+    settings: TrainSettings,
+    domains: Domains,
+    out: Path,
+    *,
+    classes: Sequence[str] | None,
+    device: str,
+    state: TrainingState,
+    stop: threading.Event,
+    resume: bool = False,
+    init_checkpoint: Path | None = None,
+) -> RunResult:
+    """Do what `train.engine.run` does, in a child process that runs `python -m train --changes`.
+
+    The child's changes are applied to `state` in the calling thread. What it logs goes to `training.log` in the run's
+    folder and to the app's log. When this process ends, however it does, the child saves and ends.
+
+    Args:
+        settings, domains, out, classes, device, resume, init_checkpoint: as for `train.engine.run`.
+        state: is told of every change.
+        stop: once set, the child saves after its current iteration and ends normally.
+
+    Raises:
+        SettingsError, ProjectError: as `train.engine.run`, before any training.
+        TrainingError: training cannot go on, or its process was killed or has crashed.
+    """
+    folder = RunFolder(out)
+    try:
+        folder.out.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise SettingsError(f"The run's folder {out} cannot be made: {error.strerror}.") from error
+    end: Finished | Failed | None = None
+    with tempfile.TemporaryDirectory(prefix="hrda-") as scratch:
+        settings_file = Path(scratch) / "settings.yaml"
+        settings_file.write_text(settings.to_yaml(), encoding="utf-8")
+        command = _command(settings_file, domains, folder.out, classes, device, resume, init_checkpoint)
+        with _child(command, folder.log, stop) as (child, log):
+            for line in child.stdout:
+                # A child that is killed may leave half a line.
+                if line.endswith("\n"):
+                    change = decode(line)
+                    state.apply(change)
+                    end = change if isinstance(change, Finished | Failed) else end
+    if isinstance(end, Finished):
+        return RunResult.from_change(end)
+    if not isinstance(end, Failed):
+        end = Failed(_reason(child.returncode, log.last_line, folder, settings))
+        state.apply(end)
+    raise _ERRORS.get(end.kind, TrainingError)(end.reason)
+
+
+def _command(
+    settings_file: Path,
+    domains: Domains,
+    out: Path,
+    classes: Sequence[str] | None,
+    device: str,
+    resume: bool,
+    init_checkpoint: Path | None,
+) -> list[str]:
+    options = {
+        "source": domains.source,
+        "target": domains.target,
+        "val": domains.val,
+        "out": out,
+        "classes": None if classes is None else _comma_separated(classes),
+        "settings": settings_file,
+        "device": device,
+        "init": init_checkpoint,
+    }
+    given = [f"--{name}={value}" for name, value in options.items() if value is not None]
+    # The handler says in the log where a crash in native code happened.
+    command = [sys.executable, "-X", "faulthandler", "-m", "train", "--changes", *given]
+    return [*command, "--resume"] if resume else command
+
+
+def _comma_separated(names: Sequence[str]) -> str:
+    text = io.StringIO()
+    csv.writer(text, quoting=csv.QUOTE_ALL, lineterminator="").writerow(names)
+    return text.getvalue()
+
+
+@contextmanager
+def _child(
+    command: list[str], log: Path, stop: threading.Event
+) -> Iterator[tuple[subprocess.Popen[str], _LogFollower]]:
+    """Run a command whose standard output the block reads to its end; leave no process behind.
+
+    Args:
+        command: ends when its standard input says anything or is closed.
+        log: what the command writes to its standard error is added to this file.
+        stop: makes the command end.
+    """
+    paths = [str(ROOT), *filter(None, [os.environ.get("PYTHONPATH")])]
+    # The child writes to the file itself: a pipe would break with this process, and the child must still save.
+    with log.open("a", encoding="utf-8") as file:
+        start = file.tell()
+        child = subprocess.Popen(
+            command,
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=file,
+            encoding="utf-8",
+            env=os.environ | {"PYTHONPATH": os.pathsep.join(paths)},
+            # A terminal's Ctrl-C is this process's to handle.
+            start_new_session=True,
+        )
+    ended = threading.Event()
+    follower = _LogFollower(log, start, ended)
+    helpers = [follower, threading.Thread(target=_watch, args=(child, stop, ended), name="watch-training")]
+    for helper in helpers:
+        helper.start()
+    try:
+        yield child, follower
+    except BaseException:
+        _ask_to_stop(child)
+        # A pipe that nobody empties would hold the child up.
+        child.stdout.close()
+        if not ended.wait(_SECONDS_TO_SAVE):
+            child.kill()
+        raise
+    finally:
+        for helper in helpers:
+            helper.join()
+        for pipe in (child.stdin, child.stdout):
+            pipe.close()
+
+
+def _watch(child: subprocess.Popen[str], stop: threading.Event, ended: threading.Event) -> None:
+    """Pass `stop` on to the child, wait for its end, and end what it has left running."""
+    asked = False
+    # The end is looked at without taking note of it, so that the group's number cannot be another's yet.
+    while os.waitid(os.P_PID, child.pid, os.WEXITED | os.WNOHANG | os.WNOWAIT) is None:
+        if asked:
+            time.sleep(_SECONDS_BETWEEN_LOOKS)
+        elif stop.wait(_SECONDS_BETWEEN_LOOKS):
+            _ask_to_stop(child)
+            asked = True
+    # Processes that prepare batches outlive a killed child by seconds, with its pipe and its memory.
+    os.killpg(child.pid, signal.SIGKILL)
+    child.wait()
+    ended.set()
+
+
+def _ask_to_stop(child: subprocess.Popen[str]) -> None:
+    # Not a signal: one that comes before the child is ready for it would end it at once.
+    try:
+        child.stdin.write("\n")
+        child.stdin.flush()
+    except (BrokenPipeError, ValueError):
+        logger.debug("The training process has ended before it was asked to.")
+
+
+class _LogFollower(threading.Thread):
+    """Repeats in the app's log what is added to the child's, until the child has ended."""
+
+    def __init__(self, log: Path, start: int, ended: threading.Event) -> None:
+        super().__init__(name="follow-training-log")
+        self._log, self._start, self._ended = log, start, ended
+        self.last_line = ""
+
+    def run(self) -> None:
+        with self._log.open(encoding="utf-8", errors="replace", newline="\n") as file:
+            file.seek(self._start)
+            incomplete = ""
+            is_last = False
+            while not is_last:
+                is_last = self._ended.wait(_SECONDS_BETWEEN_LOOKS)
+                *lines, incomplete = (incomplete + file.read()).split("\n")
+                for line in lines + [incomplete] * is_last:
+                    self._repeat(line)
+
+    def _repeat(self, line: str) -> None:
+        # Progress bars begin their line anew; only their last state is of interest.
+        text = line.rstrip().rpartition("\r")[2]
+        if text:
+            self.last_line = text.strip()
+            logger.info(text)
+
+
+def _reason(returncode: int, last_line: str, folder: RunFolder, settings: TrainSettings) -> str:
+    """Why a child ended without a word, and what to do."""
+    kept = resumable(folder.out)
+    goes_on = f"'continue' goes on from iteration {kept.iteration}." if kept else "Nothing was saved: start again."
+    if returncode == -signal.SIGKILL:
+        return (
+            "The training process was ended by the system (signal 9), most often because main memory ran out. Lower "
+            f"data.workers ({settings.data.workers}), data.memory_cache_mb ({settings.data.memory_cache_mb}) or "
+            f"batch_size ({settings.batch_size}). {goes_on}"
+        )
+    if returncode < 0:
+        name = signal.strsignal(-returncode)
+        return f"The training process crashed (signal {-returncode}, {name}); {folder.log} says where. {goes_on}"
+    cause = (last_line or f"exit code {returncode}").rstrip(".")
+    return f"The training process ended with an error: {cause}. All of it is in {folder.log}. {goes_on}"
