@@ -24,7 +24,7 @@ from supervisely import Api, logger
 from supervisely.api.file_api import FileInfo
 from supervisely.nn.inference import SessionJSON
 
-from common.data.project import BACKGROUND, Unchosen
+from common.data.project import Unchosen
 from train.mask_benchmark import MaskBenchmark, MissingPredictions
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -172,8 +172,8 @@ def _measure_and_report(
     note = ""
     if not benchmark.classes_found & set(measuring.classes):
         note = (
-            f"The model finds nothing but {BACKGROUND} in the {len(trained.image_ids)} validation photos. Train longer, "
-            "or look at the share of confident pseudo-labels."
+            f"The model finds none of its classes in the {len(trained.image_ids)} validation photos. Train longer, or "
+            "look at the share of confident pseudo-labels."
         )
     return BenchmarkReport(benchmark.report, benchmark.lnk, benchmark.scores, benchmark.primary_metric_name, note)
 
