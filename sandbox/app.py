@@ -20,6 +20,7 @@ from sandbox import (
     files,
     images,
     page_assets,
+    previews,
     projects,
     proxy,
     tasks,
@@ -63,6 +64,7 @@ def build_app(storage: Storage, token: str) -> FastAPI:
         app.include_router(area.router, dependencies=[Depends(_check_token)])
     app.include_router(proxy.net)
     app.include_router(page_assets.router)
+    app.include_router(previews.router)
 
     @app.get("/")
     def about() -> dict:
