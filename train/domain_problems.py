@@ -42,7 +42,7 @@ def problems_of(facts: Mapping[str, DomainFacts]) -> list[Problem]:
     problems = [problem for role in ("source", "validation") if role in facts for problem in _labels(role, facts[role])]
     if "source" in facts and "validation" in facts:
         problems += _classes(facts["source"], facts["validation"])
-    return problems + _sizes({role: facts[role] for role in ROLES if role in facts})
+    return [*problems, *_sizes({role: facts[role] for role in ROLES if role in facts})]
 
 
 def _labels(role: str, facts: DomainFacts) -> Iterable[Problem]:

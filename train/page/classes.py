@@ -30,9 +30,7 @@ class AnyShapeClassesSelector(ClassesSelector):
         self.convert_class_shapes_checkbox.hide()
         self._source: DomainFacts | None = None
         self._validation: DomainFacts | None = None
-        self._counts = Table(
-            {"columns": _COLUMNS, "data": []}, columns=None, per_page=15, width="100%", widget_id="classes_counts"
-        )
+        self._counts = Table([], _COLUMNS, per_page=15, width="100%", widget_id="classes_counts")
         self._counts_field = Field(
             self._counts, "In the chosen datasets", "Pixels are counted on some of the images, as step Photos says."
         )

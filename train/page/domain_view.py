@@ -62,7 +62,7 @@ class DomainView:
         """Show photos and numbers."""
         self._show_photos(
             [
-                api.image.preview_url(info.full_storage_url, height=2 * _PHOTO_HEIGHT, method="fit")
+                api.image.preview_url(info.full_storage_url, width=0, height=2 * _PHOTO_HEIGHT, method="fit")
                 for info in facts.samples
             ]
         )
