@@ -1,7 +1,9 @@
+import multiprocessing
 import os
 import signal
 import subprocess
 import sys
+import threading
 from pathlib import Path
 
 import pytest
@@ -9,7 +11,10 @@ import yaml
 
 from common.data.synthetic import write_project
 from train.__main__ import main
+from train.learner import Learner
+from train.readers import ChangeLines
 from train.settings import TrainSettings
+from train.state import Said, TrainingState, decode
 
 ROOT = Path(__file__).resolve().parents[2]
 ENVIRONMENT = os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)}
@@ -90,35 +95,50 @@ def test_output_that_is_a_file_is_refused(arguments, tmp_path, capsys):
     assert "cannot be made" in refused(arguments, capsys)
 
 
-def test_ctrl_c_saves_and_resume_goes_on_with_the_same_settings(arguments, tmp_path):
-    command = [sys.executable, "-m", "train", *arguments, "--device", "cpu"]
-    process = subprocess.Popen(
-        command,
-        env=ENVIRONMENT,
-        cwd=ROOT,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-        start_new_session=True,
-    )
-    try:
-        for line in process.stdout:
-            if "loss/source" in line:
-                break
-        # As a terminal does it: to all processes of the group, the workers included.
-        os.killpg(process.pid, signal.SIGINT)
-        output, errors = process.communicate(timeout=120)
-    finally:
-        process.kill()
-    assert process.returncode == 0, errors
-    assert "Traceback" not in errors
-    assert errors.count("Stopping") == 1
-    assert (tmp_path / "run" / "checkpoints" / "last.pth").is_file()
-    done = int(output.split("Stopped after iteration ")[1].split()[0])
+def test_ctrl_c_saves_and_resume_goes_on_with_the_same_settings(arguments, tmp_path, monkeypatch, capsys):
+    learn = Learner.learn
 
-    left = ["--set", f"iterations={done + 1}"]
+    def interrupted(learner, batch, done):
+        if done == 2:
+            # As a terminal does it: to all processes of the group, the workers included.
+            for process in (*multiprocessing.active_children(), multiprocessing.current_process()):
+                os.kill(process.pid, signal.SIGINT)
+        return learn(learner, batch, done)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Learner, "learn", interrupted)
+        assert main([*arguments, "--device", "cpu"]) == 0
+    output, errors = capsys.readouterr()
+    assert errors.count("Stopping") == 1
+    assert "Stopped after iteration 3 of 1000." in output
+    assert (tmp_path / "run" / "checkpoints" / "last.pth").is_file()
+    assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
+
     [source, folder, val, val_folder, out, out_folder, *_] = arguments
-    again = [source, folder, val, val_folder, out, out_folder, "--resume", "--device", "cpu", *left]
+    again = [source, folder, val, val_folder, out, out_folder, "--resume", "--device", "cpu", "--set", "iterations=4"]
     assert main(again) == 0
     kept = TrainSettings.from_yaml((tmp_path / "run" / "settings.yaml").read_text())
-    assert kept == TrainSettings.from_dict(SMALL | {"iterations": done + 1})
+    assert kept == TrainSettings.from_dict(SMALL | {"iterations": 4})
+
+
+def test_changes_have_the_standard_output_for_themselves(arguments, capfd):
+    before = os.fstat(1)
+    assert main([*arguments, "--changes", "--classes", "crak"]) == 2
+    output, errors = capfd.readouterr()
+    *_, failed = [decode(line) for line in output.splitlines()]
+    assert failed.kind == "ProjectError"
+    assert "did you mean 'crack'" in failed.reason
+    assert f"error: {failed.reason}" in errors
+    assert os.path.samestat(os.fstat(1), before)
+
+
+def test_training_is_told_to_stop_when_nobody_reads_its_changes(tmp_path):
+    reading, writing = os.pipe()
+    os.close(reading)
+    stop = threading.Event()
+    state = TrainingState()
+    with os.fdopen(writing, "w") as stream:
+        state.subscribe(ChangeLines(stream, stop.set))
+        state.apply(Said("is anyone there?"))
+        assert stop.is_set()
+        state.apply(Said("no"))
