@@ -1,101 +1,47 @@
-"""Train HRDA as an app: the page's parts, and a run from three projects to an experiment in Team Files."""
+"""Train HRDA as an app: a run from three projects to an experiment in Team Files."""
 
 from __future__ import annotations
 
+import json
+import shutil
 import threading
-import time
-from collections.abc import Mapping
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from fastapi import Response
+from fastapi import HTTPException, Response
+from fastapi.responses import FileResponse
 from supervisely import Bitmap, ObjClass, OpenMode, Project, ProjectMeta, logger
 from supervisely.nn.utils import ModelSource
 
 from common.data.project import BACKGROUND, ProjectError
 from common.hrda import ModelSettings, SettingsError, load_checkpoint
 from common.hrda.checkpoints import CheckpointError
-from common.hrda.settings import closest
-from train.cards import AnyInstanceTrainingLogs, SettingsSelector
-from train.engine import Domains, RunResult, TrainingError, run
-from train.inputs import FoundDomain, InputError, Inputs, download, find, overlap_with_target
-from train.page.classes import DRAWABLE, AnyShapeClassesSelector
+from train.benchmark import BenchmarkReport, Measuring, TrainedModel, run_benchmark
+from train.cards import SettingsSelector
+from train.inputs import FoundDomain, InputError, download, find, overlap_with_target
+from train.leaving import Leaving
+from train.page.classes import AnyShapeClassesSelector
 from train.page.domains import DomainSelector
+from train.page.gui import FRAMEWORK, HRDATrainGUI, check_target, needs_target, require_fit
+from train.page.monitor import Monitor, MonitorCard
+from train.page.previews import ROUTE, picture_file
+from train.page.result import ResultCard
+from train.page.training import StartCard
+from train.preparation import Domains
+from train.process import run_in_process
 from train.readers import TensorBoardScalars
-from train.sdk import AnyDeviceTrainingProcess, DomainTrainApp, DomainTrainGUI, Refused, Split, SplitItem
+from train.result import RunResult, TrainingError
+from train.run_folder import resumable
+from train.sdk import DomainTrainApp, Refused, Split, SplitItem
 from train.settings import DEFAULT_YAML, TrainSettings
-from train.state import Change, CheckpointWritten, Progressed, Said, Started, TrainingState, Validated
+from train.state import TrainingState
 
-FRAMEWORK = "HRDA"
 MODELS = Path(__file__).with_name("models.json")
 APP_OPTIONS = Path(__file__).with_name("app_options.yaml")
-
-
-class HRDATrainGUI(DomainTrainGUI):
-    """The page of Train HRDA."""
-
-    def check_state(self, app_state: dict[str, Any]) -> None:
-        """Refuse settings, classes or a model that do not exist, and a mode without the domain that it needs.
-
-        Raises:
-            SettingsError, InputError, ValueError: with what to do.
-        """
-        text = app_state.get("hyperparameters")
-        if text is not None and not isinstance(text, str):
-            raise SettingsError(f"hyperparameters must be YAML text. Received: {text!r}.")
-        settings = TrainSettings.from_yaml(
-            self.hyperparameters_selector.get_hyperparameters() if text is None else text
-        )
-        check_target(settings, self.read_input(app_state.get("input")))
-        self._check_model(app_state.get("model"))
-        self._check_classes(app_state.get("classes"))
-        name = app_state.get("experiment_name")
-        if name and set("\\/") & set(name):
-            raise ValueError(f"experiment_name must have no slashes: it names a folder. Received: {name!r}.")
-
-    def read_input(self, state: Any) -> Inputs:
-        """The three domains of an app state's `input`."""
-        return Inputs.from_state(state, self.project_id)
-
-    def check_input(self, inputs: Inputs) -> None:
-        """Look the three domains up on the instance."""
-        find(self.api, inputs)
-
-    def _check_model(self, model: Any) -> None:
-        source = model.get("source") if isinstance(model, Mapping) else None
-        if source == ModelSource.PRETRAINED:
-            name, names = model.get("model_name"), [entry["meta"]["model_name"] for entry in self.models]
-            if name not in names:
-                raise ValueError(f"There is no model '{name}': {closest(str(name), names)}")
-        elif source == ModelSource.CUSTOM:
-            task_id, checkpoint = model.get("task_id"), model.get("checkpoint")
-            experiment = self.model_selector.experiment_selector.get_selected_row_by_task_id(task_id)
-            if experiment is None:
-                raise ValueError(f"This team had no {FRAMEWORK} experiment of task {task_id} when the app was started.")
-            if checkpoint not in experiment.checkpoints_names:
-                hint = closest(str(checkpoint), experiment.checkpoints_names)
-                raise ValueError(f"The experiment of task {task_id} has no checkpoint '{checkpoint}': {hint}")
-        else:
-            raise ValueError(
-                f'model must look like {{"source": "{ModelSource.PRETRAINED}", "model_name": "mit_b0"}} or '
-                f'{{"source": "{ModelSource.CUSTOM}", "task_id": 1, "checkpoint": "best.pth"}}. Received: {model!r}.'
-            )
-
-    def _check_classes(self, classes: Any) -> None:
-        every = [obj_class for obj_class in self.project_meta.obj_classes if obj_class.name != BACKGROUND]
-        drawable = [obj_class for obj_class in every if obj_class.geometry_type in DRAWABLE]
-        if not isinstance(classes, list) or not classes:
-            raise ValueError(f"classes must be a list of class names of the source project. Received: {classes!r}.")
-        for given in classes:
-            if given in {key for obj_class in drawable for key in (obj_class.name, obj_class.sly_id)}:
-                continue
-            for obj_class in every:
-                if given in (obj_class.name, obj_class.sly_id):
-                    shape = obj_class.geometry_type.geometry_name()
-                    raise ValueError(f"The class '{obj_class.name}' is of shape {shape}, which covers no area.")
-            names = [obj_class.name for obj_class in drawable]
-            raise ValueError(f"The source project has no class '{given}': {closest(str(given), names)}")
+PHOTOS_NOTE = "photos.json"
+"""What lies in the folders of photos, so that a run that is continued need not download them again."""
 
 
 class HRDATrainApp(DomainTrainApp):
@@ -107,13 +53,18 @@ class HRDATrainApp(DomainTrainApp):
             "InputSelector": DomainSelector,
             "ClassesSelector": AnyShapeClassesSelector,
             "HyperparametersSelector": SettingsSelector,
-            "TrainingProcess": AnyDeviceTrainingProcess,
-            "TrainingLogs": AnyInstanceTrainingLogs,
+            "TrainingProcess": StartCard,
+            "TrainingLogs": MonitorCard,
+            "TrainingArtifacts": ResultCard,
         }
-        super().__init__(FRAMEWORK, str(MODELS), str(DEFAULT_YAML), str(APP_OPTIONS), parts)
         self._stop = threading.Event()
         self._found: dict[str, FoundDomain] = {}
+        self._continues = False
+        super().__init__(FRAMEWORK, str(MODELS), str(DEFAULT_YAML), str(APP_OPTIONS), parts)
+        self.leaving = Leaving(lambda: self.has_work_left, self.save_and_leave)
         self.start(self.train)
+        self.gui.training_process.stop_button.click(self.stop)
+        self.gui.connect_cards()
 
         @self.server.post("/stop_training")
         def stop_training(response: Response) -> dict[str, str]:
@@ -121,8 +72,26 @@ class HRDATrainApp(DomainTrainApp):
             if not self.gui.is_training:
                 response.status_code = 409
                 return {"detail": "No training is running."}
-            self._stop.set()
+            self.stop()
             return {"result": "the training ends after this iteration"}
+
+        @self.server.get(f"/{ROUTE}/{{iteration}}/{{name}}")
+        def preview(iteration: str, name: str) -> FileResponse:
+            """A picture of a validation."""
+            path = picture_file(self.gui.run_folder / "previews", iteration, name)
+            if path is None:
+                raise HTTPException(404, "There is no such picture.")
+            return FileResponse(path, headers={"Cache-Control": "no-cache"})
+
+    def stop(self) -> None:
+        """Have the running training save, and upload what it has."""
+        self._stop.set()
+        self.gui.training_process.show_stopping()
+
+    def save_and_leave(self) -> None:
+        """Stop, upload and end the app."""
+        super().save_and_leave()
+        self.stop()
 
     @property
     def classes(self) -> list[str]:
@@ -139,15 +108,26 @@ class HRDATrainApp(DomainTrainApp):
             "validation": work_dir / "validation",
         }
 
+    def begin_work(self) -> None:
+        """Forget the stop of an earlier training."""
+        self._stop.clear()
+
+    def end_work(self, is_uploaded: bool) -> None:
+        """Offer to continue what was interrupted; what is uploaded needs no continuing."""
+        if is_uploaded:
+            shutil.rmtree(self.gui.run_folder, ignore_errors=True)
+        self.gui.offer_to_continue()
+
     def collect_data(self) -> tuple[Split, Split]:
         """Download what the mode needs of the three domains.
 
         Raises:
-            Refused: settings or domains cannot work.
+            Refused: settings or domains cannot work, or the training is stopped meanwhile.
         """
-        self._stop.clear()
         try:
             settings = self.run_settings()
+            self._continues = self.gui.wants_to_continue
+            self._check_interrupted(settings)
             inputs = self.gui.input_selector.get_inputs()
             check_target(settings, inputs)
             found = find(self.api, inputs)
@@ -160,15 +140,46 @@ class HRDATrainApp(DomainTrainApp):
             found.pop("target", None)
         self._found = found
         for role, domain in found.items():
-            message = f"Downloading {role} photos of '{domain.project.name}'"
-            with self.progress_bar_main(message=message, total=domain.images_count) as bar:
-                self.progress_bar_main.show()
-                use_cache = self.gui.input_selector.get_cache_value()
-                download(self.api, domain, self.folders[role], use_cache=use_cache, progress=bar.update)
+            self._fetch(role, domain)
         learnt_from = "target" if settings.mode == "supervised" else "source"
         return tuple(
             Split(found[role].project.id, split_items(self.folders[role])) for role in (learnt_from, "validation")
         )
+
+    def kept_folders(self) -> Sequence[Path]:
+        """Photos and curves of the run that is to go on."""
+        if not self.gui.wants_to_continue or resumable(self.gui.run_folder) is None:
+            return []
+        return [*self.folders.values(), Path(self.log_dir)]
+
+    def _check_interrupted(self, settings: TrainSettings) -> None:
+        interrupted = resumable(self.gui.run_folder)
+        if not self._continues:
+            shutil.rmtree(self.gui.run_folder, ignore_errors=True)
+        elif interrupted is None:
+            raise SettingsError('There is no interrupted run any more. Untick "Continue the interrupted run".')
+        else:
+            require_fit(interrupted, settings, self.classes)
+
+    def _fetch(self, role: str, domain: FoundDomain) -> None:
+        folder = self.folders[role]
+        note, content = folder / PHOTOS_NOTE, {"datasets": sorted(dataset.id for dataset in domain.datasets.values())}
+        if note.is_file() and json.loads(note.read_text(encoding="utf-8")) == content:
+            logger.info(f"The {role} photos are here from the interrupted run.")
+            return
+        shutil.rmtree(folder, ignore_errors=True)
+        use_cache = self.gui.input_selector.get_cache_value()
+        message = f"Downloading {role} photos of '{domain.project.name}'"
+        with self.progress_bar_main(message=message, total=domain.images_count) as bar:
+            self.progress_bar_main.show()
+
+            def arrived(count: int) -> None:
+                if self._stop.is_set():
+                    raise Refused("Stopped before the training began. Nothing was trained.")
+                bar.update(count)
+
+            download(self.api, domain, folder, use_cache=use_cache, progress=arrived)
+        note.write_text(json.dumps(content), encoding="utf-8")
 
     def run_settings(self) -> TrainSettings:
         """The settings of the page, with the network that the model card says.
@@ -186,38 +197,42 @@ class HRDATrainApp(DomainTrainApp):
         return replace(settings, model=replace(settings.model, encoder=self.model_name))
 
     def train(self) -> dict[str, Any]:
-        """Train on the downloaded photos.
+        """Train on the downloaded photos, in a process of its own.
 
         Returns:
             What the SDK uploads: checkpoints, the run's settings as the one config, and the scores.
 
         Raises:
-            Refused: photos, labels or settings cannot be trained with, or the training has diverged.
+            Refused: photos, labels or settings cannot be trained with, or the training cannot go on.
         """
-        out = Path(self.work_dir) / "run"
+        out = self.gui.run_folder
         target = str(self.folders["target"]) if self.folders["target"].is_dir() else None
         domains = Domains(str(self.folders["source"]), target, str(self.folders["validation"]))
         state = TrainingState()
-        state.subscribe(PageProgress(self))
-        state.subscribe(TensorBoardScalars(Path(self.log_dir)))
         try:
             settings, start = self.run_settings(), self.model_files.get("checkpoint")
             if start is not None:
                 settings = with_network_of(settings, Path(start))
-            result = run(
-                settings,
-                domains,
-                out,
-                classes=self.classes,
-                device=self.device or "auto",
-                state=state,
-                stop=self._stop,
-                init_checkpoint=start and Path(start),
-            )
+            with Monitor(self.gui.training_logs, self.gui.show_status, self._stop) as monitor:
+                state.subscribe(monitor)
+                state.subscribe(TensorBoardScalars(Path(self.log_dir)))
+                result = run_in_process(
+                    settings,
+                    domains,
+                    out,
+                    classes=self.classes,
+                    device=self.device or "auto",
+                    state=state,
+                    stop=self._stop,
+                    resume=self._continues,
+                    init_checkpoint=start and Path(start),
+                )
         except ProjectError as error:
             raise Refused(self._without_folders(str(error))) from error
         except (SettingsError, CheckpointError, TrainingError) as error:
             raise Refused(str(error)) from error
+        if result.iteration == 0:
+            raise Refused("Stopped before the first iteration. Nothing was trained.")
         config = out / "config.yaml"
         config.write_text(settings.to_yaml(), encoding="utf-8")
         return {
@@ -230,6 +245,23 @@ class HRDATrainApp(DomainTrainApp):
             "primary_metric": "mIoU",
         }
 
+    def measure(self, trained: TrainedModel) -> BenchmarkReport:
+        """Let the SDK's benchmark measure the best checkpoint on the validation photos.
+
+        Raises:
+            BenchmarkError: there is no result.
+        """
+        settings = self.run_settings()
+        measuring = Measuring(
+            project_id=self.gui.input_selector.get_inputs().validation.project_id,
+            classes=self.classes,
+            device=self.device or "cpu",
+            unchosen=settings.data.unchosen_classes,
+            inference=settings.inference.to_dict(),
+        )
+        bars = {"progress": self.progress_bar_main, "progress_secondary": self.progress_bar_secondary}
+        return run_benchmark(self.api, trained, measuring, stop=self._stop, **bars)
+
     def _without_folders(self, sentence: str) -> str:
         # Folders of the agent mean nothing to whoever chose the projects.
         for role, domain in self._found.items():
@@ -241,62 +273,6 @@ class HRDATrainApp(DomainTrainApp):
         background = ObjClass(BACKGROUND, Bitmap, color=[0, 0, 0])
         chosen = [self.project_meta.get_obj_class(name).clone(geometry_type=Bitmap) for name in self.classes]
         return ProjectMeta(obj_classes=[background, *chosen])
-
-
-class PageProgress:
-    """Shows a run on the page and in `/train_status`."""
-
-    _SECONDS_BETWEEN_UPDATES = 1.0
-
-    def __init__(self, app: HRDATrainApp) -> None:
-        self._bar_widget = app.progress_bar_main
-        self._show_status = app.gui.show_status
-        self._bar: Any = None
-        self._score = ""
-        self._shown_at = 0.0
-
-    def __call__(self, state: TrainingState, change: Change) -> None:
-        """Show a change."""
-        match change:
-            case Started(_, total_iterations):
-                self._bar = self._bar_widget(message="Training", total=total_iterations)
-                self._bar_widget.show()
-            case Progressed(iteration, scalars):
-                self._show_progress(iteration, state.total_iterations, scalars)
-            case Validated(iteration, metrics):
-                score = max(metrics[f"{model}/mIoU"] for model in ("student", "teacher"))
-                self._score = f". mIoU {100 * score:.1f}% at iteration {iteration}"
-                logger.info(f"Validation at iteration {iteration}", extra={"metrics": dict(metrics)})
-            case CheckpointWritten(path):
-                logger.info(f"Saved {Path(path).name}")
-            case Said(text):
-                logger.info(text)
-
-    def _show_progress(self, iteration: int, total: int, scalars: Mapping[str, float]) -> None:
-        self._bar.update(iteration - self._bar.n)
-        now = time.monotonic()
-        if now - self._shown_at >= self._SECONDS_BETWEEN_UPDATES or iteration == total:
-            self._shown_at = now
-            losses = ", ".join(f"{name} {value:.3g}" for name, value in scalars.items())
-            self._show_status(f"Training: iteration {iteration} of {total}. {losses}{self._score}", "info")
-
-
-def needs_target(settings: TrainSettings) -> bool:
-    """Whether the mode looks at target photos."""
-    return settings.mode in ("uda", "supervised")
-
-
-def check_target(settings: TrainSettings, inputs: Inputs) -> None:
-    """Refuse a mode that needs target photos without any.
-
-    Raises:
-        InputError: there are none.
-    """
-    if needs_target(settings) and inputs.target is None:
-        raise InputError(
-            f"Mode '{settings.mode}' needs target photos, and no target project is chosen. Choose one (input.target), "
-            "or set mode: source-only."
-        )
 
 
 def split_items(folder: Path) -> list[SplitItem]:

@@ -324,7 +324,7 @@ def test_second_training_is_refused_while_one_runs(training):
 
 
 def test_status_tells_how_far_the_training_is(training):
-    assert any(status.startswith("Training: iteration 1 of 2. loss/source ") for status in training.statuses)
+    assert any(status.startswith("Training: iteration 1 of 2") for status in training.statuses)
 
 
 def test_platform_is_told_of_the_experiment(instance, production, trained):

@@ -1,0 +1,184 @@
+"""The page of Train HRDA as a whole: what an app state may say, and how the cards know of each other."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from supervisely.app import get_synced_data_dir
+from supervisely.nn.utils import ModelSource
+
+from common.data.project import BACKGROUND
+from common.hrda import SettingsError
+from common.hrda.settings import closest
+from train.domain_facts import DRAWABLE
+from train.inputs import InputError, Inputs, find
+from train.run_folder import Resumable, resumable
+from train.sdk_gui import DomainTrainGUI
+from train.settings import TrainSettings
+
+FRAMEWORK = "HRDA"
+
+
+class HRDATrainGUI(DomainTrainGUI):
+    """The page of Train HRDA."""
+
+    def __init__(self, *args: Any) -> None:
+        self.run_folder = Path(get_synced_data_dir()) / "run"
+        """Where a run's checkpoints and previews lie; the SDK empties its own folders at every start."""
+        super().__init__(*args)
+        self.offer_to_continue()
+
+    @property
+    def wants_to_continue(self) -> bool:
+        """Whether the interrupted run is to go on."""
+        return self.training_process.continue_checkbox.is_checked()
+
+    def offer_to_continue(self) -> None:
+        """Offer to continue an interrupted run where there is one."""
+        found = resumable(self.run_folder)
+        if found is not None and found.iteration >= found.total_iterations:
+            found = None
+        self.training_process.offer_to_continue(None if found is None else describe_run(found))
+
+    def connect_cards(self) -> None:
+        """Have cards follow what is chosen on others."""
+        selector, classes = self.input_selector, self.classes_selector
+        selector.on_change(lambda: classes.set_facts(selector.facts("source"), selector.facts("validation")))
+
+    def show_start(self, app_state: dict[str, Any]) -> None:
+        """Show on the start card what an app state says of device and continuing."""
+        if app_state.get("device"):
+            self.training_process.choose_device(app_state["device"])
+        if "continue" not in app_state:
+            return
+        checkbox = self.training_process.continue_checkbox
+        if app_state["continue"]:
+            checkbox.check()
+        else:
+            checkbox.uncheck()
+
+    def check_state(self, app_state: dict[str, Any]) -> None:
+        """Refuse settings, classes or a model that do not exist, and a mode without the domain that it needs.
+
+        Raises:
+            SettingsError, InputError, ValueError: with what to do.
+        """
+        text = app_state.get("hyperparameters")
+        if text is not None and not isinstance(text, str):
+            raise SettingsError(f"hyperparameters must be YAML text. Received: {text!r}.")
+        settings = TrainSettings.from_yaml(
+            self.hyperparameters_selector.get_hyperparameters() if text is None else text
+        )
+        check_target(settings, self.read_input(app_state.get("input")))
+        self._check_model(app_state.get("model"))
+        self._check_classes(app_state.get("classes"))
+        self._check_start(app_state)
+
+    def read_input(self, state: Any) -> Inputs:
+        """The three domains of an app state's `input`."""
+        return Inputs.from_state(state, self.project_id)
+
+    def check_input(self, inputs: Inputs) -> None:
+        """Look the three domains up on the instance."""
+        find(self.api, inputs)
+
+    def _check_start(self, app_state: Mapping[str, Any]) -> None:
+        name, device, go_on = (app_state.get(key) for key in ("experiment_name", "device", "continue"))
+        if name and (not isinstance(name, str) or set("\\/") & set(name)):
+            raise ValueError(f"experiment_name must have no slashes: it names a folder. Received: {name!r}.")
+        if device is not None and not isinstance(device, str):
+            raise ValueError(f"device must be 'cpu' or such as 'cuda:0', or be left out. Received: {device!r}.")
+        if go_on is not None and not isinstance(go_on, bool):
+            raise ValueError(f"continue must be true, false or be left out. Received: {go_on!r}.")
+        if go_on and resumable(self.run_folder) is None:
+            raise ValueError("There is no interrupted run to continue in this app. Leave continue out to start anew.")
+
+    def _check_model(self, model: Any) -> None:
+        source = model.get("source") if isinstance(model, Mapping) else None
+        if source == ModelSource.PRETRAINED:
+            name, names = model.get("model_name"), [entry["meta"]["model_name"] for entry in self.models]
+            if name not in names:
+                raise ValueError(f"There is no model '{name}': {closest(str(name), names)}")
+        elif source == ModelSource.CUSTOM:
+            task_id, checkpoint = model.get("task_id"), model.get("checkpoint")
+            experiment = self.model_selector.experiment_selector.get_selected_row_by_task_id(task_id)
+            if experiment is None:
+                raise ValueError(f"This team had no {FRAMEWORK} experiment of task {task_id} when the app was started.")
+            if checkpoint not in experiment.checkpoints_names:
+                hint = closest(str(checkpoint), experiment.checkpoints_names)
+                raise ValueError(f"The experiment of task {task_id} has no checkpoint '{checkpoint}': {hint}")
+        else:
+            raise ValueError(
+                f'model must look like {{"source": "{ModelSource.PRETRAINED}", "model_name": "mit_b0"}} or '
+                f'{{"source": "{ModelSource.CUSTOM}", "task_id": 1, "checkpoint": "best.pth"}}. Received: {model!r}.'
+            )
+
+    def _check_classes(self, classes: Any) -> None:
+        every = [obj_class for obj_class in self.project_meta.obj_classes if obj_class.name != BACKGROUND]
+        drawable = [obj_class for obj_class in every if obj_class.geometry_type in DRAWABLE]
+        if not isinstance(classes, list) or not classes:
+            raise ValueError(f"classes must be a list of class names of the source project. Received: {classes!r}.")
+        for given in classes:
+            if given in {key for obj_class in drawable for key in (obj_class.name, obj_class.sly_id)}:
+                continue
+            for obj_class in every:
+                if given in (obj_class.name, obj_class.sly_id):
+                    shape = obj_class.geometry_type.geometry_name()
+                    raise ValueError(f"The class '{obj_class.name}' is of shape {shape}, which covers no area.")
+            names = [obj_class.name for obj_class in drawable]
+            raise ValueError(f"The source project has no class '{given}': {closest(str(given), names)}")
+
+
+def describe_run(run: Resumable) -> str:
+    """An interrupted run in a few words."""
+    return f"iteration {run.iteration} of {run.total_iterations}; {run.encoder}; {', '.join(run.classes)}"
+
+
+def require_fit(run: Resumable, settings: TrainSettings, classes: list[str]) -> None:
+    """Make sure that an interrupted run can go on with what is chosen.
+
+    Args:
+        run: the interrupted run.
+        settings: what is chosen now.
+        classes: the chosen classes without the background.
+
+    Raises:
+        SettingsError: it cannot; says why and what to do.
+    """
+    before = list(run.classes)
+    remedy = 'or untick "Continue the interrupted run" to start anew'
+    if classes != before:
+        raise SettingsError(
+            f"The interrupted run learns {', '.join(before)}, and {', '.join(classes)} is chosen now. "
+            f"Choose its classes again, {remedy}."
+        )
+    if settings.model.encoder != run.encoder:
+        raise SettingsError(
+            f"The interrupted run trains {run.encoder}, and {settings.model.encoder} is chosen now. "
+            f"Choose its model again, {remedy}."
+        )
+    if settings.iterations <= run.iteration:
+        raise SettingsError(
+            f"The interrupted run is at iteration {run.iteration} and would end at {settings.iterations}. "
+            f"Raise iterations, {remedy}."
+        )
+
+
+def needs_target(settings: TrainSettings) -> bool:
+    """Whether the mode looks at target photos."""
+    return settings.mode in ("uda", "supervised")
+
+
+def check_target(settings: TrainSettings, inputs: Inputs) -> None:
+    """Refuse a mode that needs target photos without any.
+
+    Raises:
+        InputError: there are none.
+    """
+    if needs_target(settings) and inputs.target is None:
+        raise InputError(
+            f"Mode '{settings.mode}' needs target photos, and no target project is chosen. Choose one (input.target), "
+            "or set mode: source-only."
+        )

@@ -1,0 +1,251 @@
+"""The card that shows a training as it goes: status, progress, curves and previews."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Self
+
+from supervisely import logger
+from supervisely.app.widgets import Card, Container, LineChart
+from supervisely.nn.training.gui.training_logs import TrainingLogs
+
+from common.data.project import BACKGROUND
+from train.page.live import Curve, Frozen, send
+from train.page.previews import PreviewBoard
+from train.readers import duration
+from train.state import ENDED, Change, CheckpointWritten, Progressed, Said, TrainingState, Validated
+
+CLASSES_SHOWN = 10
+SECONDS_BETWEEN_UPDATES = 1.0
+MODELS = ("student", "teacher")
+CONFIDENT = "pseudo_label/confident_share"
+CHARTS = {
+    # key: title, digits after the point, size of a point, unit
+    "loss": ("Losses", 3, 0, None),
+    "lr": ("Learning rate", 7, 0, None),
+    "confident": ("Confident pseudo-labels, % of pixels", 1, 0, 100),
+    "miou": ("Validation mIoU, %", 1, 4, 100),
+    "iou": ("Validation IoU by class, %, of the better model", 1, 4, 100),
+}
+PHASES = {
+    "preparing": "Preparing: reading the photos",
+    "training": "Training",
+    "validating": "Measuring on the validation photos",
+    "saving": "Saving",
+    "finished": "Training is done",
+    "stopped": "Stopped and saved",
+    "failed": "Error",
+}
+
+
+class NoViewer:
+    """Takes the place of the button that opens the saved curves, on instances without the app that shows them."""
+
+    payload: dict | None = None
+
+    def set_check_existing_task_cb(self, code: str) -> None:
+        """There is no task to look for."""
+
+    def enable(self) -> None:
+        """There is nothing to press."""
+
+    def show(self) -> None:
+        """There is nothing to show."""
+
+
+class MonitorCard(TrainingLogs):
+    """The card of a running training.
+
+    Args:
+        app_options: of the SDK.
+    """
+
+    title = "Progress"
+    description = "Curves and previews of the running training"
+
+    def __init__(self, app_options: dict[str, Any]) -> None:
+        super().__init__(app_options)
+        viewer = [self.tensorboard_offline_button]
+        if self.tensorboard_offline_button is None:
+            # The SDK fails after the upload on instances that lack the viewer of curves.
+            self.tensorboard_offline_button, viewer = NoViewer(), []
+        self.charts = {
+            key: LineChart(
+                title,
+                series=[],
+                stroke_curve="straight",
+                markers_size=marker,
+                decimalsInFloat=digits,
+                xaxis_title="iteration",
+                height=260,
+            )
+            for key, (title, digits, marker, _) in CHARTS.items()
+        }
+        # Each in a container, whose id a chart's constructor does not take.
+        self.frames = {key: Container([chart], widget_id=f"chart_{key}") for key, chart in self.charts.items()}
+        self.previews = PreviewBoard()
+        pairs = [
+            Container([self.frames[left], self.frames[right]], direction="horizontal", fractions=[1, 1])
+            for left, right in (("loss", "miou"), ("iou", "confident"))
+        ]
+        self.display_widgets = [
+            self.validator_text,
+            self.progress_bar_main,
+            self.progress_bar_secondary,
+            *viewer,
+            *pairs,
+            self.frames["lr"],
+            self.previews.container,
+        ]
+        self.container = Container(self.display_widgets)
+        self.card = Card(
+            title=self.title, description=self.description, content=self.container, lock_message=self.lock_message
+        )
+        self.card.lock()
+
+    def clear(self) -> None:
+        """Forget an earlier run."""
+        for key in self.charts:
+            self.show_curves(key, {})
+        self.previews.clear()
+
+    def show_curves(self, key: str, curves: Mapping[str, Curve]) -> None:
+        """Put curves into a chart; `send` makes them seen."""
+        scale = CHARTS[key][3] or 1
+        series = Frozen(
+            {"name": name, "data": Frozen({"x": x, "y": y * scale} for x, y in curve.points())}
+            for name, curve in curves.items()
+        )
+        self.charts[key].set_series(series, send_changes=False)
+
+
+class Monitor:
+    """Shows a run: a reader of its state that never waits for the page, the browser or the instance.
+
+    What a change means is noted in the thread that applies it; a thread of the monitor's own shows it, at most once a
+    second. Within its `with` block it shows; at the end of the block it has shown the last state.
+
+    Args:
+        card: shows curves and previews.
+        show_status: shows a sentence on the page and in `/train_status`; takes it and its kind.
+        stop: set once the run is to be saved and ended.
+    """
+
+    def __init__(self, card: MonitorCard, show_status: Callable[[str, str], None], stop: threading.Event) -> None:
+        self._card, self._show_status, self._stop = card, show_status, stop
+        self._version = f"{time.time():.0f}"
+        self._lock = threading.Lock()
+        self._curves: dict[str, dict[str, Curve]] = {key: {} for key in CHARTS}
+        self._touched: set[str] = set()
+        self._validated: list[Validated] = []
+        self._status = ("", 0, 0, 0)
+        self._details = self._score = ""
+        self._bar: Any = None
+        self._changed, self._closed = threading.Event(), threading.Event()
+        self._worker = threading.Thread(target=self._work, name="monitor", daemon=True)
+
+    def __enter__(self) -> Self:
+        self._card.clear()
+        self._worker.start()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._closed.set()
+        self._changed.set()
+        # A page that does not answer must not hold up the end of a run.
+        self._worker.join(5)
+
+    def __call__(self, state: TrainingState, change: Change) -> None:
+        """Note a change."""
+        with self._lock:
+            match change:
+                case Progressed(iteration, scalars):
+                    self._note_scalars(iteration, scalars)
+                case Validated(iteration, metrics):
+                    self._note_metrics(iteration, metrics)
+                    self._validated.append(change)
+            if state.phase not in ENDED:
+                done, total = state.iteration, state.total_iterations
+                left = f", {duration(state.seconds_left)} left" if state.seconds_left is not None else ""
+                self._status = (self._sentence(state.phase, done, total, left), done, total)
+        match change:
+            case Said(text):
+                logger.info(text)
+            case CheckpointWritten(path):
+                logger.info(f"Saved {Path(path).name}")
+            case Validated(iteration, metrics):
+                logger.info(f"Validation at iteration {iteration}", extra={"metrics": dict(metrics)})
+        self._changed.set()
+
+    def _note_scalars(self, iteration: int, scalars: Mapping[str, float]) -> None:
+        losses = {name.removeprefix("loss/"): value for name, value in scalars.items() if name.startswith("loss/")}
+        for name, value in losses.items():
+            self._add("loss", name, iteration, value)
+        if "lr" in scalars:
+            self._add("lr", "learning rate", iteration, scalars["lr"])
+        if CONFIDENT in scalars:
+            self._add("confident", "confident", iteration, scalars[CONFIDENT])
+        self._details = "".join(f" Loss {name} {value:.3g}." for name, value in losses.items())
+
+    def _note_metrics(self, iteration: int, metrics: Mapping[str, float]) -> None:
+        scores = {model: metrics[f"{model}/mIoU"] for model in MODELS if f"{model}/mIoU" in metrics}
+        for model, score in scores.items():
+            self._add("miou", model, iteration, score)
+        if not scores:
+            return
+        better = max(scores, key=scores.__getitem__)
+        self._score = f" mIoU {100 * scores[better]:.1f}% at iteration {iteration}."
+        prefix = f"{better}/iou/"
+        by_class = {name.removeprefix(prefix): value for name, value in metrics.items() if name.startswith(prefix)}
+        by_class.pop(BACKGROUND, None)
+        for name in list(by_class)[:CLASSES_SHOWN]:
+            self._add("iou", name, iteration, by_class[name])
+
+    def _add(self, key: str, name: str, iteration: int, value: float) -> None:
+        self._curves[key].setdefault(name, Curve()).add(iteration, value)
+        self._touched.add(key)
+
+    def _sentence(self, phase: str, done: int, total: int, left: str) -> str:
+        place = f": iteration {done} of {total}{left}" if total else ""
+        doing = "Stopping, saves and uploads" if self._stop.is_set() else PHASES[phase]
+        return f"{doing}{place}.{self._details}{self._score}"
+
+    def _work(self) -> None:
+        while not self._closed.is_set():
+            self._changed.wait()
+            self._changed.clear()
+            self._refresh()
+            self._closed.wait(SECONDS_BETWEEN_UPDATES)
+        self._refresh()
+
+    def _refresh(self) -> None:
+        with self._lock:
+            touched, self._touched = self._touched, set()
+            validated, self._validated = self._validated, []
+            sentence, done, total = self._status
+            for key in touched:
+                self._card.show_curves(key, self._curves[key])
+        try:
+            for validation in validated:
+                self._card.previews.add(validation.iteration, validation.previews, self._version)
+            if sentence:
+                self._show_status(sentence, "info")
+            self._move_bar(done, total)
+            send()
+        except Exception as error:
+            # A browser that has gone away, for one: the next update shows what this one did not.
+            logger.warning(f"The page was not updated: {error!r}")
+
+    def _move_bar(self, done: int, total: int) -> None:
+        if not total:
+            return
+        if self._bar is None:
+            self._bar = self._card.progress_bar_main(message="Training", total=total, initial=done)
+            self._card.progress_bar_main.show()
+        self._bar.update(done - self._bar.n)

@@ -1,0 +1,70 @@
+"""The card with the result of a training."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from supervisely import Api
+from supervisely.app.widgets import Card, Container, Field, Text
+from supervisely.nn.training.gui.training_artifacts import TrainingArtifacts
+
+CLASSES_SHOWN = 10
+
+
+class ResultCard(TrainingArtifacts):
+    """Best checkpoint and its scores, links to experiment and report, and what to do with them.
+
+    Args:
+        api: of the instance.
+        app_options: of the SDK.
+    """
+
+    title = "Result"
+    description = "The experiment in Team Files"
+    lock_message = "The result is here once a training is done"
+
+    def __init__(self, api: Api, app_options: dict[str, Any]) -> None:
+        super().__init__(api, app_options)
+        self.success_message_text = "The training is done and its experiment is in Team Files."
+        self.best_text = Text("", widget_id="best_checkpoint")
+        self.best_field = Field(self.best_text, "Best checkpoint", "Measured on the validation photos")
+        self.next_text = Text("", widget_id="open_in_serve")
+        self.next_field = Field(self.next_text, "Open in Serve HRDA")
+        for field in (self.best_field, self.next_field):
+            field.hide()
+        shown = list(self.display_widgets)
+        self.display_widgets = [shown[0], self.best_field, *shown[1:], self.next_field]
+        self.container = Container(self.display_widgets)
+        self.card = Card(
+            title=self.title, description=self.description, content=self.container, lock_message=self.lock_message
+        )
+        self.card.lock()
+
+    def show_result(self, experiment: str, checkpoint: str, metrics: Mapping[str, float]) -> None:
+        """Show what came out.
+
+        Args:
+            experiment: its name.
+            checkpoint: file name of the best checkpoint.
+            metrics: its scores from 0 to 1, such as `mIoU` and `iou/crack`; empty if nothing was measured.
+        """
+        self.best_text.set(describe(checkpoint, metrics), "text")
+        self.next_text.set(
+            f"Start the app Serve HRDA, open its tab Custom models, choose the experiment '{experiment}' with the "
+            f"checkpoint {checkpoint}, and press Serve.",
+            "text",
+        )
+        for field in (self.best_field, self.next_field):
+            field.show()
+
+
+def describe(checkpoint: str, metrics: Mapping[str, float]) -> str:
+    """A checkpoint and its scores in a sentence."""
+    if "mIoU" not in metrics:
+        return f"{checkpoint}. It was not measured."
+    classes = [name for name in metrics if name.startswith("iou/")]
+    scores = [f"{name.removeprefix('iou/')} {100 * metrics[name]:.1f}%" for name in classes[:CLASSES_SHOWN]]
+    more = f" and {len(classes) - CLASSES_SHOWN} more" if len(classes) > CLASSES_SHOWN else ""
+    by_class = f" IoU: {', '.join(scores)}{more}." if scores else ""
+    return f"{checkpoint}. mIoU {100 * metrics['mIoU']:.1f}%.{by_class}"

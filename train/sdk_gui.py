@@ -1,0 +1,185 @@
+"""The page as the SDK sees it: every reach into names of `TrainGUI` that the SDK does not promise lies here."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import requests
+import supervisely.nn.training.gui.utils as gui_utils
+from fastapi import HTTPException
+from supervisely import Api, is_production, logger
+from supervisely.nn.training.gui.gui import TrainGUI
+
+REACHES = {
+    "TrainGUI._init_input": "an app state's three domains are shown and checked",
+    "TrainGUI._api": "the instance",
+}
+"""Private names of the SDK, and why they are needed."""
+
+
+class Refused(HTTPException):
+    """A request that cannot be carried out. An API user gets the status and the sentence, the page the sentence."""
+
+    def __init__(self, sentence: str, status: int = 400) -> None:
+        super().__init__(status_code=status, detail=sentence)
+
+    def __str__(self) -> str:
+        return self.detail
+
+
+class DomainTrainGUI(TrainGUI):
+    """The page. An app state is either carried out whole or refused with a sentence that says what is wrong."""
+
+    def __init__(self, *args: Any) -> None:
+        self.is_training = False
+        self._is_built = False
+        self._is_trusted = False
+        super().__init__(*args)
+        if not is_production():
+            self.hyperparameters_selector.run_model_benchmark_checkbox.uncheck()
+
+    def finish(self) -> None:
+        """From now on an app state that cannot be carried out is an error and not only a note on the page."""
+        self._is_built = True
+
+    def show_status(self, sentence: str, kind: str) -> None:
+        """Show how the training stands; `/train_status` answers the same. What went wrong starts with 'Error'.
+
+        Args:
+            sentence: for a person.
+            kind: 'info', 'success', 'warning' or 'error'.
+        """
+        self.training_process.validator_text.set(sentence, kind)
+        self.training_process.validator_text.show()
+
+    @property
+    def api(self) -> Api:
+        """The instance."""
+        return self._api
+
+    def check_state(self, app_state: dict[str, Any]) -> None:
+        """Raise ValueError, with a sentence, if an app state cannot work."""
+        raise NotImplementedError
+
+    def read_input(self, state: Any) -> Any:
+        """What the input card's `set_inputs` takes, from the app state's `input`; ValueError if that cannot be read."""
+        raise NotImplementedError
+
+    def check_input(self, inputs: Any) -> None:
+        """Raise ValueError, with a sentence, if the instance does not have the domains."""
+        raise NotImplementedError
+
+    def show_start(self, app_state: dict[str, Any]) -> None:
+        """Show on the start card what an app state says of device and continuing."""
+        raise NotImplementedError
+
+    def validate_app_state(self, app_state: dict) -> dict:
+        """Check an app state and fill in what it leaves out.
+
+        Raises:
+            ValueError, KeyError: it cannot be carried out.
+        """
+        if not isinstance(app_state, dict):
+            raise ValueError(f"app_state must be an object. Received: {app_state!r}.")
+        options = dict(app_state.get("options") or {})
+        export = options.pop("export", None) or {}
+        if any(export.values()):
+            raise ValueError("This app does not export to ONNX or TensorRT. Leave options.export out.")
+        benchmark = options.get("model_benchmark") or {}
+        # The SDK's speed test needs the serving app's class, which this app does not have.
+        options["model_benchmark"] = {"enable": bool(benchmark.get("enable", is_production())), "speed_test": False}
+        options.setdefault("cache_project", True)
+        app_state = {**app_state, "options": options, "train_val_split": {}}
+        if not self._is_trusted:
+            self.check_state(app_state)
+        return super().validate_app_state(app_state)
+
+    def load_from_app_state(self, app_state: str | dict, click_cb: bool = True, validate_steps: bool = True) -> None:
+        """Fill the page in.
+
+        Raises:
+            Refused: a training is running, or the app state cannot be carried out; then nothing is started. While the
+                app starts, a state that the platform sends along is only reported on the page, where a person can
+                complete it.
+        """
+        if self.is_training:
+            raise Refused("A training is running in this app already. Wait for its end, or start another app.", 409)
+        # So the SDK restores the page of a run that is trained already, and whose upload is to be resumed.
+        self._is_trusted = click_cb and not validate_steps
+        try:
+            app_state = _read_state(app_state)
+            self._rewind()
+            super().load_from_app_state(app_state, click_cb, validate_steps)
+            self.show_start(app_state)
+            if click_cb and validate_steps:
+                self._require_all_steps()
+                self.show_status("All steps are valid.", "success")
+        except KeyError as error:
+            self._refuse(str(error.args[0]), validate_steps or not click_cb, error)
+        except ValueError as error:
+            self._refuse(str(error), validate_steps or not click_cb, error)
+        except requests.RequestException as error:
+            raise Refused(f"The instance does not answer as expected: {error}", 502) from error
+
+    def _init_input(self, input_settings: Any, options: dict, click_cb: bool = True, validate: bool = True) -> bool:
+        inputs = self.read_input(input_settings)
+        if validate:
+            self.check_input(inputs)
+        self.input_selector.set_inputs(inputs)
+        return super()._init_input(input_settings, options, click_cb, validate)
+
+    def _refuse(self, sentence: str, may_be_completed: bool, error: Exception) -> None:
+        self.input_selector.validator_text.set(sentence, "error")
+        self.input_selector.validator_text.show()
+        self.show_status(f"Error: {sentence}", "error")
+        logger.warning(f"App state refused: {sentence}")
+        if self._is_built or not may_be_completed:
+            raise Refused(sentence) from error
+
+    def _rewind(self) -> None:
+        # The steps' buttons are toggles: loading a second time would lock the cards again.
+        for step in self._steps_with_button():
+            gui_utils.button_clicked[step.button.widget_id] = False
+        self.hyperparameters_selector.editor.readonly = False
+        self.set_first_step()
+
+    def _require_all_steps(self) -> None:
+        # The SDK stops silently at the first step that does not validate.
+        for step in self._steps_with_button():
+            if not gui_utils.button_clicked[step.button.widget_id]:
+                raise ValueError(f"{step.title}: {step.validator_text.text}")
+
+    def _steps_with_button(self) -> list[Any]:
+        return [self.input_selector, self.model_selector, self.classes_selector, self.hyperparameters_selector]
+
+
+@contextmanager
+def replaced(module: ModuleType, **parts: Any) -> Iterator[None]:
+    """Let names of `module` stand for something else within the block: the SDK looks its parts up by them.
+
+    Raises:
+        AttributeError: the module has no such name any more.
+    """
+    before = {name: getattr(module, name) for name in parts}
+    for name, part in parts.items():
+        setattr(module, name, part)
+    try:
+        yield
+    finally:
+        for name, part in before.items():
+            setattr(module, name, part)
+
+
+def _read_state(app_state: Any) -> Any:
+    if not isinstance(app_state, str):
+        return app_state
+    is_text = app_state.lstrip().startswith("{")
+    try:
+        return json.loads(app_state if is_text else Path(app_state).read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise ValueError(f"app_state must be an object, JSON text of one, or a file with it: {error}.") from error
