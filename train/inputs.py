@@ -184,12 +184,12 @@ def find_domain(api: Api, role: str, domain: Domain) -> FoundDomain:
 
 
 def check_apart(found: Mapping[str, FoundDomain]) -> None:
-    """Refuse to measure on what is learnt from.
+    """Refuse to measure on what is learnt from; `found` may lack domains.
 
     Raises:
         InputError: source and validation share a dataset.
     """
-    shared = _shared(found, "source", "validation") if {"source", "validation"} <= set(found) else None
+    shared = _shared(found, "source", "validation")
     if shared:
         raise InputError(
             f"Source and validation share {shared}. Choose other datasets for one of them: measured on photos that it "
@@ -198,11 +198,11 @@ def check_apart(found: Mapping[str, FoundDomain]) -> None:
 
 
 def overlap_with_target(found: Mapping[str, FoundDomain]) -> str | None:
-    """A sentence about datasets that are target and something else too; None if there are none."""
+    """A sentence about datasets that are target and something else too; None if there are none, or no target."""
     sentences = [
         f"Target and {role} share {shared}."
         for role in ("source", "validation")
-        if "target" in found and (shared := _shared(found, "target", role))
+        if (shared := _shared(found, "target", role))
     ]
     return " ".join(sentences) or None
 
@@ -231,6 +231,8 @@ def download(api: Api, domain: FoundDomain, folder: Path, *, use_cache: bool, pr
 
 
 def _shared(found: Mapping[str, FoundDomain], role: str, other: str) -> str | None:
+    if not {role, other} <= set(found):
+        return None
     numbers = {dataset.id for dataset in found[role].datasets.values()}
     paths = [path for path, dataset in found[other].datasets.items() if dataset.id in numbers]
     if not paths:
