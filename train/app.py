@@ -19,12 +19,12 @@ from common.data.project import BACKGROUND, ProjectError
 from common.hrda import ModelSettings, SettingsError, load_checkpoint
 from common.hrda.checkpoints import CheckpointError
 from train.benchmark import BenchmarkReport, Measuring, TrainedModel, run_benchmark
-from train.cards import SettingsSelector
 from train.inputs import FoundDomain, InputError, download, find, overlap_with_target
 from train.leaving import Leaving
 from train.page.classes import AnyShapeClassesSelector
 from train.page.domains import DomainSelector
 from train.page.gui import FRAMEWORK, HRDATrainGUI, check_target, needs_target, require_fit
+from train.page.hyperparameters import SettingsSelector
 from train.page.monitor import Monitor, MonitorCard
 from train.page.previews import ROUTE, picture_file
 from train.page.result import ResultCard

@@ -11,6 +11,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from common.data.datasets import Recipe
 from common.data.project import (
     BACKGROUND,
     LabelledImages,
@@ -106,6 +107,17 @@ def prepare(
         f"photos; classes: {', '.join(names)}."
     )
     return data
+
+
+def recipe_of(settings: TrainSettings) -> Recipe:
+    """How photos become crops in a run with `settings`."""
+    return Recipe(
+        crop_size=settings.model.crop_size,
+        scale=settings.data.scale,
+        augmentation=settings.data.augmentation,
+        rare_class_share=settings.data.rare_class_share,
+        margins=settings.self_training.ignore_margins,
+    )
 
 
 def _files(labelled: LabelledImages) -> list[tuple[Path, Path]]:

@@ -28,11 +28,8 @@ class Preset:
     """What it is for, what it costs and what to know, for a person."""
     text: str
     """All settings as commented YAML."""
-
-    @property
-    def settings(self) -> TrainSettings:
-        """The settings that the text stands for."""
-        return TrainSettings.from_yaml(self.text)
+    settings: TrainSettings
+    """What the text stands for."""
 
 
 @cache
@@ -41,7 +38,8 @@ def presets() -> dict[str, Preset]:
     default, found = DEFAULT_YAML.read_text(encoding="utf-8"), {}
     for name in _NAMES:
         content = read_yaml((_FOLDER / f"{name}.yaml").read_text(encoding="utf-8"))
-        found[name] = Preset(content["title"], content["description"], set_values(default, content["settings"]))
+        text = set_values(default, content["settings"])
+        found[name] = Preset(content["title"], content["description"], text, TrainSettings.from_yaml(text))
     return found
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 import yaml
@@ -56,6 +56,24 @@ def read_yaml(text: str) -> Any:
         return yaml.load(text, Loader=_Loader)
     except (yaml.YAMLError, ValueError) as error:
         raise SettingsError(_not_yaml(error)) from None
+
+
+def get_values(text: str, paths: Iterable[str]) -> dict[str, Any]:
+    """The values that `text` has at `paths`; those that it does not have are left out.
+
+    Raises:
+        SettingsError: not YAML.
+    """
+    data, found = read_yaml(text), {}
+    for path in paths:
+        value = data
+        for name in path.split("."):
+            if not isinstance(value, Mapping) or name not in value:
+                break
+            value = value[name]
+        else:
+            found[path] = value
+    return found
 
 
 def set_value(text: str, path: str, value: Any) -> str:

@@ -14,6 +14,7 @@ from common.hrda import SettingsError
 from common.hrda.settings import closest
 from train.domain_facts import DRAWABLE
 from train.inputs import InputError, Inputs, find
+from train.page.samples import SampleSource
 from train.run_folder import Resumable, resumable
 from train.sdk_gui import DomainTrainGUI
 from train.settings import TrainSettings
@@ -46,6 +47,11 @@ class HRDATrainGUI(DomainTrainGUI):
         """Have cards follow what is chosen on others."""
         selector, classes = self.input_selector, self.classes_selector
         selector.on_change(lambda: classes.set_facts(selector.facts("source"), selector.facts("validation")))
+        self.hyperparameters_selector.use_source(self._sample_source)
+
+    def _sample_source(self) -> SampleSource:
+        chosen = [name for name in self.classes_selector.get_selected_classes() if name != BACKGROUND]
+        return SampleSource(self.input_selector.get_inputs().source, self.project_meta, tuple(chosen))
 
     def show_start(self, app_state: dict[str, Any]) -> None:
         """Show on the start card what an app state says of device and continuing."""

@@ -1,0 +1,216 @@
+"""The handful of settings that people change, as fields of a form."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from supervisely.app import DataJson, StateJson
+from supervisely.app.widgets import Container, Field, Input, InputNumber, Select, Switch, Text, Widget
+
+from common.data.transforms import AUGMENTATION_LEVELS, AugmentationSettings, augmentation_level
+from common.hrda import SettingsError
+from train.page.live import put
+from train.settings import TrainSettings
+
+CUSTOM = "custom"
+"""Stands for values that no item of a list has."""
+
+_CROP_SIDES = (128, 192, 256, 320, 384, 512, 640, 768, 896, 1024)
+_MODES = {
+    "uda": "Adapts to the target photos.",
+    "source-only": "Learns from the source alone: the baseline to compare with.",
+    "control": "The YAML says control: adapts to nothing, but sees the source as strongly augmented as if it did.",
+    "supervised": "The YAML says supervised: learns from the labels of the target, as an upper bound.",
+}
+
+
+@dataclass(frozen=True)
+class FormField:
+    """A widget and the values of the settings that it stands for."""
+
+    widget: Widget
+    shown: Callable[[TrainSettings], Any]
+    """What the widget shows for these settings."""
+    written: Callable[[Any], dict[str, Any]]
+    """The values, by their dotted names, that what is shown stands for; SettingsError if there are none."""
+
+    @property
+    def value(self) -> Any:
+        """What the widget shows at present."""
+        return StateJson()[self.widget.widget_id]["value"]
+
+    def means(self, value: Any) -> bool:
+        """Whether what the widget shows stands for the same as `value`, perhaps spelt differently."""
+        try:
+            return self.value == value or self.written(self.value) == self.written(value)
+        except SettingsError:
+            return False
+
+
+class OpenSelect(Select):
+    """A list in which a value appears while it is chosen, though it is none of the usual ones."""
+
+    def __init__(self, labels: Mapping[Any, str], label: Callable[[Any], str], **options: Any) -> None:
+        """Make the widget.
+
+        Args:
+            labels: the usual values and what they are called.
+            label: what another value is called.
+            options: as the SDK's `Select` takes them.
+        """
+        self._usual, self._label = dict(labels), label
+        super().__init__([Select.Item(value, name) for value, name in self._usual.items()], **options)
+
+    def offer(self, value: Any) -> None:
+        """Have `value` in the list; the value that is chosen stays."""
+        labels = self._usual if value in self._usual else self._usual | {value: self._label(value)}
+        items = [Select.Item(value, name).to_json() for value, name in labels.items()]
+        if items != DataJson()[self.widget_id]["items"]:
+            # The SDK's own way chooses the first item, which the browser would report as a change.
+            put(self, items=items)
+
+
+class SettingsForm:
+    """The form: shows settings and tells which values a person changes."""
+
+    def __init__(self, settings: TrainSettings) -> None:
+        """Make the widgets.
+
+        Args:
+            settings: shown first.
+        """
+        sizes = {f"{side}x{side}": f"{side} × {side}" for side in _CROP_SIDES}
+        levels = {name: _level_label(name, level) for name, level in AUGMENTATION_LEVELS.items()}
+        self._mode = Text(_MODES[settings.mode], font_size=13, widget_id="form_mode")
+        iterations = InputNumber(settings.iterations, min=1, step=1000, widget_id="form_iterations")
+        batch_size = InputNumber(settings.batch_size, min=1, widget_id="form_batch_size")
+        crop_size = OpenSelect(sizes, _size_label, size="small", widget_id="form_crop_size")
+        lr = Input(size="small", widget_id="form_lr")
+        interval = InputNumber(settings.validation.interval, min=1, step=100, widget_id="form_validation_interval")
+        adaptation = Switch(settings.mode == "uda", widget_id="form_adaptation")
+        augmentation = OpenSelect(levels, str, size="small", widget_id="form_augmentation")
+        self._fields = [
+            FormField(iterations, lambda s: s.iterations, lambda v: {"iterations": _whole("Iterations", v)}),
+            FormField(batch_size, lambda s: s.batch_size, lambda v: {"batch_size": _whole("Batch size", v)}),
+            FormField(crop_size, lambda s: "{}x{}".format(*s.model.crop_size), _crop_values),
+            FormField(lr, lambda s: _short(s.optimizer.lr), _lr_values),
+            FormField(
+                interval,
+                lambda s: s.validation.interval,
+                lambda v: {"validation.interval": _whole("Validation interval", v)},
+            ),
+            FormField(adaptation, lambda s: s.mode == "uda", lambda v: {"mode": "uda" if v else "source-only"}),
+            FormField(augmentation, lambda s: augmentation_level(s.data.augmentation) or CUSTOM, _augmentation_values),
+        ]
+        self._shown = {field.widget.widget_id: field.value for field in self._fields}
+        self._can_be_changed = True
+        self.container = Container(
+            [
+                Field(iterations, "Iterations", "Steps of the whole run"),
+                Field(batch_size, "Batch size", "Crops of each domain in a step; more need more memory"),
+                Field(crop_size, "Crop size", "Pixels that the network sees at once; more need more memory"),
+                Field(lr, "Learning rate", "Of the encoder, such as 1e-4"),
+                Field(interval, "Validation interval", "Iterations between measurements"),
+                Field(Container([adaptation, self._mode], gap=2), "Adaptation", "Learn from the target photos too"),
+                Field(augmentation, "Augmentation", "How much the training photos are varied"),
+            ],
+            gap=12,
+        )
+        self.show(settings)
+
+    @property
+    def widgets(self) -> list[Widget]:
+        """What a person can change."""
+        return [field.widget for field in self._fields]
+
+    def on_change(self, callback: Callable[[FormField], None]) -> None:
+        """Call `callback` with a field when a person has changed it."""
+        for field in self._fields:
+            field.widget.value_changed(lambda _, field=field: self._changed(field, callback))
+
+    def show(self, settings: TrainSettings) -> None:
+        """Show settings; what stands for the same already is left as it was typed."""
+        for field in self._fields:
+            value, widget = field.shown(settings), field.widget
+            if isinstance(widget, OpenSelect):
+                widget.offer(value)
+            if not field.means(value):
+                StateJson()[widget.widget_id]["value"] = value
+            self._shown[widget.widget_id] = field.value
+        put(self._mode, text=_MODES[settings.mode])
+        StateJson().send_changes()
+        DataJson().send_changes()
+
+    def allow_changes(self, allowed: bool) -> None:
+        """Let the fields be changed, or grey them."""
+        if allowed != self._can_be_changed:
+            self._can_be_changed = allowed
+            for widget in self.widgets:
+                widget.enable() if allowed else widget.disable()
+
+    def _changed(self, field: FormField, callback: Callable[[FormField], None]) -> None:
+        # Browsers also report values that were not chosen there but sent to them.
+        if field.value != self._shown[field.widget.widget_id]:
+            self._shown[field.widget.widget_id] = field.value
+            callback(field)
+
+
+def _whole(name: str, value: Any) -> int:
+    try:
+        number = int(value)
+    except (TypeError, ValueError):
+        number = 0
+    if number < 1 or number != float(value):
+        raise SettingsError(f"{name} must be a whole number of 1 or more. Received: {value!r}.")
+    return number
+
+
+def _lr_values(value: Any) -> dict[str, float]:
+    try:
+        lr = float(value)
+    except (TypeError, ValueError):
+        lr = 0.0
+    if not 0 < lr < float("inf"):
+        raise SettingsError(f"The learning rate must be a number above 0, such as 1e-4. Received: {value!r}.")
+    return {"optimizer.lr": lr}
+
+
+def _crop_values(value: Any) -> dict[str, list[int]]:
+    sides = re.fullmatch(r"(\d+)x(\d+)", str(value))
+    if sides is None:
+        raise SettingsError(f"Choose a crop size from the list. Received: {value!r}.")
+    return {"model.crop_size": [int(side) for side in sides.groups()]}
+
+
+def _augmentation_values(value: Any) -> dict[str, Any]:
+    if value == CUSTOM:
+        return {}
+    if value not in AUGMENTATION_LEVELS:
+        raise SettingsError(f"Choose an augmentation from the list. Received: {value!r}.")
+    level = AUGMENTATION_LEVELS[value].to_dict()
+    return {f"data.augmentation.{name}": setting for name, setting in level.items()}
+
+
+def _short(number: float) -> str:
+    return re.sub(r"e([-+])0+", r"e\1", f"{number:.12g}")
+
+
+def _size_label(value: str) -> str:
+    height, width = value.split("x")
+    return f"{height} × {width} (height × width)" if height != width else f"{height} × {width}"
+
+
+def _level_label(name: str, level: AugmentationSettings) -> str:
+    changes = []
+    if level.flip:
+        changes.append("mirrored")
+    if level.rotate:
+        changes.append("turned")
+    if level.scale != (1.0, 1.0):
+        changes.append(f"size × {level.scale[0]:g} to {level.scale[1]:g}")
+    if level.photometric:
+        changes.append(f"colours ± {100 * level.photometric:g}%")
+    return f"{name.capitalize()}: {', '.join(changes) or 'photos as they are'}"
