@@ -78,6 +78,7 @@ class Predictor:
         device: where to compute.
         input_scale: (short_edge, long_edge) to which images are scaled first, keeping their aspect ratio,
             as in training; None: the image's own resolution.
+        long_side: images whose longest side would still be larger are scaled down to it; None: never.
 
     Example:
         >>> predictor = Predictor(model, InferenceSettings(window=(512, 512)), device="cuda")
@@ -90,11 +91,13 @@ class Predictor:
         settings: InferenceSettings | None = None,
         device: str | torch.device = "cpu",
         input_scale: tuple[int, int] | None = None,
+        long_side: int | None = None,
     ) -> None:
         self.device = torch.device(device)
         self.model = model.to(self.device).eval() if isinstance(model, nn.Module) else model
         self.settings = settings or InferenceSettings()
         self.input_scale = input_scale
+        self.long_side = long_side
         self._network = MirroredNetwork(self.model) if self.settings.flip else self.model
 
     def logits(self, images: Tensor) -> Tensor:
@@ -178,9 +181,14 @@ class Predictor:
                 raise ValueError(
                     f"An image must be a non-empty H×W×3 uint8 RGB array. Received: shape {image.shape}, {image.dtype}."
                 )
-        if self.input_scale is None:
-            return list(images)
-        return [resize_image(image, fit_scale(image.shape[:2], *self.input_scale)) for image in images]
+        return [resize_image(image, self._scaled_size(image.shape[:2])) for image in images]
+
+    def _scaled_size(self, size: tuple[int, int]) -> tuple[int, int]:
+        if self.input_scale is not None:
+            size = fit_scale(size, *self.input_scale)
+        if self.long_side is not None and max(size) > self.long_side:
+            size = fit_scale(size, self.long_side, self.long_side)
+        return size
 
 
 class MirroredNetwork:

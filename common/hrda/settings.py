@@ -13,6 +13,7 @@ from typing import Any, Self
 
 ENCODERS = ("mit_b0", "mit_b1", "mit_b2", "mit_b3", "mit_b4", "mit_b5")
 BLENDINGS = ("uniform", "gaussian")
+PRECISIONS = ("float32", "bfloat16", "float16")
 PSEUDO_LABEL_RULES = ("published", "per_class")
 MODES = ("source-only", "control", "uda", "supervised")
 IGNORE_LABEL = 255
