@@ -1,0 +1,192 @@
+"""How much memory training takes on its device, found out without taking it.
+
+The network is built and run on torch's meta device: every tensor of a training pass has its shape and no content, and
+the tensors that are alive at the same time are added up.
+"""
+
+from __future__ import annotations
+
+import weakref
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, replace
+from functools import lru_cache
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from torch.overrides import TorchFunctionMode
+from torch.utils._python_dispatch import TorchDispatchMode
+
+from common.hrda.encoders import ENCODERS, count_parameters
+from common.hrda.segmentor import HRDASegmentor, build_segmentor
+from common.hrda.settings import ModelSettings, require
+from common.hrda.windows import Box
+
+FLOAT_BYTES = 4
+WEIGHT_COPIES = 5
+"""Tensors of the size of the weights: student, its gradients, Adam's two averages, teacher."""
+
+PROBE_CROP = (512, 512)
+
+
+def estimate_training_memory(model: ModelSettings, *, batch_size: int, adapting: bool) -> int:
+    """Peak of the memory that training takes on its device, in bytes, in float32.
+
+    Counted are weights, gradients, Adam's averages, the teacher, and what the hungrier of the two passes keeps: the
+    student's for its backward, or the teacher's over all windows of the target crops. Not counted is what a device
+    needs besides tensors: CUDA's context, workspaces of kernels, gaps of the allocator. The first question about a
+    decoder takes a few seconds for each of the two widths of encoders, all further ones next to nothing.
+
+    Args:
+        model: what the network is made of.
+        batch_size: crops in a pass.
+        adapting: whether the teacher labels target crops.
+
+    Raises:
+        SettingsError: `batch_size` is not a positive whole number.
+    """
+    is_count = isinstance(batch_size, int) and not isinstance(batch_size, bool) and batch_size > 0
+    require(is_count, "batch_size", "a positive whole number", batch_size)
+    footprint = _footprint_of(model)
+    blocks = [depth - 1 for depth in ENCODERS[model.encoder].depths]
+    crop = footprint.student_pass + _dot(blocks, footprint.block_passes)
+    if adapting:
+        crop = max(crop, footprint.teacher_pass)
+    # Attention keeps no map of all pairs of places, so that everything grows with the number of pixels.
+    pixels = batch_size * model.crop_size[0] * model.crop_size[1]
+    passes = crop * pixels // (PROBE_CROP[0] * PROBE_CROP[1])
+    return WEIGHT_COPIES * FLOAT_BYTES * parameter_counts(model)[1] + passes
+
+
+def parameter_counts(model: ModelSettings) -> tuple[int, int]:
+    """Number of parameters of the encoder, and of the whole network."""
+    footprint = _footprint_of(model)
+    blocks = _dot([depth - 1 for depth in ENCODERS[model.encoder].depths], footprint.block_parameters)
+    return footprint.encoder_parameters + blocks, footprint.parameters + blocks
+
+
+@dataclass(frozen=True)
+class _Footprint:
+    """A network with one transformer block in each stage of its encoder, and what another block adds to it."""
+
+    encoder_parameters: int
+    parameters: int
+    block_parameters: tuple[int, ...]
+    """Of one block of each stage."""
+    student_pass: int
+    """Peak bytes of one training pass on one crop of `PROBE_CROP`."""
+    block_passes: tuple[int, ...]
+    """Bytes that another block of each stage adds to it."""
+    teacher_pass: int
+    """Peak bytes of the teacher's answer to one crop; it keeps nothing, so that further blocks add nothing."""
+
+
+def _footprint_of(model: ModelSettings) -> _Footprint:
+    # Encoders of one width differ in nothing but the number of their blocks: the smallest one speaks for all of them.
+    width = ENCODERS[model.encoder].embed_dims
+    smallest = min((n for n, s in ENCODERS.items() if s.embed_dims == width), key=lambda n: sum(ENCODERS[n].depths))
+    return _measure(replace(model, encoder=smallest, crop_size=PROBE_CROP))
+
+
+@lru_cache(maxsize=32)
+def _measure(settings: ModelSettings) -> _Footprint:
+    with _MetaFunctions():
+        model = build_segmentor(settings).to("meta").train()
+    stages = [list(stage[1]) for stage in model.backbone.layers]
+
+    def student_pass(depths: Sequence[int]) -> int:
+        for stage, blocks, depth in zip(model.backbone.layers, stages, depths, strict=True):
+            stage[1] = nn.ModuleList(blocks[:depth])
+        return _peak_bytes(model, lambda: _training_loss(model))
+
+    once = (1,) * len(stages)
+    base = student_pass(once)
+    deeper = [once[:i] + (2,) + once[i + 1 :] for i in range(len(stages))]
+    block_passes = tuple(student_pass(depths) - base for depths in deeper)
+    student_pass(once)
+    with torch.no_grad():
+        teacher_pass = _peak_bytes(model, lambda: model.crop_logits(_images(PROBE_CROP)))
+    return _Footprint(
+        encoder_parameters=count_parameters(model.backbone),
+        parameters=count_parameters(model),
+        block_parameters=tuple(count_parameters(blocks[0]) for blocks in stages),
+        student_pass=base,
+        block_passes=block_passes,
+        teacher_pass=teacher_pass,
+    )
+
+
+def _training_loss(model: HRDASegmentor) -> Tensor:
+    height, width = model.crop_size
+    labels = torch.zeros(1, height, width, dtype=torch.int64, device="meta")
+    pixel_weights = torch.ones(1, height, width, device="meta")
+    logits = model.train_logits(_images(model.crop_size), Box(0, height // 2, 0, width // 2))
+    return torch.stack(list(model.losses(logits, labels, pixel_weights).values())).sum()
+
+
+def _images(size: tuple[int, int]) -> Tensor:
+    return torch.zeros(1, 3, *size, device="meta")
+
+
+def _peak_bytes(model: nn.Module, work: Callable[[], Tensor]) -> int:
+    with _MetaFunctions(), _LiveBytes(model.state_dict().values()) as live:
+        work()
+    return live.peak
+
+
+def _dot(numbers: Sequence[int], others: Sequence[int]) -> int:
+    return sum(a * b for a, b in zip(numbers, others, strict=True))
+
+
+class _MetaFunctions(TorchFunctionMode):
+    """Makes new parameters on the meta device, and attends as the kernels of real devices do.
+
+    `torch.device("meta")` would take with it the numbers that mmsegmentation computes while it builds an encoder. And
+    on the meta device attention falls back to the kernel that keeps the whole attention map, which neither CUDA's
+    memory-efficient one nor the CPU's does: they keep their inputs, the output and a sum for each row.
+    """
+
+    def __torch_function__(
+        self, func: Callable[..., Any], types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
+    ) -> Any:
+        kwargs = kwargs or {}
+        if func is torch.empty:
+            return func(*args, **{**kwargs, "device": "meta"})
+        if func is F.scaled_dot_product_attention:
+            return torch.ops.aten._scaled_dot_product_flash_attention_for_cpu(*args, **kwargs)[0]
+        return func(*args, **kwargs)
+
+
+class _LiveBytes(TorchDispatchMode):
+    """Adds up the storages of new tensors while these are alive.
+
+    Args:
+        known: tensors that are not new, nor are views of them.
+    """
+
+    def __init__(self, known: Iterable[Tensor]) -> None:
+        super().__init__()
+        self.peak = 0
+        self._live = 0
+        self._storages = {tensor.untyped_storage()._cdata: 0 for tensor in known}
+
+    def __torch_dispatch__(
+        self, func: Callable[..., Any], types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
+    ) -> Any:
+        out = func(*args, **(kwargs or {}))
+        for tensor in out if isinstance(out, tuple | list) else (out,):
+            if isinstance(tensor, Tensor):
+                self._add(tensor.untyped_storage())
+        return out
+
+    def _add(self, storage: torch.UntypedStorage) -> None:
+        key = storage._cdata
+        if key not in self._storages:
+            self._storages[key] = storage.nbytes()
+            self._live += storage.nbytes()
+            self.peak = max(self.peak, self._live)
+            weakref.finalize(storage, self._remove, key)
+
+    def _remove(self, key: int) -> None:
+        self._live -= self._storages.pop(key)
