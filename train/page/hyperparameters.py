@@ -87,6 +87,7 @@ class SettingsSelector(HyperparametersSelector):
         self._preset_select, self._preset_text = self._preset_widgets()
         self.form.on_change(self._form_changed)
         self._preset_select.value_changed(self._preset_chosen)
+        self._problem = Text("", "error", widget_id="settings_problem")
         self._arrange()
         self._show_preset(self._settings)
         send()
@@ -129,13 +130,14 @@ class SettingsSelector(HyperparametersSelector):
             return settings
 
     def validate_step(self) -> bool:
-        """Check the YAML and say in the card what is wrong."""
+        """Check the YAML and say beside the button what is wrong."""
         try:
             settings = self.require_settings()
-        except SettingsError:
+        except SettingsError as error:
+            self._answer(str(error), "error")
             return False
         height, width = settings.model.crop_size
-        self._say(
+        self._answer(
             f"Mode {settings.mode}, {settings.iterations} iterations, batch {settings.batch_size}, "
             f"crops of {height} × {width}.",
             "success",
@@ -163,7 +165,7 @@ class SettingsSelector(HyperparametersSelector):
                 if changes:
                     self.editor.set_text(set_values(text, changes))
             except SettingsError as error:
-                self._say(str(error), "error")
+                self._say(str(error))
                 return
             self._read()
 
@@ -183,20 +185,21 @@ class SettingsSelector(HyperparametersSelector):
             read_yaml(text)
         except SettingsError as error:
             self._allow_form(False)
-            self._say(str(error), "error")
+            self._say(str(error))
             return
         self._allow_form(True)
         try:
             settings = TrainSettings.from_yaml(text)
         except SettingsError as error:
-            self._say(str(error), "error")
+            self._say(str(error))
             return
         if is_new:
             self._base = min(presets(), key=lambda name: len(differences(settings, presets()[name].settings)))
-        self._show_preset(settings)
-        self.form.show(settings)
+        self._say("")
         if self.validator_text.status == "error":
             self.validator_text.hide()
+        self._show_preset(settings)
+        self.form.show(settings)
         if settings != self._settings:
             self._settings = settings
             for callback in self._callbacks:
@@ -206,7 +209,13 @@ class SettingsSelector(HyperparametersSelector):
         if not self.editor.readonly:
             self.form.allow_changes(allowed)
 
-    def _say(self, sentence: str, kind: str) -> None:
+    def _say(self, problem: str) -> None:
+        """Say under the editor, where a person types, what is wrong; nothing if all is well."""
+        put(self._problem, text=escape(problem))
+        send()
+
+    def _answer(self, sentence: str, kind: str) -> None:
+        """Say beside the button how the step stands."""
         self.validator_text.set(escape(sentence), kind)
         self.validator_text.show()
 
@@ -228,9 +237,12 @@ class SettingsSelector(HyperparametersSelector):
     def _preset_widgets(self) -> tuple[Select, Text]:
         items = [Select.Item(name, preset.title) for name, preset in presets().items()]
         items.append(Select.Item(CUSTOM, "Changed", disabled=True))
-        return Select(items, size="small", widget_id="preset_select"), Text("", "info", widget_id="preset_text")
+        select = Select(items, size="small", width_percent=100, widget_id="preset_select")
+        return select, Text("", "info", widget_id="preset_text")
 
     def _arrange(self) -> None:
+        # Without a width of their own, the columns would be as wide as the longest line of the YAML.
+        narrow = {"style": "width: 100%; min-width: 0", "widgets_style": "min-width: 0"}
         form = Container(
             [
                 Field(Container([self._preset_select, self._preset_text], gap=4), "Preset", "Replaces all settings"),
@@ -238,12 +250,18 @@ class SettingsSelector(HyperparametersSelector):
                 Text(_NETWORK, "info", font_size=13, widget_id="network_text"),
             ],
             gap=12,
+            **narrow,
+        )
+        columns = Container(
+            [form, Container([self.editor, self._problem], **narrow)],
+            "horizontal",
+            gap=24,
+            fractions=["2", "3"],
+            overflow=None,
+            widgets_style="min-width: 0",
         )
         samples = Field(self.samples.container, "Augmented samples", "Four crops of source photos with their labels")
         rest = [widget for widget in self.display_widgets if widget is not self.editor]
-        columns = Container(
-            [form, self.editor], "horizontal", gap=24, fractions=["2", "3"], widgets_style="min-width: 0"
-        )
         self.display_widgets = [columns, samples, *rest]
         self.container = Container(self.display_widgets)
         self.card = Card(

@@ -87,11 +87,13 @@ class SettingsForm:
         self._mode = Text(_MODES[settings.mode], font_size=13, widget_id="form_mode")
         iterations = InputNumber(settings.iterations, min=1, step=1000, widget_id="form_iterations")
         batch_size = InputNumber(settings.batch_size, min=1, widget_id="form_batch_size")
-        crop_size = OpenSelect(sizes, _size_label, size="small", widget_id="form_crop_size")
+        crop_size = OpenSelect(sizes, _size_label, size="small", width_percent=100, widget_id="form_crop_size")
         lr = Input(size="small", widget_id="form_lr")
         interval = InputNumber(settings.validation.interval, min=1, step=100, widget_id="form_validation_interval")
         adaptation = Switch(settings.mode == "uda", widget_id="form_adaptation")
-        augmentation = OpenSelect(levels, str, size="small", widget_id="form_augmentation")
+        augmentation = OpenSelect(
+            levels, lambda _: "As in the YAML", size="small", width_percent=100, widget_id="form_augmentation"
+        )
         self._fields = [
             FormField(iterations, lambda s: s.iterations, lambda v: {"iterations": _whole("Iterations", v)}),
             FormField(batch_size, lambda s: s.batch_size, lambda v: {"batch_size": _whole("Batch size", v)}),

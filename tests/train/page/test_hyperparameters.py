@@ -33,7 +33,13 @@ class Card:
         return self.selector.get_hyperparameters()
 
     @property
-    def sentence(self) -> str:
+    def problem(self) -> str:
+        """What the card says under the editor."""
+        return DataJson()["settings_problem"]["text"]
+
+    @property
+    def answer(self) -> str:
+        """What the card says beside the button."""
         text = self.selector.validator_text
         return "" if text.is_hidden() else f"{text.status}: {text.text}"
 
@@ -138,26 +144,27 @@ def test_value_that_the_browser_reports_back_changes_nothing(card):
 
 def test_text_that_is_no_yaml_is_named_and_greys_the_form_until_it_is_right(card):
     card.type("iterations: [1\n")
-    assert card.sentence.startswith("error: The settings are not valid YAML: line")
+    assert card.problem.startswith("The settings are not valid YAML: line")
     assert card.shown("form_iterations") == 20000
     assert DataJson()["form_iterations"]["disabled"] is True
     assert not card.selector.validate_step()
+    assert card.answer.startswith("error: The settings are not valid YAML")
     with pytest.raises(SettingsError, match="not valid YAML"):
         card.selector.require_settings()
     card.type("iterations: 600\n")
-    assert (card.sentence, card.shown("form_iterations")) == ("", 600)
+    assert (card.problem, card.answer, card.shown("form_iterations")) == ("", "", 600)
     assert DataJson()["form_iterations"]["disabled"] is False
 
 
 def test_value_that_cannot_work_is_named_and_can_be_corrected_in_the_form(card):
     card.type(DEFAULT.replace("batch_size: 6", "batch_size: <b>"))
-    assert "batch_size must be" in card.sentence
-    assert "<b>" not in card.sentence, "the text of a person is not HTML"
+    assert "batch_size must be" in card.problem
+    assert "<b>" not in card.problem, "the text of a person is not HTML"
     card.choose("form_iterations", 100)
-    assert "warmup_iterations" in card.sentence or "batch_size" in card.sentence
+    assert "warmup_iterations" in card.problem or "batch_size" in card.problem
     card.choose("form_iterations", 1000)
     card.choose("form_batch_size", 2)
-    assert card.sentence == ""
+    assert card.problem == ""
     assert card.changes[-1].batch_size == 2
 
 
@@ -165,9 +172,9 @@ def test_value_that_cannot_work_is_named_and_can_be_corrected_in_the_form(card):
 def test_learning_rate_that_is_none_leaves_the_yaml_alone(card, typed):
     card.choose("form_lr", typed)
     assert card.text == DEFAULT
-    assert card.sentence.startswith("error: The learning rate must be a number above 0")
+    assert card.problem.startswith("The learning rate must be a number above 0")
     card.choose("form_lr", "0.0001")
-    assert (card.text, card.sentence) == (DEFAULT, "")
+    assert (card.text, card.problem) == (DEFAULT, "")
 
 
 @pytest.mark.parametrize("name", presets())
@@ -187,7 +194,7 @@ def test_app_state_updates_the_form(card):
     card.selector.set_hyperparameters("iterations: 700\nmode: source-only\n")
     assert (card.shown("form_iterations"), card.shown("form_adaptation")) == (700, False)
     assert card.selector.settings.mode == "source-only"
-    assert card.selector.validate_step() and "700 iterations" in card.sentence
+    assert card.selector.validate_step() and "700 iterations" in card.answer
 
 
 def test_editor_reports_typing_and_leaving(card):
