@@ -12,12 +12,24 @@ from common.data.datasets import MemoryCache, Recipe, TrainingBatches, iterate
 from common.hrda import CheckpointBundle
 from train.device import find_device
 from train.learner import Learner, require_start
+from train.memory_errors import explained_measuring, explained_memory, learn_or_explain
 from train.preparation import Domains, PreparedData, prepare
+from train.previews import PreviewWriter
 from train.progress import RunningMeans, TimeLeft
 from train.result import RunResult, TrainingError
 from train.run_folder import RunFolder, RunState
 from train.settings import TrainSettings
-from train.state import CheckpointWritten, Finished, PhaseChanged, Progressed, Said, Started, TrainingState, Validated
+from train.state import (
+    CheckpointWritten,
+    Finished,
+    PhaseChanged,
+    Preview,
+    Progressed,
+    Said,
+    Started,
+    TrainingState,
+    Validated,
+)
 from train.validation import Measurement, measure_both
 
 __all__ = ["Domains", "RunResult", "TrainingError", "run"]
@@ -51,7 +63,7 @@ def run(
     Raises:
         SettingsError: settings, classes or folders that cannot work; before any training.
         ProjectError: data that cannot be used; before any training.
-        TrainingError: the loss is no longer finite.
+        TrainingError: the loss is no longer finite, or memory has run out.
     """
     state, stop = state or TrainingState(), stop or threading.Event()
 
@@ -66,7 +78,35 @@ def run(
     data = prepare(settings, domains, classes, Path(settings.data.cache_dir or folder.cache), say)
     if before is not None:
         before.require_fit(data.classes, settings.iterations)
-    learner = Learner(settings, data, place, init_checkpoint, say)
+    with explained_memory(settings, place):
+        learner = Learner(settings, data, place, init_checkpoint, say)
+        return learn_all(learner, settings, data, folder, before, state, stop)
+
+
+def learn_all(
+    learner: Learner,
+    settings: TrainSettings,
+    data: PreparedData,
+    folder: RunFolder,
+    before: RunState | None,
+    state: TrainingState,
+    stop: threading.Event,
+) -> RunResult:
+    """Do the iterations that are left, measure and save.
+
+    Args:
+        learner: what learns; its weights are still those to start from.
+        settings: of the run.
+        data: what it trains and measures on.
+        folder: gets the checkpoints.
+        before: what the run goes on from.
+        state: is told of every change.
+        stop: once set, the last checkpoint is saved after the current iteration.
+
+    Raises:
+        SettingsError: `before` does not fit the settings of the model.
+        TrainingError: the loss is no longer finite, or memory has run out.
+    """
     done, best, latest = 0, None, None
     if before is not None:
         before.restore(learner.student, learner.teacher, learner.optimizer)
@@ -90,19 +130,26 @@ def run(
         folder.save_last(checkpoint(latest), RunState.capture(done, data.classes, best, latest, *parts), settings)
         state.apply(CheckpointWritten(str(folder.last), done, is_best=False))
 
+    def validate() -> tuple[Measurement, tuple[Preview, ...]]:
+        measurement = measure_both(
+            learner.student, learner.teacher, settings, data, learner.device, done, previews.keep
+        )
+        return measurement, previews.write(measurement, learner.teacher, learner.device)
+
     batches = build_batches(settings, data)
     if settings.data.workers:
         # Before the workers are forked, so that they share what it holds.
-        say("Reading the training photos.")
+        state.apply(Said("Reading the training photos."))
         batches.fill_cache()
     state.apply(Started(done, settings.iterations))
     state.apply(PhaseChanged("training"))
     losses, time_left = RunningMeans(), TimeLeft(settings.iterations, settings.validation.interval)
-    for batch in iterate(batches, done, settings.data.workers, pin_memory=place.type == "cuda"):
+    previews = PreviewWriter(folder.previews, data, settings)
+    for batch in iterate(batches, done, settings.data.workers, pin_memory=learner.device.type == "cuda"):
         if stop.is_set():
             break
         rate = learner.learning_rate(done)
-        losses.add(learner.learn(batch, done))
+        losses.add(learn_or_explain(learner, batch, done, settings))
         done += 1
 
         is_last = done == settings.iterations
@@ -110,9 +157,14 @@ def run(
             state.apply(Progressed(done, {**losses.take(done), "lr": rate}, time_left.report(done)))
         if done % settings.validation.interval == 0 or is_last:
             state.apply(PhaseChanged("validating"))
-            with time_left.measuring():
-                latest = measure_both(learner.student, learner.teacher, settings, data, place, done)
-            state.apply(Validated(done, latest.metrics))
+            try:
+                with time_left.measuring(), explained_measuring(settings, learner.device, done):
+                    latest, pictures = validate()
+            except TrainingError:
+                # What was learnt so far is good, and the remedy is to continue with another setting.
+                save_last()
+                raise
+            state.apply(Validated(done, latest.metrics, pictures))
             if best is None or latest.score > best.score:
                 best = latest
                 folder.save_best(checkpoint(best))
@@ -123,7 +175,7 @@ def run(
     state.apply(PhaseChanged("saving"))
     stopped = done < settings.iterations
     if stopped:
-        say(f"Stopped after iteration {done} of {settings.iterations}.")
+        state.apply(Said(f"Stopped after iteration {done} of {settings.iterations}."))
     save_last()
     finished = Finished(
         stopped=stopped,

@@ -101,7 +101,7 @@ class Learner:
         """The encoder's learning rate in the iteration that `done` iterations precede."""
         return self._settings.optimizer.lr * self._lr_factor(done)
 
-    def forget(self) -> None:
+    def forget_gradients(self) -> None:
         """Let go of the gradients, which fill as much memory as the weights."""
         self.optimizer.zero_grad(set_to_none=True)
 

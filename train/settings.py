@@ -117,6 +117,8 @@ class ValidationSettings(PlainSettings):
     """Iterations between measurements; there is always one at the end."""
     max_images: int | None = None
     """At most so many validation photos, picked at even distances; null: all."""
+    previews: int = 4
+    """Pictures are written of so many validation photos and as many target photos at each measurement; 0 is off."""
 
     def __post_init__(self) -> None:
         require(_is_count(self.interval, 1), "interval", "a whole number of 1 or more", self.interval)
@@ -126,6 +128,7 @@ class ValidationSettings(PlainSettings):
             "a whole number of 1 or more, or null for all",
             self.max_images,
         )
+        require(_is_count(self.previews, 0), "previews", "a whole number of 0 or more", self.previews)
 
 
 @dataclass(frozen=True)

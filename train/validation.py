@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
+import numpy as np
 import torch
 from torch import nn
 
-from common.data.datasets import validation_photos
+from common.data.datasets import ValidationPhoto, validation_photos
 from common.data.transforms import InputScale
 from common.hrda import HRDASegmentor, InferenceSettings, Predictor
 from common.metrics import SegmentationMetrics
@@ -47,8 +49,18 @@ def measure_both(
     data: PreparedData,
     device: torch.device,
     iteration: int,
+    keep: Callable[[str, int, ValidationPhoto, np.ndarray], None],
 ) -> Measurement:
-    """Measure both models on the validation photos."""
+    """Measure both models on the validation photos.
+
+    Args:
+        student, teacher: the models.
+        settings: of the run.
+        data: the photos.
+        device: where the models lie.
+        iteration: iterations done.
+        keep: gets 'student' or 'teacher', the number of a photo, the photo and its prediction H×W uint8.
+    """
     counts = [
         measure(
             model,
@@ -58,8 +70,9 @@ def measure_both(
             scale=settings.data.scale,
             device=device,
             max_images=settings.validation.max_images,
+            seen=partial(keep, name),
         )
-        for model in (student, teacher)
+        for name, model in (("student", student), ("teacher", teacher))
     ]
     return compare(iteration, *counts)
 
@@ -73,6 +86,7 @@ def measure(
     scale: InputScale,
     device: torch.device,
     max_images: int | None = None,
+    seen: Callable[[int, ValidationPhoto, np.ndarray], None] | None = None,
 ) -> SegmentationMetrics:
     """Compare the predictions that serving would give with the labels, at the photos' own size.
 
@@ -84,21 +98,25 @@ def measure(
         scale: input scale.
         device: where the model lies.
         max_images: at most so many photos, picked at even distances.
+        seen: gets the number of each photo, the photo and its prediction H×W uint8.
 
     Returns:
         The counts of all photos.
     """
     metrics = SegmentationMetrics(classes)
-    with _modes_kept(model):
+    with modes_kept(model):
         predictor = Predictor(model, inference, device, scale.edges)
-        for photo in validation_photos(labelled, max_images):
+        for number, photo in enumerate(validation_photos(labelled, max_images)):
             [prediction] = predictor.predict([photo.image])
             metrics.update(prediction, photo.truth)
+            if seen is not None:
+                seen(number, photo, prediction)
     return metrics
 
 
 @contextmanager
-def _modes_kept(model: nn.Module) -> Iterator[None]:
+def modes_kept(model: nn.Module) -> Iterator[None]:
+    """Put every module of `model` back into its mode after the block."""
     modes = {module: module.training for module in model.modules()}
     try:
         yield

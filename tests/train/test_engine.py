@@ -141,6 +141,16 @@ def test_state_hears_of_losses_rate_scores_and_files(finished):
     assert [iteration for name, iteration in saved if name == "last.pth"] == [3, 4]
 
 
+def test_each_validation_has_pictures_of_the_same_photos(finished):
+    out, _, recorder = finished
+    first, second = (change.previews for change in recorder.of(Validated))
+    assert [(preview.kind, preview.name) for preview in first] == [(preview.kind, preview.name) for preview in second]
+    assert [preview.kind for preview in first] == ["validation"] * 2 + ["target"] * 3
+    paths = [Path(path) for preview in first + second for path in preview.pictures.values()]
+    assert {path.parent for path in paths} == {out / "previews" / "000002", out / "previews" / "000004"}
+    assert all(path.is_file() for path in paths)
+
+
 def test_phases_come_in_their_order_and_the_end_is_the_last_change(finished):
     _, result, recorder = finished
     assert recorder.phases == ["preparing", "training", "validating", "training", "validating", "training", "saving"]
@@ -282,7 +292,7 @@ def test_best_checkpoint_is_that_of_the_best_measurement(domains, tmp_path, monk
 
     def measured(*arguments):
         score, teacher_is_better = next(scores)
-        return Measurement(arguments[-1], score, teacher_is_better, {"teacher/iou/crack": score})
+        return Measurement(arguments[-2], score, teacher_is_better, {"teacher/iou/crack": score})
 
     monkeypatch.setattr(engine, "measure_both", measured)
     short = settings("mode=source-only", "iterations=3", "validation.interval=1")

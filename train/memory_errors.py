@@ -1,0 +1,174 @@
+"""What to say when memory runs out: what did not fit, what does, and which setting to change."""
+
+from __future__ import annotations
+
+import gc
+import re
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import torch
+from torch import Tensor
+
+from common.data.datasets import Batch
+from common.hrda.settings import ENCODERS
+from train.learner import Learner
+from train.result import TrainingError
+from train.settings import TrainSettings
+
+# CUDA, its libraries and the CPU's allocator each have words of their own; only the first has a class of its own.
+_WORDS = re.compile(r"out of memory|can't allocate memory|CUBLAS_STATUS_ALLOC_FAILED|CUDNN_STATUS_ALLOC_FAILED", re.I)
+_WORKER_KILLED = re.compile(r"DataLoader worker .*(killed by signal|exited unexpectedly)", re.S)
+_SHARED_MEMORY = re.compile(r"Bus error|shared memory|shm", re.I)
+_CROP_GRID = 64
+
+
+def is_out_of_memory(error: BaseException) -> bool:
+    """Whether an error says that the device, or torch on the CPU, has no memory left."""
+    if isinstance(error, torch.OutOfMemoryError):
+        return True
+    # The sentences of this module use the same words.
+    is_technical = isinstance(error, RuntimeError) and not isinstance(error, TrainingError)
+    return is_technical and _WORDS.search(str(error)) is not None
+
+
+def learn_or_explain(learner: Learner, batch: Batch, done: int, settings: TrainSettings) -> dict[str, Tensor]:
+    """Do an iteration; where its memory does not suffice, find out what would and say so.
+
+    Args:
+        learner: is tried with smaller batches where needed, and of no use after an error.
+        batch: what to learn from.
+        done: iterations done before.
+        settings: of the run.
+
+    Returns:
+        What `Learner.learn` returns.
+
+    Raises:
+        TrainingError: out of memory, with the largest batch size that fits.
+    """
+    try:
+        return learner.learn(batch, done)
+    except RuntimeError as error:
+        if not is_out_of_memory(error):
+            raise
+    # Only now, without the error, are the tensors of its frames gone.
+    fitting = _largest_fitting(learner, batch, done)
+    crop = "×".join(map(str, settings.model.crop_size))
+    where = f"Out of memory on {describe(learner.device)} at iteration {done + 1}"
+    if fitting:
+        raise TrainingError(
+            f"{where}: batch_size {settings.batch_size} with crop_size {crop} does not fit; batch_size {fitting} does. "
+            f"Or choose {_smaller_network(settings)}."
+        )
+    raise TrainingError(
+        f"{where}: crop_size {crop} does not fit, not even with batch_size 1. Choose {_smaller_network(settings)}."
+    )
+
+
+@contextmanager
+def explained_measuring(settings: TrainSettings, device: torch.device, iteration: int) -> Iterator[None]:
+    """The block predicts whole photos: when memory runs out, say which setting bounds what that needs.
+
+    Raises:
+        TrainingError: out of memory.
+    """
+    try:
+        yield
+    except RuntimeError as error:
+        if not is_out_of_memory(error):
+            raise
+        windows = settings.inference.batch_size
+        window = settings.inference.window or settings.model.crop_size
+        size = "×".join(map(str, window))
+        if windows > 1:
+            remedy = f"Lower inference.batch_size ({windows} windows of {size} at once) to {windows // 2}"
+        else:
+            remedy = f"Set inference.window to {list(_smaller(window))} (now {size})"
+        raise TrainingError(
+            f"Out of memory on {describe(device)} while validation photos were predicted after iteration {iteration}. "
+            f"{remedy}, and continue."
+        ) from error
+
+
+@contextmanager
+def explained_memory(settings: TrainSettings, device: torch.device) -> Iterator[None]:
+    """The block is a run: where memory runs out in another place than a step, say what to do.
+
+    Raises:
+        TrainingError: the device or the machine is out of memory, or the system has ended a process that prepares
+            batches.
+    """
+    try:
+        yield
+    except MemoryError as error:
+        raise TrainingError(f"Main memory has run out. {_less_main_memory(settings)}") from error
+    except RuntimeError as error:
+        if is_out_of_memory(error):
+            raise TrainingError(
+                f"Out of memory on {describe(device)}: there is no room for the networks. End what else runs on the "
+                f"device, choose another device, or choose {_smaller_network(settings)}."
+            ) from error
+        if not _WORKER_KILLED.search(str(error)):
+            raise
+        if _SHARED_MEMORY.search(str(error)):
+            raise TrainingError(
+                "Shared memory has run out, in which prepared batches wait. Set data.workers to 0, or give the "
+                "container more (docker run --shm-size)."
+            ) from error
+        raise TrainingError(
+            "The system has ended a process that prepares batches, most often because main memory ran out. "
+            f"{_less_main_memory(settings)}"
+        ) from error
+
+
+def describe(device: torch.device) -> str:
+    """A device with the memory that it has, such as `cuda:0 (23.6 GiB)`."""
+    if device.type != "cuda":
+        return "the CPU"
+    index = torch.cuda.current_device() if device.index is None else device.index
+    free, total = torch.cuda.mem_get_info(index)
+    others = total - free - torch.cuda.memory_reserved(index)
+    # What the driver and this process's own context take is a few hundred megabytes.
+    shared = f", of which other programs use {others / 2**30:.1f}" if others > 0.1 * total else ""
+    return f"cuda:{index} ({total / 2**30:.1f} GiB{shared})"
+
+
+def _largest_fitting(learner: Learner, batch: Batch, done: int) -> int:
+    """The largest number of images, below those of `batch`, that there is memory for; 0 if one is too many."""
+    for count in range(len(batch.source_images) - 1, 0, -1):
+        learner.forget_gradients()
+        gc.collect()
+        if torch.cuda.is_initialized():
+            torch.cuda.empty_cache()
+        try:
+            learner.learn(Batch(*(None if part is None else part[:count] for part in batch)), done)
+        except RuntimeError:
+            # Where memory is short, libraries of the device fail in words of their own.
+            continue
+        return count
+    return 0
+
+
+def _smaller(size: tuple[int, int]) -> tuple[int, int]:
+    """Three quarters of a size, on the grid of crops."""
+    height, width = (max(side * 3 // 4 // _CROP_GRID * _CROP_GRID, _CROP_GRID) for side in size)
+    return height, width
+
+
+def _smaller_network(settings: TrainSettings) -> str:
+    crop, encoder = settings.model.crop_size, settings.model.encoder
+    choices = []
+    if _smaller(crop) != crop:
+        choices.append("crop_size " + "×".join(map(str, _smaller(crop))))
+    if encoder != ENCODERS[0]:
+        choices.append(f"a smaller encoder than {encoder}")
+    return " or ".join(choices) or "a device with more memory"
+
+
+def _less_main_memory(settings: TrainSettings) -> str:
+    data = settings.data
+    return (
+        f"Lower data.workers ({data.workers}), data.memory_cache_mb ({data.memory_cache_mb}) or batch_size "
+        f"({settings.batch_size}), and continue."
+    )
