@@ -1,4 +1,5 @@
 # make demo   the main job end to end on this machine, see README.md
+# make app    both apps in the browser, on generated photos and a local stand-in for an instance
 # make test   the whole test suite
 # Each does its own set-up in .venv; nothing else on the machine changes.
 
@@ -10,7 +11,9 @@ SOURCE ?=
 TARGET ?=
 VAL ?=
 
-.PHONY: demo test lint setup clean
+PAGE := sandbox/page/node_modules/.package-lock.json
+
+.PHONY: demo app test lint setup page clean
 
 setup: .venv/ready
 
@@ -23,12 +26,24 @@ setup: .venv/ready
 	.venv/bin/pip check
 	touch $@
 
+# What the apps' pages are made of. Without Node they take it from Supervisely's CDN.
+page:
+	@if command -v npm > /dev/null; then $(MAKE) --no-print-directory $(PAGE); \
+		else echo "Node is not installed: the apps' pages need the internet, and tests of them are skipped."; fi
+
+$(PAGE): sandbox/page/package-lock.json
+	cd sandbox/page && npm ci --ignore-scripts
+	touch $@
+
 demo: setup
 	.venv/bin/python -m sandbox.demo --out '$(OUT)' --seed $(SEED) \
 		$(if $(SOURCE),--source '$(SOURCE)') $(if $(TARGET),--target '$(TARGET)') $(if $(VAL),--val '$(VAL)') \
 		$(if $(KEEP),--keep)
 
-test: setup lint
+app: setup page
+	.venv/bin/python -m sandbox.demo.apps
+
+test: setup page lint
 	.venv/bin/python -m pytest
 
 lint: setup
@@ -36,4 +51,4 @@ lint: setup
 	.venv/bin/ruff format --check .
 
 clean:
-	rm -rf .venv demo_output runs
+	rm -rf .venv demo_output runs sandbox/page/node_modules

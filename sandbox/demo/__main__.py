@@ -179,10 +179,15 @@ def one_thread(env: dict[str, str]) -> dict[str, str]:
 
 
 def train_app(
-    sandbox: Sandbox, task_id: int, uploaded: dict[str, domains.Domain], out: Path, mode: str = "development"
+    sandbox: Sandbox,
+    task_id: int,
+    uploaded: dict[str, domains.Domain],
+    out: Path,
+    mode: str = "development",
+    port: int | None = None,
 ) -> contextlib.AbstractContextManager[App]:
-    """Train HRDA, started on the source project; `mode` is development or production."""
-    port = free_port()
+    """Train HRDA, started on the source project; `mode` is development or production, without `port` a free one."""
+    port = port or free_port()
     sandbox.set_task_address(task_id, f"http://127.0.0.1:{port}")
     env = sandbox.env(
         ENV=mode,
@@ -195,10 +200,10 @@ def train_app(
 
 
 def serve_app(
-    sandbox: Sandbox, task_id: int, out: Path, mode: str = "development"
+    sandbox: Sandbox, task_id: int, out: Path, mode: str = "development", port: int | None = None
 ) -> contextlib.AbstractContextManager[App]:
     """Serve HRDA, reachable through the instance by its task; `mode` is development or production."""
-    port = free_port()
+    port = port or free_port()
     sandbox.set_task_address(task_id, f"http://127.0.0.1:{port}")
     env = sandbox.env(ENV=mode, TASK_ID=task_id, APP_NAME="Serve HRDA", SLY_APP_DATA_DIR=(out / "serve_app").resolve())
     return app("serve.main:model.app", port, one_thread(env), out / "logs" / "serve_app.log")

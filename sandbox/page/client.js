@@ -142,6 +142,8 @@ Vue.component('sly-app', {
 
     /** Call a route of the app with the whole state, as its handlers expect. */
     async post(route, payload = {}) {
+      // Some controls tell of a change before they change the state.
+      await this.$nextTick();
       try {
         return await this.request(route, { state: this.state, context: this.context, payload });
       } catch (error) {

@@ -12,8 +12,8 @@ Vue.component('sly-apexchart', {
     slyOptions: { type: Object, default: () => ({}) },
   },
   watch: {
-    series: { handler: 'redraw', deep: true },
-    options: { handler: 'rebuild', deep: true },
+    series: { handler() { this.redraw(); }, deep: true },
+    options: { handler() { this.rebuild(); }, deep: true },
   },
   created() {
     const { lodash } = window.sly.packages;
