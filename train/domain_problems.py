@@ -101,8 +101,8 @@ def _sizes(facts: Mapping[str, DomainFacts]) -> Iterable[Problem]:
             yield Problem(
                 role,
                 "warning",
-                f"The {role} photos are much {larger} than those of the {other}: the long edge is {edge} and "
-                f"{before} pixels (medians). Things then differ in size too; see data.scale in the hyperparameters.",
+                f"The {role} photos are much {larger} than those of the {other}: {edge} against {before} pixels on the "
+                "long edge (medians). Check the scale in step Hyperparameters.",
             )
 
 

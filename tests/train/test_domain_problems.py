@@ -64,7 +64,7 @@ def test_photos_of_another_size_are_named_with_both_sizes(edge, word):
     target = replace(TARGET, median_long_edge=edge)
     [(where, kind, text)] = said(source=LABELLED, target=target)
     assert (where, kind) == ("target", "warning")
-    assert f"The target photos are much {word} than those of the source: the long edge is {edge} and 620" in text
+    assert f"The target photos are much {word} than those of the source: {edge} against 620 pixels" in text
     problems = said(source=LABELLED, target=target, validation=LABELLED)
     assert [(where, "those of the target" in text) for where, _, text in problems] == [
         ("target", False), ("validation", True),

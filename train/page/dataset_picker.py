@@ -18,6 +18,14 @@ NO_PROJECT = 0
 _WIDTH = 400
 
 
+class _Tree(TreeSelect):
+    """The SDK's tree, which with new items would forget that it is hidden, disabled or loading."""
+
+    def get_json_data(self) -> dict:
+        flags = {"hide": self.is_hidden(), "disabled": self.is_disabled(), "loading": self.loading}
+        return super().get_json_data() | flags
+
+
 class DatasetPicker:
     """Widgets to choose a domain with: ids `<role>_project` (unless it is fixed), `<role>_all`, `<role>_tree`."""
 
@@ -48,7 +56,7 @@ class DatasetPicker:
             self._project.value_changed(lambda _: self._project_changed())
         self._all = Checkbox("All datasets", checked=True, widget_id=f"{role}_all")
         self._all.value_changed(lambda _: self._all_changed())
-        self._tree = TreeSelect(
+        self._tree = _Tree(
             multiple_select=True, flat=True, width=_WIDTH, placeholder="Choose datasets", widget_id=f"{role}_tree"
         )
         self._tree.value_changed(lambda _: self._on_change())
@@ -115,14 +123,13 @@ class DatasetPicker:
             return
         try:
             items = [] if project_id is None else _tree_items(api.dataset.get_tree(project_id))
-        except Exception:
-            self._tree.loading = False
-            raise
-        with self._lock:
-            if self.project_id == project_id != self._listed:
-                self._tree.add_items(items)
-                self._listed = project_id
-                self._show_tree()
+            with self._lock:
+                if self.project_id == project_id != self._listed:
+                    self._tree.add_items(items)
+                    self._listed = project_id
+        finally:
+            if self.project_id == project_id:
+                self._tree.loading = False
 
     def _project_changed(self) -> None:
         self._forget_datasets()
@@ -142,13 +149,16 @@ class DatasetPicker:
         self._on_change()
 
     def _show_tree(self) -> None:
-        # New items make the widget forget that it is hidden, so this is said again after each change of them.
-        if self._all.is_checked():
-            self._tree.hide()
-        else:
-            self._tree.show()
-        if self._listed == self.project_id:
-            self._tree.loading = False
+        has_project = self.project_id is not None
+        _show(self._all, has_project)
+        _show(self._tree, has_project and not self._all.is_checked())
+
+
+def _show(widget: Widget, visible: bool) -> None:
+    if visible:
+        widget.show()
+    else:
+        widget.hide()
 
 
 def _item(project: ProjectInfo) -> Select.Item:

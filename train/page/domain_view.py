@@ -7,7 +7,7 @@ from html import escape
 from itertools import zip_longest
 
 from supervisely import Api
-from supervisely.app.widgets import Flexbox, Image, Text, Widget
+from supervisely.app.widgets import Container, Flexbox, Image, Text, Widget
 
 from train.domain_facts import DomainFacts
 from train.domain_problems import Problem
@@ -37,11 +37,16 @@ class DomainView:
 
     @property
     def widgets(self) -> list[Widget]:
-        """In the order of the page."""
-        return [Flexbox(self._photos, gap=8), self._facts, self._shares, *self._problems]
+        """In the order of the page: the problems first, beside what was chosen."""
+        return [
+            Container(self._problems, gap=0),
+            Flexbox(self._photos, gap=8),
+            Container([self._facts, self._shares], gap=0),
+        ]
 
     def show_reading(self) -> None:
         """Say that the domain is being looked at."""
+        self._show_photos([])
         _set(self._facts, "Reading…", "info")
         _set(self._shares, "", "text")
         self.show_problems([])
@@ -98,7 +103,7 @@ def numbers(facts: DomainFacts) -> str:
 
 def shares(facts: DomainFacts) -> str:
     """A line with the share of pixels of each class; empty if nothing was counted."""
-    counted = [(name, one) for name, one in facts.classes.items() if one.pixel_share is not None]
+    counted = [(name, one) for name, one in facts.classes.items() if one.images and one.pixel_share is not None]
     if not counted:
         return ""
     named = [

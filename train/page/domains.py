@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from html import escape
 from typing import Any
 
@@ -179,24 +180,27 @@ class DomainSelector(InputSelector):
             return None
 
         for role, picker in self._pickers.items():
-            domain = attempt(role, lambda role=role, picker=picker: self._find(role, picker))
+            domain = attempt(role, partial(self._find, role, picker))
             if domain:
                 found[role] = domain
             if is_stale():
                 return
         problems += overlaps(found)
-        facts: dict[str, DomainFacts] = {}
-        self._show(found, facts, failed, problems)
-        try:
-            for role, domain in found.items():
-                one = attempt(role, lambda role=role, domain=domain: self._facts_of(role, domain, is_stale))
-                if is_stale():
-                    return
-                if one:
-                    facts[role] = one
-                self._show(found, facts, failed, [*problems, *problems_of(facts)])
-        except Superseded:
-            return
+        keys = {role: _key(role, domain) for role, domain in found.items()}
+        facts = {role: self._known[key] for role, key in keys.items() if key in self._known}
+        self._show(found, facts, failed, [*problems, *problems_of(facts)])
+        for role in [role for role in found if role not in facts]:
+            labels = {"drawn": 0} if role == "target" else {}
+            read = partial(domain_facts, self._reading_api, found[role], is_stale=is_stale, **labels)
+            try:
+                one = attempt(role, read)
+            except Superseded:
+                return
+            if is_stale():
+                return
+            if one:
+                facts[role] = self._known[keys[role]] = one
+            self._show(found, facts, failed, [*problems, *problems_of(facts)])
         self._facts = facts
         for callback in self._callbacks:
             callback()
@@ -205,15 +209,6 @@ class DomainSelector(InputSelector):
         picker.load(self._reading_api)
         domain = picker.chosen()
         return domain and find_domain(self._reading_api, role, domain)
-
-    def _facts_of(self, role: str, domain: FoundDomain, is_stale: Callable[[], bool]) -> DomainFacts:
-        # Whoever labels more while the page is open changes the time of the dataset's last change.
-        versions = sorted((dataset.id, dataset.updated_at) for dataset in domain.datasets.values())
-        labels = {} if role != "target" else {"drawn": 0}
-        key = (domain.project.id, domain.project.updated_at, tuple(versions), tuple(labels))
-        if key not in self._known:
-            self._known[key] = domain_facts(self._reading_api, domain, is_stale=is_stale, **labels)
-        return self._known[key]
 
     def _show(
         self,
@@ -228,9 +223,17 @@ class DomainSelector(InputSelector):
                 view.show_failure()
             elif role in facts:
                 view.show_facts(self._reading_api, facts[role])
-            elif role not in found:
+            elif role in found:
+                view.show_reading()
+            else:
                 view.show_nothing()
             view.show_problems([problem for problem in problems if problem.role == role])
+
+
+def _key(role: str, domain: FoundDomain) -> Key:
+    # Whoever labels more while the page is open changes the time of the dataset's last change.
+    versions = tuple(sorted((dataset.id, dataset.updated_at) for dataset in domain.datasets.values()))
+    return domain.project.id, domain.project.updated_at, versions, role == "target"
 
 
 def _away(error: Exception) -> str:

@@ -3,10 +3,14 @@
 from __future__ import annotations
 
 import threading
+import time
 from collections.abc import Callable
 from functools import partial
 
 from supervisely import logger
+
+_ATTEMPTS = 3
+_PAUSE_S = 0.2
 
 
 class LatestOnly:
@@ -43,11 +47,19 @@ class LatestOnly:
             with self._changed:
                 self._changed.wait_for(lambda: self._done < self._ordered)
                 number = self._ordered
-            try:
-                self._work(partial(self._is_stale, number))
-            except Exception:
-                # The thread must outlive a mistake in one piece of work: the next order may go well.
-                logger.error("Work for the page ended with an error", exc_info=True)
+            self._attempt(partial(self._is_stale, number))
             with self._changed:
                 self._done = number
                 self._changed.notify_all()
+
+    def _attempt(self, is_stale: Callable[[], bool]) -> None:
+        for _ in range(_ATTEMPTS):
+            try:
+                self._work(is_stale)
+            except Exception:
+                # The thread outlives every mistake. Another attempt may go well: the SDK copies all that the page
+                # shows after each change, and fails when widgets are added meanwhile, as while the app starts.
+                logger.error("Work for the page ended with an error", exc_info=True)
+                time.sleep(_PAUSE_S)
+            else:
+                return

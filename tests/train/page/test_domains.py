@@ -118,7 +118,7 @@ def test_problems_are_said_beside_the_selector_that_causes_them(page, projects):
     [overlap, size] = page.problems("target")
     assert overlap == ("warning", "Target and validation share dataset 'road' of project 'target'.")
     assert size[0] == "warning"
-    assert "the long edge is 50 and 20 pixels" in size[1]
+    assert "50 against 20 pixels" in size[1]
     [error, size] = page.problems("validation")
     assert error == ("error", "No image of the validation has labels. Choose others, or label some.")
     assert page.problems("source") == []

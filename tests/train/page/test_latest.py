@@ -41,18 +41,21 @@ def test_orders_that_come_while_none_can_be_begun_are_done_once():
     assert len(count) <= 2
 
 
-def test_error_in_one_piece_of_work_does_not_end_the_thread():
-    done = []
+def test_work_that_fails_is_tried_again_and_the_thread_goes_on():
+    failures, done = [1, 2, 3, 4], []
 
     def work(_):
+        if failures:
+            raise ValueError(failures.pop())
         done.append(1)
-        raise ValueError("once")
 
     latest = LatestOnly(work, "test")
-    for number in (1, 2):
-        latest.order()
-        assert latest.wait(LIMIT_S)
-        assert len(done) == number
+    latest.order()
+    assert latest.wait(LIMIT_S)
+    assert (len(failures), done) == (1, []), "not for ever"
+    latest.order()
+    assert latest.wait(LIMIT_S)
+    assert (failures, done) == ([], [1])
 
 
 def test_nothing_ordered_is_nothing_to_wait_for():
