@@ -18,10 +18,9 @@ def plain_sliding_logits(network: WindowNetwork, images: Tensor, settings: Infer
     height, width = images.shape[-2:]
     padded_size = [max(-(-side // BOX_GRID) * BOX_GRID, MIN_SIDE) for side in (height, width)]
     images = F.pad(images, (0, padded_size[1] - width, 0, padded_size[0] - height))
-    window = settings.window or network.crop_size
-    stride = settings.stride or (window[0] // 2, window[1] // 2)
+    settings = settings.complete(network.crop_size)
     total, count = 0, 0
-    for box in window_boxes(tuple(padded_size), window, stride):
+    for box in window_boxes(tuple(padded_size), settings.window, settings.stride):
         logits = plain_crop_logits(network, box.crop(images))
         around = _around(box, padded_size)
         total = total + F.pad(logits, around)

@@ -3,97 +3,207 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
+from supervisely.nn.utils import RuntimeType
 
-from common.hrda import HRDASegmentor, Predictor, load_checkpoint
-from common.hrda.checkpoints import CheckpointError
-from serve.errors import RequestError
+from common.hrda import CheckpointBundle, Predictor, load_checkpoint
+from common.hrda.checkpoints import CheckpointError, read_input_scale
+from common.hrda.predictor import Segmentation
+from common.hrda.runtime import OnnxNetwork, RuntimeUnavailableError, TorchNetwork, export_onnx
+from common.hrda.settings import SettingsError
+from common.hrda.sliding import WindowNetwork
+from serve.errors import OutOfMemory, RequestError
 from serve.settings import ServeSettings
 
 
-@dataclass(frozen=True)
 class Deployment:
-    """One model as it serves. Never changed: another model or device is another deployment.
+    """One model as it serves. Another model or device is another deployment.
 
     Requests that hold a deployment finish on it, whatever is deployed meanwhile.
+
+    Args:
+        name: file name of the checkpoint.
+        classes: names by index of the masks, the background first.
+        palette: RGB colour of each class.
+        settings: plain settings of the checkpoint.
+        device: where it computes.
+        build: makes the network for (precision, compiled); called once for each that requests ask for.
+        runtime: the SDK's name of what it runs on.
     """
 
-    name: str
-    """File name of the checkpoint."""
-    encoder: str
-    """Name of the encoder, e.g. 'mit_b5'."""
-    classes: tuple[str, ...]
-    """Class names by index of the masks."""
-    palette: tuple[tuple[int, int, int], ...]
-    """RGB colour of each class."""
-    model: HRDASegmentor
-    """In eval mode on `device`."""
-    device: torch.device
-    """Where the model is."""
-    input_scale: tuple[int, int] | None
-    """(short_edge, long_edge) that training scaled images to; None: their own resolution."""
-    _turn: threading.Lock = field(default_factory=threading.Lock, repr=False, compare=False)
+    def __init__(
+        self,
+        name: str,
+        classes: Sequence[str],
+        palette: Sequence[tuple[int, int, int]],
+        settings: Mapping[str, Any],
+        device: torch.device,
+        build: Callable[[str, bool], WindowNetwork],
+        runtime: str = RuntimeType.PYTORCH,
+    ) -> None:
+        self.name, self.classes, self.palette = name, tuple(classes), tuple(palette)
+        self.device, self.runtime = device, runtime
+        self.encoder = str(settings["model"]["encoder"])
+        self.crop_size: tuple[int, int] = tuple(settings["model"]["crop_size"])
+        self.input_scale = read_input_scale(settings)
+        self._build = build
+        self.networks: dict[tuple[str, bool], WindowNetwork] = {}
+        """The networks in use, by precision and whether they are compiled."""
+        self._turn = threading.Lock()
+        # A file that does not fit is found now and not by the first request.
+        self._network("float32", False)
 
     @classmethod
-    def from_checkpoint(cls, path: str | Path, device: str) -> Deployment:
-        """Read a checkpoint, of this app or of the former one, without executing anything in it.
+    def from_file(cls, path: str | Path, device: str, runtime: str = RuntimeType.PYTORCH) -> Deployment:
+        """Read a checkpoint, of this app or of the former one, or an exported network. Nothing in it is executed.
+
+        Args:
+            path: a `.pth` file, or for the runtimes ONNXRuntime and TensorRT a `.onnx` file of `export`.
+            device: 'cpu' or 'cuda:N'.
+            runtime: 'PyTorch', 'ONNXRuntime' or 'TensorRT'.
 
         Raises:
             CheckpointError: not a checkpoint, or one that does not fit.
-            RequestError: there is no such device.
+            RequestError: there is no such device, or the runtime is not installed.
+            SettingsError: not an exported network.
         """
-        target = resolve_device(device)
-        try:
-            bundle = load_checkpoint(path)
-        except OSError as error:
-            raise CheckpointError(f"{path} cannot be read: {error}. Download or upload it again.") from error
-        if len(set(bundle.classes)) < len(bundle.classes):
-            raise CheckpointError(f"{path} names a class twice: {', '.join(bundle.classes)}.")
-        return cls(
-            name=Path(path).name,
-            encoder=str(bundle.settings["model"]["encoder"]),
-            classes=bundle.classes,
-            palette=bundle.palette,
-            model=bundle.model.to(target).eval(),
-            device=target,
-            input_scale=bundle.input_scale,
-        )
+        target, path = resolve_device(device), Path(path)
+        if runtime != RuntimeType.PYTORCH:
+            provider = "tensorrt" if runtime == RuntimeType.TENSORRT else target.type
+            try:
+                network = OnnxNetwork(path, provider)
+            except RuntimeUnavailableError as error:
+                raise RequestError(str(error)) from error
+            content = network.metadata
+            palette = [tuple(colour) for colour in content["palette"]]
+            return cls(path.name, content["classes"], palette, content["settings"], target, _only(network), runtime)
+        bundle = read_checkpoint(path)
+        model = bundle.model.to(target).eval()
+        settings = bundle.settings | {"model": bundle.settings["model"] | {"crop_size": list(model.crop_size)}}
 
-    def predict(self, images: Sequence[np.ndarray], settings: ServeSettings) -> list[np.ndarray]:
-        """Class indices of images, one forward pass of the model at a time.
+        def build(precision: str, compiled: bool) -> WindowNetwork:
+            return TorchNetwork(model, target, precision, compiled=compiled)
+
+        return cls(path.name, bundle.classes, bundle.palette, settings, target, build, runtime)
+
+    def predict(self, images: Sequence[np.ndarray], settings: ServeSettings) -> list[Segmentation]:
+        """Class indices of images, and their confidences where asked for; one call at a time.
 
         Requests wait for their turn here: side by side they would share the same cores or the same GPU
         and only add up their memory.
 
         Args:
-            images: H×W×3 uint8 RGB, sizes may differ.
-            settings: windows and input scale.
-
-        Returns:
-            One H×W uint8 array an image, indices into `classes`.
+            images: H×W×3 uint8 RGB, sizes may differ; they share batches of windows.
+            settings: of the request.
 
         Raises:
             RequestError: an array is not an RGB image.
-            SettingsError: the windows do not fit the model.
+            SettingsError: the windows or the precision do not fit, or a threshold names no class.
+            OutOfMemory: not even one window at a time fits.
         """
-        for image in images:
-            if image.ndim != 3 or image.shape[2] != 3 or image.dtype != np.uint8 or image.size == 0:
-                raise RequestError(
-                    f"Only 8-bit RGB images can be predicted. Received: {image.dtype} of shape {image.shape}."
-                )
-        predictor = Predictor(
-            self.model,
-            settings.windows(self.model.crop_size),
-            device=self.device,
-            input_scale=self.input_scale if settings.input_scale == "trained" else None,
+        require_rgb(images)
+        rule = settings.rule(self.classes)
+        return self._in_turn(
+            settings, lambda predictor: predictor.segment(images, rule, confidence=settings.confidence)
         )
+
+    def probabilities(self, images: Sequence[np.ndarray], settings: ServeSettings) -> list[np.ndarray]:
+        """Class probabilities of images, each C×H×W float16.
+
+        Raises:
+            As `predict`.
+        """
+        require_rgb(images)
+        return self._in_turn(settings, lambda predictor: predictor.probabilities(images, np.float16))
+
+    def _in_turn(self, settings: ServeSettings, work: Callable[[Predictor], list[Any]]) -> list[Any]:
+        windows = settings.complete(self.crop_size)
         with self._turn:
-            return predictor.predict(images)
+            network = self._network(settings.precision, settings.compile)
+            while True:
+                predictor = Predictor(
+                    network,
+                    windows,
+                    device=self.device,
+                    input_scale=self.input_scale if settings.input_scale == "trained" else None,
+                    long_side=settings.long_side,
+                )
+                try:
+                    return work(predictor)
+                except torch.OutOfMemoryError as error:
+                    if windows.batch_size == 1:
+                        raise OutOfMemory(
+                            f"The memory of {self.device} does not suffice for one window of {windows.window} pixels. "
+                            "Close what else runs there, choose a smaller window, or deploy on the CPU."
+                        ) from error
+                # Outside of the except block, which would keep the failed attempt's tensors alive.
+                windows = replace(windows, batch_size=windows.batch_size // 2)
+                torch.cuda.empty_cache()
+
+    def _network(self, precision: str, compiled: bool) -> WindowNetwork:
+        key = (precision, compiled)
+        if key not in self.networks:
+            self.networks[key] = self._build(precision, compiled)
+        return self.networks[key]
+
+
+def read_checkpoint(path: Path) -> CheckpointBundle:
+    """A checkpoint of this app or the former one that tells its classes apart.
+
+    Raises:
+        CheckpointError: it cannot be read, or names a class twice.
+    """
+    try:
+        bundle = load_checkpoint(path)
+    except OSError as error:
+        raise CheckpointError(f"{path} cannot be read: {error}. Download or upload it again.") from error
+    if len(set(bundle.classes)) < len(bundle.classes):
+        raise CheckpointError(f"{path} names a class twice: {', '.join(bundle.classes)}.")
+    return bundle
+
+
+def export(checkpoint: Path, path: Path) -> None:
+    """Write the network of a checkpoint as ONNX, which the runtimes ONNXRuntime and TensorRT serve.
+
+    Raises:
+        CheckpointError: not a checkpoint.
+        RequestError: the exporter's packages are not installed.
+    """
+    bundle = read_checkpoint(checkpoint)
+    model = bundle.model.eval()
+    settings = bundle.settings | {"model": bundle.settings["model"] | {"crop_size": list(model.crop_size)}}
+    try:
+        export_onnx(model, path, classes=bundle.classes, palette=bundle.palette, settings=settings)
+    except RuntimeUnavailableError as error:
+        raise RequestError(str(error)) from error
+
+
+def require_rgb(images: Sequence[np.ndarray]) -> None:
+    """Refuse what is no 8-bit RGB image.
+
+    Raises:
+        RequestError: with what was received.
+    """
+    for image in images:
+        if image.ndim != 3 or image.shape[2] != 3 or image.dtype != np.uint8 or image.size == 0:
+            raise RequestError(
+                f"Only 8-bit RGB images can be predicted. Received: {image.dtype} of shape {image.shape}."
+            )
+
+
+def _only(network: WindowNetwork) -> Callable[[str, bool], WindowNetwork]:
+    def build(precision: str, compiled: bool) -> WindowNetwork:
+        if precision != "float32" or compiled:
+            raise SettingsError("An exported network computes in float32. Leave precision and compile out.")
+        return network
+
+    return build
 
 
 def resolve_device(device: str) -> torch.device:

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass, fields
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, fields
 from typing import Any
 
 import yaml
 
-from common.hrda.settings import InferenceSettings, SettingsError, closest
+from common.hrda.reduction import LabelRule
+from common.hrda.settings import PRECISIONS, InferenceSettings, SettingsError, closest, require
 
 INPUT_SCALES = ("trained", "original")
 
@@ -59,22 +60,51 @@ class ServeSettings(InferenceSettings):
     input_scale: str = "trained"
     """'trained': images are scaled as in training. 'original': the photo's own resolution, for details
     of a few pixels that a reduction would lose."""
+    long_side: int | None = None
+    """Images whose longest side would still be larger are scaled down to it; null: never."""
+    precision: str = "float32"
+    """In what the network computes: 'float32', 'bfloat16', or 'float16' (GPU only)."""
+    compile: bool = False
+    """Through torch.compile: the first windows take a minute, those after them less time."""
+    thresholds: dict[str, float] = field(default_factory=dict)
+    """Probability by class name from which a pixel takes the class; the most probable class elsewhere."""
+    min_component: int = 0
+    """Connected areas of fewer pixels become background; 0 keeps all."""
+    background: bool = True
+    """Whether the answer has a label for the background."""
+    confidence: bool = False
+    """Whether each label carries its mean probability as a tag."""
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if self.input_scale not in INPUT_SCALES:
-            hint = closest(str(self.input_scale), INPUT_SCALES)
-            raise SettingsError(f"Unknown input_scale {self.input_scale!r}: {hint}")
+        for name, known in (("input_scale", INPUT_SCALES), ("precision", PRECISIONS)):
+            value = getattr(self, name)
+            if value not in known:
+                raise SettingsError(f"Unknown {name} {value!r}: {closest(str(value), known)}")
+        for name in ("compile", "background", "confidence"):
+            require(isinstance(getattr(self, name), bool), name, "true or false", getattr(self, name))
+        side, least = self.long_side, self.min_component
+        require(side is None or (_is_count(side) and side >= 16), "long_side", "a whole number from 16, or null", side)
+        require(_is_count(least), "min_component", "a whole number of 0 or more", least)
+        thresholds = self.thresholds
+        require(
+            isinstance(thresholds, Mapping)
+            and all(isinstance(name, str) and _is_probability(value) for name, value in thresholds.items()),
+            "thresholds",
+            'probabilities from 0 to 1 by class name, such as {"crack": 0.35}',
+            thresholds,
+        )
 
-    def windows(self, crop_size: tuple[int, int]) -> InferenceSettings:
-        """The windows for a model that was trained on crops of `crop_size`, nothing left open.
+    def rule(self, classes: Sequence[str]) -> LabelRule:
+        """How labels are chosen for a model that tells `classes` apart, the background first.
 
         Raises:
-            SettingsError: the stride is larger than the window, which would leave pixels out.
+            SettingsError: a threshold for a class that the model does not have, or for the background.
         """
-        window = self.window or crop_size
-        stride = self.stride or (window[0] // 2, window[1] // 2)
-        return InferenceSettings(window=window, stride=stride, batch_size=self.batch_size)
+        for name in self.thresholds:
+            if name not in classes[1:]:
+                raise SettingsError(f"thresholds names {name!r}: {closest(name, classes[1:])}")
+        return LabelRule({classes.index(name): value for name, value in self.thresholds.items()}, self.min_component)
 
 
 def read_settings(values: Mapping[str, Any]) -> ServeSettings:
@@ -89,7 +119,7 @@ def read_settings(values: Mapping[str, Any]) -> ServeSettings:
     """
     if not isinstance(values, Mapping):
         raise SettingsError(f"settings must be names and values. Received: {values!r}.")
-    own = {field.name for field in fields(ServeSettings)}
+    own = {f.name for f in fields(ServeSettings)}
     chosen = {name: _plain(name, value) for name, value in values.items() if name in own or name not in SDK_SETTINGS}
     return ServeSettings.from_dict(chosen)
 
@@ -102,6 +132,14 @@ def without_client_arguments(settings: Mapping[str, Any], state: Mapping[str, An
     """
     twins = {"batch_size": state.get("batch_size"), "stride": settings.get("step")}
     return {name: value for name, value in settings.items() if value is None or twins.get(name) != value}
+
+
+def _is_count(value: Any) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool) and value >= 0
+
+
+def _is_probability(value: Any) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool) and 0 <= value <= 1
 
 
 def _plain(name: str, value: Any) -> Any:

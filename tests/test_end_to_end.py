@@ -13,6 +13,7 @@ from supervisely.nn.inference import Session
 from common.data.images import read_image
 from common.data.synthetic import write_project
 from common.hrda import Predictor, load_checkpoint
+from common.hrda.runtime import TorchNetwork
 from sandbox.demo import __main__ as demo
 from sandbox.demo import arms, domains, report
 from sandbox.testing import running_sandbox
@@ -67,7 +68,7 @@ def test_projects_in_checkpoint_out_annotations_back(tmp_path: Path, specs: dict
             demo.deploy(serve_hrda, remote)
             assert serve_hrda.post("is_deployed", {})["deployed"]
 
-            predictor = Predictor(bundle.model, input_scale=bundle.input_scale)
+            predictor = Predictor(TorchNetwork(bundle.model, "cpu"), input_scale=bundle.input_scale)
             images = api.image.get_list(api.dataset.get_list(uploaded["val"].project_id)[0].id)
             paths = {path.name: path for path in Path(specs["val"]).rglob("img/*")}
             model = api.nn.connect(serve_task)

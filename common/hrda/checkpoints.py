@@ -56,9 +56,14 @@ class CheckpointBundle:
     @property
     def input_scale(self) -> tuple[int, int] | None:
         """(short_edge, long_edge) that images were scaled to in training; None: own resolution."""
-        scale = self.settings.get("input") or {}
-        edges = scale.get("short_edge"), scale.get("long_edge")
-        return None if None in edges else (int(edges[0]), int(edges[1]))
+        return read_input_scale(self.settings)
+
+
+def read_input_scale(settings: Mapping[str, Any]) -> tuple[int, int] | None:
+    """(short_edge, long_edge) in a checkpoint's plain settings; None: images keep their own resolution."""
+    scale = settings.get("input") or {}
+    edges = scale.get("short_edge"), scale.get("long_edge")
+    return None if None in edges else (int(edges[0]), int(edges[1]))
 
 
 def save_checkpoint(path: str | Path, bundle: CheckpointBundle) -> None:

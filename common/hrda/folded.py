@@ -24,15 +24,14 @@ class WindowModule(nn.Module):
     """Encoder and decoder on one window, at either resolution.
 
     Args:
-        model: in eval mode; copied, and not changed.
+        model: in eval mode. Its encoder is shared, its decoder is not; nothing of it is changed.
     """
 
     def __init__(self, model: HRDASegmentor) -> None:
         super().__init__()
-        self.backbone = copy.deepcopy(model.backbone).eval()
+        self.backbone = model.backbone
         self.decoder = FoldedDecoder(model.decode_head.head)
         self.attention = FoldedAttention(model.decode_head.scale_attention)
-        self.requires_grad_(False)
 
     def forward(self, images: Tensor) -> tuple[Tensor, Tensor]:
         """Logits B×C×h/4×w/4 and attention B×(C or 1)×h/4×w/4 in 0..1 of normalised windows B×3×h×w."""

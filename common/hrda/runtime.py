@@ -57,7 +57,7 @@ class TorchNetwork:
         # The fused kernels of GPUs and of reduced precision want this layout; float32 on the CPU is slower in it.
         channels_last = device.type == "cuda" or precision != "float32"
         self._layout = torch.channels_last if channels_last else torch.contiguous_format
-        self._module = module.to(device, self._dtype, memory_format=self._layout).eval()
+        self._module = module.to(device, self._dtype, memory_format=self._layout)
         self._forward, self._detail = self._module, self._module.detail
         if compiled:
             self._forward, self._detail = torch.compile(self._module), torch.compile(self._module.detail)

@@ -135,12 +135,11 @@ class _ImageSweep:
 
     def __init__(self, network: WindowNetwork, pixels: Pixels, sink: RowSink, settings: InferenceSettings) -> None:
         self._network, self._pixels, self._sink = network, pixels, sink
+        settings = settings.complete(network.crop_size)
         self._size = tuple(max(-(-side // BOX_GRID) * BOX_GRID, MIN_SIDE) for side in pixels.size)
-        window = settings.window or network.crop_size
-        stride = settings.stride or (window[0] // 2, window[1] // 2)
-        self._crop = tuple(min(w, side) for w, side in zip(window, self._size, strict=True))
-        self._tops = window_starts(self._size[0], self._crop[0], stride[0])
-        self._lefts = window_starts(self._size[1], self._crop[1], stride[1])
+        self._crop = tuple(min(w, side) for w, side in zip(settings.window, self._size, strict=True))
+        self._tops = window_starts(self._size[0], self._crop[0], settings.stride[0])
+        self._lefts = window_starts(self._size[1], self._crop[1], settings.stride[1])
         detail = (network.crop_size[0] // 2, network.crop_size[1] // 2)
         detail_stride = (detail[0] // 2, detail[1] // 2) if settings.detail_overlap else detail
         # In pixels of a crop; the same for all crops, which all have the same size.

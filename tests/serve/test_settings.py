@@ -30,6 +30,12 @@ def test_shipped_file_states_every_setting_with_its_default_and_a_comment():
         ({"window": "[128, 192]", "batch_size": "2"}, {"window": (128, 192), "batch_size": 2}),
         ({"window": None, "stride": "null"}, {}),
         ({"input_scale": "original"}, {"input_scale": "original"}),
+        ({"preset": "fast", "detail_overlap": True}, {"preset": "fast", "detail_overlap": True}),
+        (
+            {"thresholds": "{crack: 0.35}", "scales": "[0.5, 1.0]"},
+            {"thresholds": {"crack": 0.35}, "scales": (0.5, 1.0)},
+        ),
+        ({"precision": "bfloat16", "background": "false"}, {"precision": "bfloat16", "background": False}),
         ({"conf": 0.5, "inference_mode": "full_image", "classes": ["crack"], "rectangle": {}}, {}),
     ],
 )
@@ -41,13 +47,24 @@ def test_values_are_read_in_every_form_that_clients_send(given, read):
     ("given", "message"),
     [
         ({"windw": 128}, "did you mean 'window'"),
-        ({"zzz": 1}, "expected one of: batch_size, input_scale, stride, window"),
+        ({"zzz": 1}, "expected one of: background, batch_size, blending, "),
         ({"window": 100}, "multiples of 64.*Received: "),
         ({"window": "[128"}, "window cannot be read"),
         ({"stride": [64]}, "two positive multiples of 8"),
         ({"batch_size": 0}, "positive whole number"),
         ({"batch_size": True}, "positive whole number"),
         ({"input_scale": "orginal"}, "did you mean 'original'"),
+        ({"preset": "quick"}, "expected one of: exact, fast"),
+        ({"precision": "bf16"}, "did you mean 'bfloat16'"),
+        ({"blending": "gauss"}, "did you mean 'gaussian'"),
+        ({"detail_overlap": 1}, "true, false or null"),
+        ({"scales": []}, "1 to 8 numbers"),
+        ({"scales": [100]}, "from 0.1 to 4"),
+        ({"long_side": 0}, "a whole number from 16, or null"),
+        ({"min_component": -1}, "0 or more"),
+        ({"thresholds": {"crack": 3}}, "probabilities from 0 to 1 by class name"),
+        ({"thresholds": 0.3}, "by class name"),
+        ({"confidence": "often"}, "true or false"),
         ([1], "names and values"),
     ],
 )
@@ -57,10 +74,27 @@ def test_bad_settings_are_refused_with_the_remedy(given, message):
 
 
 def test_windows_are_complete_and_leave_no_pixel_out():
-    windows = ServeSettings(batch_size=2).windows((128, 192))
+    windows = ServeSettings(batch_size=2).complete((128, 192))
     assert (windows.window, windows.stride, windows.batch_size) == ((128, 192), (64, 96), 2)
     with pytest.raises(SettingsError, match="stride must be at most the window"):
-        ServeSettings(stride=(128, 128)).windows((64, 64))
+        ServeSettings(stride=(128, 128)).complete((64, 64))
+
+
+def test_preset_decides_only_what_is_left_open():
+    fast = ServeSettings(preset="fast").complete((128, 192))
+    assert (fast.stride, fast.detail_overlap) == ((128, 192), False)
+    exact = ServeSettings().complete((128, 192))
+    assert (exact.stride, exact.detail_overlap) == ((64, 96), True)
+    mixed = ServeSettings(preset="fast", stride=(64, 64)).complete((128, 192))
+    assert (mixed.stride, mixed.detail_overlap) == ((64, 64), False)
+
+
+def test_a_threshold_for_a_class_that_is_not_there_is_refused():
+    rule = ServeSettings(thresholds={"stain": 0.2}, min_component=9).rule(("__bg__", "crack", "stain"))
+    assert (rule.thresholds, rule.min_component) == ({2: 0.2}, 9)
+    for name in ("cracks", "__bg__"):
+        with pytest.raises(SettingsError, match=f"thresholds names '{name}'"):
+            ServeSettings(thresholds={name: 0.2}).rule(("__bg__", "crack", "stain"))
 
 
 def test_arguments_of_predict_are_not_taken_for_ours():
