@@ -1,8 +1,13 @@
 """Cards that several tests look at: the SDK takes each widget's id once in a process."""
 
+from collections.abc import Iterator
+
 import pytest
 
+from train.page import hyperparameters
+from train.page.hyperparameters import SettingsSelector
 from train.page.monitor import MonitorCard
+from train.settings import DEFAULT_YAML
 
 
 @pytest.fixture(scope="session")
@@ -13,3 +18,11 @@ def card() -> MonitorCard:
         for name, value in environment.items():
             patch.setenv(name, value)
         return MonitorCard({})
+
+
+@pytest.fixture(scope="session")
+def settings_selector() -> Iterator[SettingsSelector]:
+    """The settings card, which waits less for who types."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(hyperparameters, "_PAUSE_S", 0.01)
+        yield SettingsSelector(DEFAULT_YAML.read_text(encoding="utf-8"), {"model_benchmark": False})

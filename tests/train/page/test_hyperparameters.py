@@ -1,7 +1,5 @@
 """The settings card without a browser: what it posts is set in the page's state, then the route is called."""
 
-from collections.abc import Iterator
-
 import pytest
 from fastapi.testclient import TestClient
 from supervisely.app import DataJson, StateJson
@@ -9,7 +7,6 @@ from supervisely.app.fastapi import _MainServer
 
 from common.data.transforms import AUGMENTATION_LEVELS
 from common.hrda import SettingsError
-from train.page import hyperparameters
 from train.page.hyperparameters import SettingsSelector
 from train.presets import presets
 from train.settings import DEFAULT_YAML, TrainSettings
@@ -22,8 +19,8 @@ DEFAULT = DEFAULT_YAML.read_text(encoding="utf-8")
 class Card:
     """The card, and the browser's part."""
 
-    def __init__(self) -> None:
-        self.selector = SettingsSelector(DEFAULT, {"model_benchmark": False})
+    def __init__(self, selector: SettingsSelector) -> None:
+        self.selector = selector
         self.server = TestClient(_MainServer().get_server())
         self.changes: list[TrainSettings] = []
         self.selector.on_change(self.changes.append)
@@ -58,20 +55,12 @@ class Card:
         assert self.selector.wait(5)
 
 
-@pytest.fixture(scope="module")
-def the_card() -> Iterator[Card]:
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(hyperparameters, "_PAUSE_S", 0.01)
-        yield Card()
-
-
 @pytest.fixture
-def card(the_card: Card) -> Card:
-    the_card.selector.editor.readonly = False
-    the_card.selector.set_hyperparameters(DEFAULT)
-    the_card.selector.validator_text.hide()
-    the_card.changes.clear()
-    return the_card
+def card(settings_selector: SettingsSelector) -> Card:
+    settings_selector.editor.readonly = False
+    settings_selector.set_hyperparameters(DEFAULT)
+    settings_selector.validator_text.hide()
+    return Card(settings_selector)
 
 
 def only_difference(text: str, path: str) -> object:
