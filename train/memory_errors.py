@@ -18,6 +18,7 @@ from train.settings import TrainSettings
 
 # CUDA, its libraries and the CPU's allocator each have words of their own; only the first has a class of its own.
 _WORDS = re.compile(r"out of memory|can't allocate memory|CUBLAS_STATUS_ALLOC_FAILED|CUDNN_STATUS_ALLOC_FAILED", re.I)
+_CPU_ALLOCATOR = "DefaultCPUAllocator"
 _WORKER_KILLED = re.compile(r"DataLoader worker .*(killed by signal|exited unexpectedly)", re.S)
 _SHARED_MEMORY = re.compile(r"Bus error|shared memory|shm", re.I)
 _CROP_GRID = 64
@@ -105,6 +106,8 @@ def explained_memory(settings: TrainSettings, device: torch.device) -> Iterator[
         raise TrainingError(f"Main memory has run out. {_less_main_memory(settings)}") from error
     except RuntimeError as error:
         if is_out_of_memory(error):
+            if device.type == "cpu" or _CPU_ALLOCATOR in str(error):
+                raise TrainingError(f"Main memory has run out. {_less_main_memory(settings)}") from error
             raise TrainingError(
                 f"Out of memory on {describe(device)}: there is no room for the networks. End what else runs on the "
                 f"device, choose another device, or choose {_smaller_network(settings)}."

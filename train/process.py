@@ -28,6 +28,8 @@ from train.state import Failed, Finished, TrainingState, decode
 ROOT = Path(__file__).parents[1]
 _ERRORS = {error.__name__: error for error in (SettingsError, ProjectError, TrainingError)}
 _SECONDS_BETWEEN_LOOKS = 0.2
+# A person waits for this process's answers and nobody for the child's next iteration, should they share cores.
+_NICENESS = 5
 # Writing the last checkpoint of the largest network to a slow disk takes less.
 _SECONDS_TO_SAVE = 120.0
 
@@ -139,6 +141,7 @@ def _child(
             # A terminal's Ctrl-C is this process's to handle.
             start_new_session=True,
         )
+    os.setpriority(os.PRIO_PROCESS, child.pid, os.getpriority(os.PRIO_PROCESS, 0) + _NICENESS)
     ended = threading.Event()
     follower = _LogFollower(log, start, ended)
     helpers = [follower, threading.Thread(target=_watch, args=(child, stop, ended), name="watch-training")]

@@ -104,7 +104,7 @@ def test_measuring_that_does_not_fit_names_what_bounds_it(override, remedy):
             RuntimeError("DataLoader worker (pid 12) is killed by signal: Bus error. It is possible that dataloader's"),
             "Shared memory.*--shm-size",
         ),
-        (CUDA_ERROR, "no room for the networks"),
+        (CPU_ERROR, "Main memory has run out"),
     ],
 )
 def test_memory_that_runs_out_elsewhere_has_a_sentence_too(error, message):
@@ -112,6 +112,15 @@ def test_memory_that_runs_out_elsewhere_has_a_sentence_too(error, message):
         raise error
     with pytest.raises(RuntimeError, match="shapes differ"), explained_memory(SETTINGS, CPU):
         raise RuntimeError("shapes differ")
+
+
+def test_device_without_room_for_the_networks_is_named(monkeypatch):
+    monkeypatch.setattr(memory_errors, "describe", lambda device: "cuda:1 (15.7 GiB)")
+    message = (
+        r"^Out of memory on cuda:1 \(15\.7 GiB\): there is no room for the networks\..* or choose crop_size 768×768"
+    )
+    with pytest.raises(TrainingError, match=message), explained_memory(SETTINGS, torch.device("cuda", 1)):
+        raise CUDA_ERROR
 
 
 @pytest.fixture

@@ -208,6 +208,7 @@ def test_stop_reaches_the_child_once_and_its_result_comes_back(domains, tmp_path
     fake(
         """
         print("10%\\r20%\\nbusy", file=sys.stderr)
+        say(Said(str(os.getpriority(os.PRIO_PROCESS, 0))))
         say(Progressed(7, {}, None))
         asked = os.read(0, 1), os.read(0, 1) if select.select([0], [], [], 0.5)[0] else b""
         say(Said(repr(asked)))
@@ -217,7 +218,7 @@ def test_stop_reaches_the_child_once_and_its_result_comes_back(domains, tmp_path
     stop, state = threading.Event(), TrainingState()
     state.subscribe(lambda _, change: stop.set() if isinstance(change, Progressed) else None)
     result = train(domains, tmp_path, state, stop=stop)
-    assert list(state.messages) == [r"(b'\n', b'')"]
+    assert list(state.messages) == [str(os.getpriority(os.PRIO_PROCESS, 0) + 5), r"(b'\n', b'')"]
     assert (result.iteration, result.best, state.phase) == (7, Path("last.pth"), "stopped")
     assert [line for line in log if line in ("10%", "20%", "busy")] == ["20%", "busy"]
     assert (tmp_path / "training.log").read_text().endswith("busy\n")
