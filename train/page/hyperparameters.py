@@ -202,6 +202,7 @@ class SettingsSelector(HyperparametersSelector):
         self.form.show(settings)
         if settings != self._settings:
             self._settings = settings
+            self.samples.outdate()
             for callback in self._callbacks:
                 callback(settings)
 
@@ -211,12 +212,12 @@ class SettingsSelector(HyperparametersSelector):
 
     def _say(self, problem: str) -> None:
         """Say under the editor, where a person types, what is wrong; nothing if all is well."""
-        put(self._problem, text=escape(problem))
+        put(self._problem, text=escape(problem, quote=False))
         send()
 
     def _answer(self, sentence: str, kind: str) -> None:
         """Say beside the button how the step stands."""
-        self.validator_text.set(escape(sentence), kind)
+        self.validator_text.set(escape(sentence, quote=False), kind)
         self.validator_text.show()
 
     def _show_preset(self, settings: TrainSettings) -> None:
@@ -230,7 +231,7 @@ class SettingsSelector(HyperparametersSelector):
             names = differences(settings, base.settings)
             more = f" and {len(names) - _NAMED} more" if len(names) > _NAMED else ""
             sentence = f"Changed from “{base.title}”: {', '.join(names[:_NAMED])}{more}."
-        put(self._preset_text, text=escape(sentence))
+        put(self._preset_text, text=escape(sentence, quote=False))
         self._preset_select.set_value(self._preset)
 
     # ------------------------------------------------------------------------------------------------ the layout

@@ -173,6 +173,7 @@ class SamplesView:
         self._source: Callable[[], SampleSource] | None = None
         self._photos = SamplePhotos()
         self._turn = 0
+        self._are_shown = False
         self._drawing = LatestOnly(self._draw, "samples")
         self.button = Button(
             "Show samples", plain=True, button_size="small", show_loading=False, widget_id="show_samples"
@@ -187,6 +188,12 @@ class SamplesView:
     def use_source(self, source: Callable[[], SampleSource]) -> None:
         """Draw from what `source` gives at each click; it raises ValueError with a sentence if nothing is chosen."""
         self._source = source
+
+    def outdate(self) -> None:
+        """Say beside pictures that are shown that the settings have changed since."""
+        if self._are_shown:
+            self._are_shown = False
+            self._note.set("These were drawn before the settings changed. Click to draw others.", "warning")
 
     def wait(self, timeout: float | None = None) -> bool:
         """Wait until what was ordered is drawn."""
@@ -210,7 +217,7 @@ class SamplesView:
             pictures, sentence = None, f"The samples could not be drawn: {error!r}."
         put(self.button, loading=False)
         if sentence is not None:
-            self._note.set(escape(sentence), "error")
+            self._note.set(escape(sentence, quote=False), "error")
         elif pictures is not None:
             self._show(*pictures)
 
@@ -232,6 +239,7 @@ class SamplesView:
         for image, url in zip(self._images, urls, strict=True):
             put(image, url=url)
         self._note.set(caption, "info")
+        self._are_shown = True
 
 
 def _caption(settings: TrainSettings) -> str:

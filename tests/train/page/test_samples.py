@@ -141,6 +141,8 @@ def test_click_shows_pictures_and_errors_become_sentences(photos, source, monkey
     assert "Crops of 128 × 192 pixels" in click()
     shown = [DataJson()[f"sample_{i}"]["url"] for i in range(1, 5)]
     assert all(url.startswith("data:image/jpeg;base64,") for url in shown) and len(set(shown)) == 4
+    settings_selector.set_hyperparameters("model: {crop_size: [128, 128]}\n")
+    assert "before the settings changed" in DataJson()["samples_note"]["text"]
     for error, sentence in (
         (SettingsError("not <valid>"), "not &lt;valid&gt;"),
         (requests.ConnectionError("away"), "does not answer as expected: away"),
