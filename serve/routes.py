@@ -1,90 +1,150 @@
-"""Routes of ours, in place of routes of the SDK that would answer wrongly.
+"""Routes of ours, in place of routes of the SDK that would answer wrongly or let too much in.
 
 The SDK keeps uploaded files by the name that the client gave them, and its own clients name every batch
 'image_0.png', 'image_1.png' …: two clients at once would get each other's predictions, and a name with '..'
-would leave the folder. Here a request's images stay with the request. They are decoded as in training.
+would leave the folder. Here a request's images stay with the request. They are decoded as in training. Its route for
+URLs fails at every URL, and would fetch from anywhere; its `/debug` opens a debugger to whoever is on this machine,
+such as every client of a proxy.
 """
 
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
-from fastapi import FastAPI, Form, Request, UploadFile
-from fastapi.responses import JSONResponse
+from fastapi import BackgroundTasks, FastAPI, Form, HTTPException, Request, Response, UploadFile
+from fastapi.exceptions import RequestValidationError
+from starlette.exceptions import HTTPException as StarletteHTTPException
+from starlette.middleware import Middleware
 
-from common.data.images import decode_image
-from serve.errors import CLIENT_ERRORS, RequestError
+from serve import urls
+from serve.errors import RequestError
+from serve.metrics import CONTENT_TYPE
+from serve.middleware import AnswerErrors, Gate, answer_error
+from serve.states import check_state
+from serve.uploads import UploadedImages, keep_video
 
 if TYPE_CHECKING:
     from serve.server import HRDAServer
 
 _REPLACED = {
-    "/inference_image",
+    "/debug",
+    "/deploy_from_api",
     "/inference_batch",
     "/inference_batch_async",
-    "/list_pretrained_models",
+    "/inference_image",
+    "/inference_image_url",
+    "/inference_video_async",
+    "/inference_video_id",
     "/list_pretrained_model_infos",
+    "/list_pretrained_models",
+    "/run_speedtest",
+    "/tracking_by_detection",
 }
-
-
-class UploadedImages(Sequence[np.ndarray]):
-    """Images of one request, decoded when they are needed: what waits are the compressed bytes."""
-
-    def __init__(self, files: Sequence[UploadFile]) -> None:
-        self._files = [(file.filename or f"file {number}", file.file.read()) for number, file in enumerate(files)]
-
-    def __len__(self) -> int:
-        return len(self._files)
-
-    def __getitem__(self, index: int) -> np.ndarray:
-        name, content = self._files[index]
-        return decode_image(content, name)
-
-    def __iter__(self) -> Iterator[np.ndarray]:
-        return (self[index] for index in range(len(self)))
+_STARTED = {"message": "Scheduled inference task."}
 
 
 def add_routes(app: HRDAServer, server: FastAPI) -> None:
-    """Replace the routes and let errors of clients be answered with their message and status 400."""
+    """Replace routes, answer errors with a sentence, and put the gate around everything."""
     server.router.routes[:] = [
         route for route in server.router.routes if _last_part(getattr(route, "path", "")) not in _REPLACED
     ]
     _add_uploads(app, server)
-    _add_model_lists(server)
-    for error in CLIENT_ERRORS:
-        server.add_exception_handler(error, _answer)
-    # In production the SDK requests its own page while it sets up, which fixes the handlers known by then.
+    _add_by_reference(app, server)
+    _add_models(app, server)
+    _add_metrics(app, server)
+    for error in (HTTPException, StarletteHTTPException, RequestValidationError):
+        server.add_exception_handler(error, answer_error)
+    names = {_last_part(path)[1:] for route in server.routes if (path := getattr(route, "path", ""))}
+    gate = Middleware(
+        Gate, limits=app.limits, admission=app.admission, metrics=app.metrics, routes=names - {""}, drain=app.drain
+    )
+    server.user_middleware.insert(0, gate)
+    server.user_middleware.append(Middleware(AnswerErrors, metrics=app.metrics))
+    # In production the SDK requests its own page while it sets up, which fixes handlers and middleware known by then.
     server.middleware_stack = None
 
 
 def _add_uploads(app: HRDAServer, server: FastAPI) -> None:
+    def read_state(route: str, state: str, settings: str) -> dict[str, Any]:
+        """The request's state: clients send it as form field `state`, older ones as `settings`."""
+        text = state if state and state != "{}" else settings or "{}"
+        try:
+            app.validate_inference_state(text)
+        except RecursionError as error:
+            raise RequestError("state is too deeply nested.") from error
+        given = json.loads(text)
+        check_state(route, given, app.limits)
+        return given
+
     @server.post("/inference_image")
     def inference_image(files: list[UploadFile], settings: str = Form("{}"), state: str = Form("{}")) -> dict[str, Any]:
-        request = _read_state(app, state, settings)
-        if len(files) != 1:
-            raise RequestError(f"Exactly one file is expected. Received: {len(files)}.")
-        return app.predict_now(UploadedImages(files), request)[0]
+        request = read_state("inference_image", state, settings)
+        _one(files)
+        return app.predict_now(UploadedImages.read(files, app.limits), request)[0]
 
     @server.post("/inference_batch")
     def inference_batch(
         files: list[UploadFile], settings: str = Form("{}"), state: str = Form("{}")
     ) -> list[dict[str, Any]]:
-        request = _read_state(app, state, settings)
-        return app.predict_now(UploadedImages(files), request)
+        request = read_state("inference_batch", state, settings)
+        return app.predict_now(UploadedImages.read(files, app.limits), request)
 
     @server.post("/inference_batch_async")
     def inference_batch_async(
         files: list[UploadFile], settings: str = Form("{}"), state: str = Form("{}")
     ) -> dict[str, str]:
-        request = _read_state(app, state, settings)
-        uuid = app.predict_later(UploadedImages(files), request)
-        return {"message": "Scheduled inference task.", "inference_request_uuid": uuid}
+        request = read_state("inference_batch_async", state, settings)
+        uuid = app.predict_later(UploadedImages.read(files, app.limits), request)
+        return _STARTED | {"inference_request_uuid": uuid}
+
+    @server.post("/inference_video_async")
+    def inference_video_async(
+        files: list[UploadFile], settings: str = Form("{}"), state: str = Form("{}")
+    ) -> dict[str, str]:
+        request = read_state("inference_video_async", state, settings)
+        _one(files)
+        return _STARTED | {"inference_request_uuid": app.predict_video_later(keep_video(files[0], app.limits), request)}
 
 
-def _add_model_lists(server: FastAPI) -> None:
+def _add_by_reference(app: HRDAServer, server: FastAPI) -> None:
+    @server.post("/inference_image_url")
+    def inference_image_url(request: Request) -> dict[str, Any]:
+        state = request.state.state
+        app.validate_inference_state(state)
+        url = state["image_url"]
+        return app.predict_now(UploadedImages([(url, urls.fetch(url, app.limits))], app.limits), state)[0]
+
+    @server.post("/inference_video_id")
+    def inference_video_id(request: Request) -> dict[str, Any]:
+        state = request.state.state
+        app.validate_inference_state(state)
+        return app.predict_instance_video(app.api_from_request(request), state)
+
+    @server.post("/run_speedtest")
+    def run_speedtest(request: Request) -> dict[str, str]:
+        state = request.state.state
+        app.validate_inference_state(state)
+        return _STARTED | {"inference_request_uuid": app.start_speedtest(app.api_from_request(request), state)}
+
+    @server.post("/tracking_by_detection")
+    def tracking_by_detection() -> None:
+        raise RequestError("This model finds areas, it does not follow objects through a video.")
+
+    @server.post("/smart_cache")
+    def smart_cache(request: Request, later: BackgroundTasks) -> dict[str, str]:
+        """A labelling tool tells which images it will ask for."""
+        ids = request.state.state.get("image_ids") or []
+        later.add_task(app.cache.prefetch, app.api_from_request(request), ids)
+        return {"message": "Cache task started."}
+
+
+def _add_models(app: HRDAServer, server: FastAPI) -> None:
+    @server.post("/deploy_from_api")
+    def deploy_from_api(request: Request) -> dict[str, str]:
+        app.deploy(request.state.state)
+        return {"result": "model was successfully deployed"}
+
     @server.post("/list_pretrained_models")
     @server.post("/list_pretrained_model_infos")
     def list_pretrained_models() -> list[Any]:
@@ -92,20 +152,17 @@ def _add_model_lists(server: FastAPI) -> None:
         return []
 
 
-def _read_state(app: HRDAServer, state: str, settings: str) -> dict[str, Any]:
-    """The request's state: clients send it as form field `state`, older ones as `settings`."""
-    text = state if state and state != "{}" else settings or "{}"
-    app.validate_inference_state(text)
-    return json.loads(text)
+def _add_metrics(app: HRDAServer, server: FastAPI) -> None:
+    @server.get("/metrics")
+    def metrics() -> Response:
+        return Response(app.metrics.text(), media_type=CONTENT_TYPE)
+
+
+def _one(files: list[UploadFile]) -> None:
+    if len(files) != 1:
+        raise RequestError(f"Exactly one file is expected. Received: {len(files)}.")
 
 
 def _last_part(path: str) -> str:
     """The route's own name: an instance may put a prefix before all of them."""
     return f"/{path.rsplit('/', 1)[-1]}"
-
-
-async def _answer(_: Request, error: Exception) -> JSONResponse:
-    message = str(error)
-    # `detail` is what the page shows in a window, `message` what the SDK's clients read.
-    detail = {"title": "Serve HRDA cannot do this", "message": message}
-    return JSONResponse({"detail": detail, "message": message, "success": False}, status_code=400)

@@ -12,26 +12,36 @@ Private names that are overridden, and why:
 - `_set_model_meta_custom_model`: classes and colours come from the checkpoint, not from a file beside it.
 - `_format_output`: the SDK's own clients and command line still read `image_name`, which it calls `name` now.
 - `_get_inference_settings`: a client's settings are checked before the SDK adds the defaults.
+- `_create_label`: the SDK makes a label of the background in any case and has no place for confidences.
 - `_inference_auto`: a `rectangle` that does not fit the image is told in a sentence.
+- `_inference_image_ids`, `_inference_project_id`, `_inference_video_id`, `_run_speedtest`: what is not there is told
+  in a sentence, before the SDK fails at it (or, at a project without images, never ends).
+- `_unfreeze_model`: requests that come while the model wakes wait for it.
+- `_schedule_freeze_on_inactivity`: of two requests at once one would leave a thread behind for an hour.
+- `_model_meta`: requests keep the classes of the model that they began with.
 - `_inference_by_cli_deploy_args`: local images are read one by one, with their EXIF orientation.
 - `_reset_gui_state`: the SDK falls back to the tab of pretrained models, which is switched off here.
 - `_run_server`: host and port can be chosen, and our routes are in place before the first request.
 
-Private names that are read or set: `_app`, `_args`, `_inference_images`, `_is_cli_deploy`, `_model_meta`.
+Private names that are read or set: `_app`, `_args`, `_inference_images`, `_inference_video`, `_is_cli_deploy`,
+`_model_frozen`, `_set_common_deploy_params`.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+import threading
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from contextvars import ContextVar
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import supervisely.io.env as sly_env
 import uvicorn
-from fastapi import FastAPI
-from supervisely import Annotation, ObjClass, ProjectMeta, Rectangle, TagMeta, TagValueType
-from supervisely.geometry.bitmap import Bitmap
+from fastapi import FastAPI, Request
+from supervisely import Annotation, Api, Label, ProjectMeta
 from supervisely.nn.inference import SemanticSegmentation
 from supervisely.nn.inference.gui import ServingGUITemplate
 from supervisely.nn.inference.inference_request import InferenceRequest
@@ -39,9 +49,33 @@ from supervisely.nn.model.prediction import Prediction
 from supervisely.nn.utils import ModelSource, RuntimeType
 
 from common.assets import use_assets
-from serve.deployment import default_device
-from serve.errors import RequestError
+from serve.admission import Admission
+from serve.deployment import Deployment, default_device
+from serve.errors import NotFound, RequestError, Unavailable
+from serve.instance_images import InstanceImages, require_image_project
+from serve.jobs import Jobs
+from serve.labels import LabelledMask, model_meta
+from serve.limits import Limits
+from serve.metrics import Metrics
+from serve.rectangles import check_inside
 from serve.settings import without_client_arguments
+from serve.uploads import UploadedImages
+
+_DESCRIPTION = ("checkpoint_info", "device", "runtime", "model_source", "model_precision")
+"""Public attributes in which the SDK keeps what is deployed."""
+
+
+@dataclass
+class Served:
+    """A deployment with what clients are told about it."""
+
+    deployment: Deployment | None = None
+    meta: ProjectMeta | None = None
+    classes: list[str] | None = None
+
+
+_ID_LISTS = ("batch_ids", "image_ids", "images_ids", "imageIds")
+_BEGUN_WITH: ContextVar[Served | None] = ContextVar("the model that a request began with", default=None)
 
 
 class SdkServer(SemanticSegmentation):
@@ -49,24 +83,144 @@ class SdkServer(SemanticSegmentation):
 
     def __init__(self, host: str, port: int, **options: Any) -> None:
         self._address = (host, port)
+        self._served = Served()
+        self._deploying, self._waking, self._dozing = threading.Lock(), threading.RLock(), threading.Lock()
+        self.limits = Limits.from_environment()
+        self.admission = Admission(self.limits)
+        self.metrics = Metrics(self.limits, lambda: self.admission.held, self.describe_model)
         super().__init__(sliding_window_mode="none", **options)
+        self.cache = InstanceImages(self.limits, sly_env.smart_cache_container_dir())
+        self.inference_requests_manager = Jobs(self.limits, self.metrics, self.on_one_model)
 
     # What the rest of the app uses instead of private names
 
-    def set_model_meta(self, classes: Sequence[str], palette: Sequence[tuple[int, int, int]]) -> None:
-        """Tell clients the classes, in the order of the masks' indices, and their colours."""
-        objects = [ObjClass(name, Bitmap, color=list(colour)) for name, colour in zip(classes, palette, strict=True)]
-        self._model_meta = ProjectMeta(objects, [TagMeta("confidence", TagValueType.ANY_NUMBER)])
+    @property
+    def deployment(self) -> Deployment | None:
+        """The model that predicts: for a request in progress the one that it began with."""
+        return self.present.deployment
 
-    def predict_now(self, images: Iterable[np.ndarray], state: Mapping[str, Any]) -> list[dict[str, Any]]:
+    @deployment.setter
+    def deployment(self, deployment: Deployment | None) -> None:
+        """Put `deployment` in place of what was deployed before; classes and colours are its own."""
+        if deployment is None:
+            self._served = Served(None, self._served.meta, self._served.classes)
+            return
+        meta = model_meta(deployment.classes, deployment.palette)
+        self._served = Served(deployment, meta, list(deployment.classes))
+
+    @property
+    def classes(self) -> list[str] | None:
+        """Class names in the order of the masks' indices."""
+        return self.present.classes
+
+    @classes.setter
+    def classes(self, names: list[str] | None) -> None:
+        self.present.classes = names
+
+    @contextmanager
+    def on_one_model(self) -> Iterator[None]:
+        """Within it, model and classes stay what they are now, whatever is deployed meanwhile."""
+        self._unfreeze_model()
+        token = _BEGUN_WITH.set(self._served)
+        try:
+            yield
+        finally:
+            _BEGUN_WITH.reset(token)
+
+    def predict_now(self, images: Sequence[np.ndarray], state: Mapping[str, Any]) -> list[dict[str, Any]]:
         """Results for `images`, in the form that the SDK's clients expect."""
         return self.inference_requests_manager.run(self._inference_images, images, dict(state))
 
-    def predict_later(self, images: Iterable[np.ndarray], state: Mapping[str, Any]) -> str:
+    def predict_later(self, images: UploadedImages, state: Mapping[str, Any]) -> str:
         """Start a job over `images`; its uuid, by which the SDK's routes give progress and results."""
-        request: InferenceRequest
-        request, _ = self.inference_requests_manager.schedule_task(self._inference_images, images, dict(state))
+        request = self.inference_requests_manager.create()
+        images.stop_when(request.is_stopped)
+        self.inference_requests_manager.schedule_task(
+            self._inference_images, images, dict(state), inference_request=request
+        )
         return request.uuid
+
+    def predict_video_later(self, path: Path, state: Mapping[str, Any]) -> str:
+        """Start a job over the frames of a video file, which is removed at its end; the job's uuid."""
+        request, future = self.inference_requests_manager.schedule_task(
+            self._inference_video, path=str(path), state=dict(state)
+        )
+        future.add_done_callback(lambda _: path.unlink(missing_ok=True))
+        return request.uuid
+
+    def predict_instance_video(self, api: Api, state: Mapping[str, Any]) -> dict[str, Any]:
+        """Results for a video of the instance, frame by frame."""
+        results = self.inference_requests_manager.run(self._inference_video_id, api, dict(state))
+        return {"ann": results, "video_ann": None}
+
+    def start_speedtest(self, api: Api, state: Mapping[str, Any]) -> str:
+        """Start a job that measures predictions of a project's images; its uuid."""
+        request, _ = self.inference_requests_manager.schedule_task(self._run_speedtest, api, dict(state))
+        return request.uuid
+
+    def deploy(self, state: Mapping[str, Any]) -> None:
+        """Deploy a checkpoint on request. If that fails, what was deployed stays.
+
+        Raises:
+            RequestError, CheckpointError: the request or the checkpoint is not right.
+            Unavailable: another one is being deployed.
+        """
+        if not self._deploying.acquire(blocking=False):
+            raise Unavailable("Another model is being deployed. Try again when it is ready.")
+        before = {name: getattr(self, name) for name in _DESCRIPTION}
+        try:
+            wanted = state["deploy_params"]
+            if not isinstance(wanted, Mapping):
+                raise RequestError(f"deploy_params must be names and values. Received: {wanted!r:.200}.")
+            if wanted.get("model_source") == ModelSource.PRETRAINED:
+                self._build_deploy_params_from_api(str(state.get("model_name")))
+            params = _completed(wanted)
+            if not Path(params["model_files"]["checkpoint"]).is_file():
+                params["model_files"] = self._download_model_files(params)
+            params = self._set_common_deploy_params(params)
+            self.checkpoint_info = None
+            self._load_model_headless(**params)
+            self._model_frozen = False
+            if self.gui is not None:
+                self.set_params_to_gui(params)
+                self.gui.set_deployed(params["device"])
+        except Exception:
+            for name, value in before.items():
+                setattr(self, name, value)
+            raise
+        finally:
+            self._deploying.release()
+            self._schedule_freeze_on_inactivity()
+
+    def drain(self) -> None:
+        """Let what is computed end, then stop the rest."""
+        self.admission.close()
+        if not self.admission.wait_until_empty(self.limits.drain_s):
+            self.inference_requests_manager.stop_all()
+        self.inference_requests_manager.close()
+
+    def describe_model(self) -> dict[str, str]:
+        """The deployed model for a monitor; empty without one."""
+        raise NotImplementedError
+
+    def api_from_request(self, request: Request) -> Api:
+        """The instance, as the user whose token came with the request, or else as the app's own.
+
+        Raises:
+            RequestError: the app was started without an instance.
+        """
+        api = getattr(request.state, "api", None) or self.api
+        if api is None:
+            raise RequestError(
+                "Ids belong to a Supervisely instance, and this service was started without one: set SERVER_ADDRESS "
+                "and API_TOKEN in its environment, or send the images themselves."
+            )
+        return api
+
+    @property
+    def present(self) -> Served:
+        """What a request that comes now, or this one that has begun, is predicted with."""
+        return _BEGUN_WITH.get() or self._served
 
     def annotate(self, image: np.ndarray, settings: Mapping[str, Any]) -> Annotation:
         """Annotation of one image, without a request."""
@@ -79,7 +233,11 @@ class SdkServer(SemanticSegmentation):
         use_assets(self._app.get_server())
         if self._is_cli_deploy:
             host, port = self._address
-            uvicorn.run(self._app, host=host, port=port, ws="websockets")
+            drain_s = int(self.limits.drain_s) + 1
+            # One line a request is written by the gate.
+            uvicorn.run(
+                self._app, host=host, port=port, ws="websockets", access_log=False, timeout_graceful_shutdown=drain_s
+            )
 
     def add_routes(self, server: FastAPI) -> None:
         """Called once, when the SDK's routes are there and no request has come yet."""
@@ -90,6 +248,47 @@ class SdkServer(SemanticSegmentation):
         raise NotImplementedError
 
     # Overrides of private names
+
+    @property
+    def _model_meta(self) -> ProjectMeta | None:
+        return self.present.meta
+
+    @_model_meta.setter
+    def _model_meta(self, meta: ProjectMeta | None) -> None:
+        self.present.meta = meta
+
+    def _inference_image_ids(self, api: Api, state: dict[str, Any], inference_request: InferenceRequest) -> None:
+        for name in _ID_LISTS:
+            if isinstance(state.get(name), list) and len(set(state[name])) < len(state[name]):
+                raise RequestError(f"{name} must not name an image twice.")
+        super()._inference_image_ids(api, state, inference_request)
+
+    def _inference_project_id(self, api: Api, state: dict[str, Any], inference_request: InferenceRequest) -> None:
+        project_id = state.get("projectId") or state.get("project_id")
+        require_image_project(api, project_id)
+        super()._inference_project_id(api, state | {"project_id": project_id}, inference_request)
+
+    def _inference_video_id(self, api: Api, state: dict[str, Any], inference_request: InferenceRequest) -> Any:
+        video_id = state.get("videoId") or state.get("video_id")
+        if api.video.get_info_by_id(video_id) is None:
+            raise NotFound(f"There is no video {video_id} on the instance, or it is not yours.")
+        return super()._inference_video_id(api, state, inference_request)
+
+    def _run_speedtest(self, api: Api, state: dict[str, Any], inference_request: InferenceRequest) -> None:
+        require_image_project(api, state["projectId"])
+        chosen = state.get("dataset_ids")
+        found = api.dataset.get_list(state["projectId"], recursive=True)
+        if not any(each.items_count for each in found if chosen is None or each.id in chosen):
+            raise RequestError(f"Project {state['projectId']} has no images to measure with.")
+        super()._run_speedtest(api, state, inference_request)
+
+    def _unfreeze_model(self) -> None:
+        with self._waking:
+            super()._unfreeze_model()
+
+    def _schedule_freeze_on_inactivity(self) -> None:
+        with self._dozing:
+            super()._schedule_freeze_on_inactivity()
 
     def _run_server(self) -> None:
         """`serve` does it, once our routes are in place."""
@@ -149,13 +348,16 @@ class SdkServer(SemanticSegmentation):
     def _format_output(self, predictions: list[Prediction]) -> list[dict[str, Any]]:
         return [result | {"image_name": result["name"]} for result in super()._format_output(predictions)]
 
+    def _create_label(self, dto: LabelledMask, classes_whitelist: list[str] | str | None = None) -> list[Label]:
+        return dto.labels(None if classes_whitelist in (None, "all") else classes_whitelist)
+
     def _inference_auto(
         self, source: list[str | np.ndarray], settings: dict[str, Any]
     ) -> tuple[list[Annotation], list[dict[str, Any]]]:
         shared = [settings["rectangle"]] * len(source) if "rectangle" in settings else []
         for image, rectangle in zip(source, settings.get("rectangles") or shared, strict=False):
             if isinstance(image, np.ndarray):
-                _check_inside(rectangle, image)
+                check_inside(rectangle, image)
         return super()._inference_auto(source, settings)
 
     def _inference_by_cli_deploy_args(self) -> None:
@@ -168,31 +370,6 @@ class SdkServer(SemanticSegmentation):
     def _reset_gui_state(self) -> None:
         if isinstance(self.gui, ServingGUITemplate):
             self.gui.model_source_tabs.set_active_tab(ModelSource.CUSTOM)
-
-
-def read_rectangle(value: Any) -> Rectangle:
-    """A region of an image as the labelling tools send it.
-
-    Raises:
-        RequestError: not a rectangle in Supervisely's JSON.
-    """
-    try:
-        return Rectangle.from_json(value)
-    except (KeyError, TypeError, ValueError, AttributeError, IndexError) as error:
-        raise RequestError(
-            'rectangle must be {"points": {"exterior": [[left, top], [right, bottom]], "interior": []}}. '
-            f"Received: {value!r}."
-        ) from error
-
-
-def _check_inside(value: Any, image: np.ndarray) -> None:
-    rectangle = read_rectangle(value)
-    height, width = image.shape[:2]
-    if not Rectangle.from_size((height, width)).contains(rectangle):
-        raise RequestError(
-            f"rectangle must lie inside the image of {width}×{height} pixels. Received: left {rectangle.left}, "
-            f"top {rectangle.top}, right {rectangle.right}, bottom {rectangle.bottom}."
-        )
 
 
 def _completed(deploy_params: Mapping[str, Any]) -> dict[str, Any]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import json
+from collections.abc import Sequence
 from pathlib import Path
 from time import perf_counter
 from typing import Any
@@ -14,11 +15,14 @@ from supervisely.nn.prediction_dto import PredictionSegmentation
 from supervisely.nn.utils import CheckpointInfo, RuntimeType
 
 from common.hrda.settings import SettingsError, closest
-from serve.deployment import Deployment
+from serve.admission import CURRENT
+from serve.deployment import Deployment, export
 from serve.errors import RequestError
+from serve.labels import LabelledMask
 from serve.local import predict_local
+from serve.rectangles import read_rectangle
 from serve.routes import add_routes
-from serve.sdk import SdkServer, read_rectangle
+from serve.sdk import SdkServer
 from serve.settings import read_settings, without_client_arguments
 
 _HERE = Path(__file__).parent
@@ -36,10 +40,10 @@ class HRDAServer(SdkServer):
     FRAMEWORK_NAME = "HRDA"
     MODELS = str(_HERE / "models.json")
     APP_OPTIONS = str(_HERE / "app_options.yaml")
+    DEFAULT_BATCH_SIZE = 4  # Images that are decoded at once; those of a photographer take hundreds of megabytes.
     INFERENCE_SETTINGS = str(_HERE / "inference_settings.yaml")
 
     def __init__(self, host: str = "0.0.0.0", port: int = 8000, **options: Any) -> None:
-        self.deployment: Deployment | None = None
         super().__init__(host, port, **options)
 
     def load_model(
@@ -52,7 +56,8 @@ class HRDAServer(SdkServer):
     ) -> None:
         """Deploy a checkpoint, in place of what was deployed before. Requests under way finish on the old model.
 
-        :param model_files: paths of local files; 'checkpoint' is the only one that is read
+        :param model_files: paths of local files; 'checkpoint' is the only one that is read, for the runtimes
+            ONNXRuntime and TensorRT an exported network
         :type model_files: dict
         :param model_info: the experiment's description, not needed: the checkpoint holds its own
         :type model_info: dict
@@ -60,12 +65,10 @@ class HRDAServer(SdkServer):
         :type model_source: str
         :param device: 'cpu' or 'cuda:N'
         :type device: str
-        :param runtime: 'PyTorch'
+        :param runtime: 'PyTorch', 'ONNXRuntime' or 'TensorRT'
         :type runtime: str
         """
-        deployment = Deployment.from_checkpoint(model_files["checkpoint"], device)
-        self.set_model_meta(deployment.classes, deployment.palette)
-        self.classes = list(deployment.classes)
+        deployment = Deployment.from_file(model_files["checkpoint"], device, runtime)
         self.deployment = deployment
         if self.checkpoint_info is None:
             self.checkpoint_info = CheckpointInfo(
@@ -81,6 +84,17 @@ class HRDAServer(SdkServer):
         self.deployment = None
         super().shutdown_model()
 
+    def export_onnx(self, deploy_params: dict[str, Any]) -> str:
+        """The SDK's hook for the runtime ONNXRuntime: export the checkpoint to deploy; the path of the network."""
+        checkpoint = Path(deploy_params["model_files"]["checkpoint"])
+        exported = checkpoint.with_suffix(".onnx")
+        export(checkpoint, exported)
+        return str(exported)
+
+    def export_tensorrt(self, deploy_params: dict[str, Any]) -> str:
+        """The SDK's hook for the runtime TensorRT, which ONNX Runtime builds from the same file."""
+        return self.export_onnx(deploy_params)
+
     def predict_benchmark(
         self, images_np: list[np.ndarray], settings: dict[str, Any]
     ) -> tuple[list[list[PredictionSegmentation]], dict[str, float]]:
@@ -92,7 +106,8 @@ class HRDAServer(SdkServer):
 
         Returns:
             For each image a list of one mask of class indices, and milliseconds: `preprocess` (settings),
-            `inference` (scaling, windows, network, labels at the image's size) and `postprocess`.
+            `inference` (scaling, windows, network, labels at the image's size) and `postprocess`. The masks know
+            whether the background is wanted and how sure the model is of each class.
         """
         times = [perf_counter()]
         deployment = self.deployment
@@ -100,12 +115,39 @@ class HRDAServer(SdkServer):
             raise RequestError("No model is deployed. Choose one in the app, or call deploy_from_api.")
         chosen = read_settings(settings)
         times.append(perf_counter())
-        masks = deployment.predict(images_np, chosen)
+        found = deployment.predict(images_np, chosen)
+        self.count(images_np)
         times.append(perf_counter())
-        predictions = [[PredictionSegmentation(mask)] for mask in masks]
+        predictions = [
+            [
+                LabelledMask(
+                    one.labels,
+                    deployment.classes,
+                    deployment.palette,
+                    confidences=one.confidences,
+                    background=chosen.background,
+                )
+            ]
+            for one in found
+        ]
         times.append(perf_counter())
         steps = zip(("preprocess", "inference", "postprocess"), itertools.pairwise(times), strict=True)
         return predictions, {step: 1000 * (end - start) for step, (start, end) in steps}
+
+    def count(self, images: Sequence[np.ndarray]) -> None:
+        """Note predicted images for the monitor and for the log line of the request that waits for them."""
+        megapixels = sum(image.shape[0] * image.shape[1] for image in images) / 1e6
+        self.metrics.images.inc(len(images))
+        self.metrics.megapixels.inc(megapixels)
+        if (call := CURRENT.get()) is not None:
+            call.megapixels += megapixels
+
+    def describe_model(self) -> dict[str, str]:
+        """The deployed model for a monitor; empty without one."""
+        deployment = self.deployment
+        if deployment is None:
+            return {}
+        return {"checkpoint": deployment.name, "encoder": deployment.encoder, "device": str(deployment.device)}
 
     def get_info(self) -> dict[str, Any]:
         """What labelling tools and scripts show about this session."""
@@ -135,9 +177,15 @@ class HRDAServer(SdkServer):
             raise RequestError(f"settings must be names and values. Received: {settings!r}.")
         chosen = read_settings(without_client_arguments(settings, given))
         if self.deployment is not None:
-            chosen.windows(self.deployment.model.crop_size)
+            chosen.complete(self.deployment.crop_size)
+            chosen.rule(self.deployment.classes)
             _check_classes(settings.get("classes"), self.deployment.classes)
-        rectangles = [given.get("rectangle"), settings.get("rectangle"), *(settings.get("rectangles") or [])]
+        several = settings.get("rectangles") or []
+        if not isinstance(several, list):
+            raise RequestError(
+                f"rectangles must be a list with a rectangle for each image. Received: {several!r:.200}."
+            )
+        rectangles = [given.get("rectangle"), settings.get("rectangle"), *several]
         for rectangle in rectangles:
             if rectangle is not None:
                 read_rectangle(rectangle)

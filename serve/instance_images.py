@@ -1,0 +1,116 @@
+"""Images of the Supervisely instance: fetched within bounds, decoded as in training, kept for a while.
+
+The SDK's cache keeps decoded images on disk by nothing but their ids, so that a client gets what another one was
+allowed to see; it takes images for ids from whoever sends them; and a download that failed lets the next request for
+the same image wait for minutes. Here the encoded bytes are kept in memory, for the client whose token fetched them.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Sequence
+from concurrent.futures import Future
+from contextlib import closing
+from typing import Any
+
+import numpy as np
+from cachetools import TTLCache
+from fastapi import FastAPI
+from supervisely import Api, ProjectType
+from supervisely.nn.inference.cache import InferenceImageCache
+
+from common.data.images import decode_image
+from serve.errors import NotFound, RequestError, TooLarge
+from serve.limits import Limits
+
+KEPT_BYTES = 256 * 2**20
+KEPT_S = 600
+_CHUNK = 1 << 20
+
+
+class InstanceImages(InferenceImageCache):
+    """The SDK's cache with images of our own; videos are the SDK's still."""
+
+    def __init__(self, limits: Limits, folder: str) -> None:
+        super().__init__(maxsize=256, ttl=KEPT_S, is_persistent=True, base_folder=folder)
+        self._limits = limits
+        self._contents: TTLCache = TTLCache(KEPT_BYTES, KEPT_S, getsizeof=len)
+        self._fetching: dict[tuple, Future] = {}
+        self._guard = threading.Lock()
+
+    def download_image(self, api: Api, image_id: int, related: bool = False) -> np.ndarray:
+        """An image: H×W×3 uint8 RGB.
+
+        Raises:
+            requests.HTTPError: the instance refuses, e.g. because there is no such image.
+            TooLarge, ImageError: more than the service reads, or no image.
+        """
+        if related:
+            raise RequestError("Only images are predicted, not the photos of a point cloud.")
+        content = self._content(api, image_id)
+        return decode_image(content, f"{image_id} of the instance", max_pixels=self._limits.max_pixels)
+
+    def download_images(self, api: Api, dataset_id: int, image_ids: Sequence[int], **_: Any) -> list[np.ndarray]:
+        """Images of one dataset, in the order of their ids."""
+        return [self.download_image(api, image_id) for image_id in image_ids]
+
+    def prefetch(self, api: Api, image_ids: Sequence[int]) -> None:
+        """Fetch images that will soon be asked for; what fails is told when they are."""
+        for image_id in image_ids:
+            self._content(api, image_id)
+
+    def add_cache_endpoint(self, server: FastAPI) -> None:
+        """The SDK's route fetches from addresses that its caller names: see `serve.routes` for ours."""
+
+    def add_cache_files_endpoint(self, server: FastAPI) -> None:
+        """The SDK's route would let anyone say what an image of the instance looks like: there is none."""
+
+    def _content(self, api: Api, image_id: int) -> bytes:
+        key = (api.server_address, api.token, image_id)
+        with self._guard:
+            if (kept := self._contents.get(key)) is not None:
+                return kept
+            fetching = self._fetching.get(key)
+            first = fetching is None
+            if first:
+                fetching = self._fetching[key] = Future()
+        if not first:
+            return fetching.result()
+        try:
+            content = self._fetch(api, image_id)
+        except BaseException as error:
+            fetching.set_exception(error)
+            raise
+        else:
+            fetching.set_result(content)
+            with self._guard:
+                if len(content) <= KEPT_BYTES // 4:
+                    self._contents[key] = content
+            return content
+        finally:
+            with self._guard:
+                del self._fetching[key]
+
+    def _fetch(self, api: Api, image_id: int) -> bytes:
+        content = bytearray()
+        with closing(api.post("images.download", {"id": image_id}, stream=True)) as response:
+            for chunk in response.iter_content(_CHUNK):
+                content += chunk
+                if len(content) > self._limits.max_image_bytes:
+                    raise TooLarge(
+                        f"Image {image_id} of the instance has more than {self._limits.max_image_mb:g} megabytes."
+                    )
+        return bytes(content)
+
+
+def require_image_project(api: Api, project_id: int) -> None:
+    """Refuse a project that is not there, or of something else than images.
+
+    Raises:
+        RequestError: it says which.
+    """
+    project = api.project.get_info_by_id(project_id)
+    if project is None:
+        raise NotFound(f"There is no project {project_id} on the instance, or it is not yours.")
+    if project.type != str(ProjectType.IMAGES):
+        raise RequestError(f"Only projects of images are predicted. Received: project {project_id} of {project.type}.")

@@ -1,0 +1,174 @@
+"""Predictions that requests wait for, and jobs whose results are fetched later; bounded and forgotten in time.
+
+The SDK's manager lets callers wait for ever, keeps each request with its results for an hour, derives the names of jobs
+from the clock, sends its tracebacks to clients, and lets jobs that nobody listens to keep the workers from requests
+that somebody waits for.
+"""
+
+from __future__ import annotations
+
+import contextvars
+import functools
+import time
+import uuid
+from collections.abc import Callable
+from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import TimeoutError as NotInTime
+from contextlib import AbstractContextManager, nullcontext
+from typing import Any
+
+from supervisely import logger
+from supervisely.nn.inference.inference_request import InferenceRequest, InferenceRequestsManager
+
+from serve.admission import CURRENT
+from serve.errors import NotFound, TimedOut, forget_frames, status_and_message
+from serve.limits import Limits
+from serve.metrics import Metrics
+
+FINISHED_JOBS = 1000
+"""Jobs whose results are kept at most; the oldest are forgotten first."""
+
+
+class Job(InferenceRequest):
+    """One prediction on its way: progress, results, and the wish to stop."""
+
+    PAUSE_SLEEP_MAX_WAIT = 600
+    """Seconds that a job waits for its results to be fetched before it goes on with fewer of them in memory."""
+
+    def exception_json(self) -> dict[str, str] | None:
+        """What clients are told about the job's error: no traceback."""
+        if self.exception is None:
+            return None
+        return {"type": type(self.exception).__name__, "message": status_and_message(self.exception)[1]}
+
+    @property
+    def exception(self) -> Exception | None:
+        """The error that ended the job."""
+        return super().exception
+
+    @exception.setter
+    def exception(self, error: Exception) -> None:
+        InferenceRequest.exception.fset(self, error)
+        forget_frames(error)
+
+
+class Jobs(InferenceRequestsManager):
+    """Runs predictions on two pools of threads: one for requests whose clients wait, one for jobs.
+
+    Args:
+        limits: of the service.
+        metrics: where errors of jobs are counted.
+        around: makes a context in which each prediction runs, in its thread.
+    """
+
+    def __init__(
+        self, limits: Limits, metrics: Metrics, around: Callable[[], AbstractContextManager] = nullcontext
+    ) -> None:
+        super().__init__(ThreadPoolExecutor(limits.jobs, thread_name_prefix="job"))
+        self._limits, self._metrics, self._around = limits, metrics, around
+        self._waited_for = ThreadPoolExecutor(limits.workers, thread_name_prefix="request")
+        self._jobs: dict[str, Job] = {}
+
+    def create(self, inference_request_uuid: str | None = None) -> Job:
+        """A new job by whose uuid a client finds it again."""
+        job = self._new(inference_request_uuid)
+        for old in [each for each in list(self._jobs.values()) if each.is_finished()][:-FINISHED_JOBS]:
+            self.remove(old.uuid)
+        self._jobs[job.uuid] = job
+        self.add(job)
+        return job
+
+    def get(self, inference_request_uuid: str) -> Job:
+        """The job of that uuid.
+
+        Raises:
+            NotFound: there is none, or none any more.
+        """
+        job = self._jobs.get(inference_request_uuid) if isinstance(inference_request_uuid, str) else None
+        if job is None:
+            raise NotFound(
+                "There is no such job: it was cleared, or its results were not fetched for "
+                f"{self._limits.job_ttl_s} seconds. Received: inference_request_uuid {inference_request_uuid!r}."
+            )
+        return job
+
+    def remove(self, inference_request_uuid: str) -> None:
+        """Stop a job and forget it with its results."""
+        super().remove(inference_request_uuid)
+        self._jobs.pop(inference_request_uuid, None)
+
+    def run(self, func: Callable[..., Any], *args: Any, **kwargs: Any) -> list[dict[str, Any]]:
+        """Predict and wait for the results.
+
+        Raises:
+            TimedOut: it takes longer than the service lets a client wait. What has begun ends at its next batch.
+        """
+        job = self._new()
+        future = self._submit(job, func, args, kwargs)
+        try:
+            future.result(self._limits.request_timeout_s)
+        except NotInTime as error:
+            job.stop()
+            future.cancel()
+            raise TimedOut(
+                f"The answer takes longer than {self._limits.request_timeout_s:g} seconds. Send smaller or fewer "
+                "images, or use the asynchronous address."
+            ) from error
+        return job.pop_pending_results()
+
+    def schedule_task(self, func: Callable[..., Any], *args: Any, **kwargs: Any) -> tuple[Job, Future]:
+        """Start a job and return at once."""
+        call, started = CURRENT.get(), time.perf_counter()
+        context = contextvars.copy_context()
+
+        @functools.wraps(func)
+        def work(*args: Any, **kwargs: Any) -> Any:
+            return context.run(self._work, func, *args, **kwargs)
+
+        def ended(_: Future) -> None:
+            if call and call.place:
+                call.place.leave()
+            if job.exception is not None:
+                self._metrics.errors.labels(type(job.exception).__name__).inc()
+            facts = {"request_id": call.id if call else None, "job": job.uuid, "stage": job.stage}
+            facts |= {"error": job.exception_json(), "seconds": round(time.perf_counter() - started, 3)}
+            logger.info("job", extra=facts)
+
+        if call and call.place:
+            call.place.share()
+        job, future = super().schedule_task(work, *args, **kwargs)
+        future.add_done_callback(ended)
+        return job, future
+
+    def stop_all(self) -> None:
+        """Let every job end at its next batch."""
+        for job in list(self._jobs.values()):
+            job.stop()
+
+    def close(self) -> None:
+        """Start nothing any more, and end without waiting."""
+        self.stop_all()
+        self._waited_for.shutdown(wait=False, cancel_futures=True)
+
+    def _work(self, func: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
+        with self._around():
+            return func(*args, **kwargs)
+
+    def _new(self, name: str | None = None) -> Job:
+        return Job(uuid_=name or uuid.uuid4().hex, ttl=self._limits.job_ttl_s, manager=self)
+
+    def _submit(self, job: Job, func: Callable[..., Any], args: tuple, kwargs: dict[str, Any]) -> Future:
+        call = CURRENT.get()
+        if call and call.place:
+            call.place.share()
+        context = contextvars.copy_context()
+        future = self._waited_for.submit(context.run, self._work, func, *args, inference_request=job, **kwargs)
+
+        def ended(_: Future) -> None:
+            job.on_inference_end()
+            self.global_progress.inference_finished(job.global_progress_current, job.global_progress_total)
+            if call and call.place:
+                call.place.leave()
+
+        future.add_done_callback(ended)
+        return future
