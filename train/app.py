@@ -25,6 +25,7 @@ from train.page.classes import AnyShapeClassesSelector
 from train.page.domains import DomainSelector
 from train.page.gui import FRAMEWORK, HRDATrainGUI, check_target, needs_target, require_fit
 from train.page.hyperparameters import SettingsSelector
+from train.page.model import HRDAModelSelector
 from train.page.monitor import Monitor, MonitorCard
 from train.page.previews import ROUTE, picture_file
 from train.page.result import ResultCard
@@ -51,6 +52,7 @@ class HRDATrainApp(DomainTrainApp):
         parts = {
             "TrainGUI": HRDATrainGUI,
             "InputSelector": DomainSelector,
+            "ModelSelector": HRDAModelSelector,
             "ClassesSelector": AnyShapeClassesSelector,
             "HyperparametersSelector": SettingsSelector,
             "TrainingProcess": StartCard,

@@ -144,7 +144,9 @@ class DomainTrainApp(BenchmarkedTrainApp):
 
     def get_app_state(self, experiment_info: dict | None = None) -> dict:
         """The app state with which this run can be repeated, its three domains included."""
-        return super().get_app_state(experiment_info) | {
+        state = super().get_app_state(experiment_info)
+        return state | {
+            "model": self.gui.model_selector.to_state() or state["model"],
             "input": self.gui.input_selector.get_inputs().to_state(),
             "device": self.device,
         }
@@ -260,7 +262,8 @@ class DomainTrainApp(BenchmarkedTrainApp):
 
     @contextmanager
     def _at_work(self, problem: str) -> Iterator[None]:
-        if not self._training_lock.acquire(blocking=False):
+        # Who sees on the page that a training has failed may click before all of its end is done.
+        if not self._training_lock.acquire(timeout=2.0):
             raise Refused("A training is running in this app already.", 409)
         self.begin_work()
         self._is_finalized = self._is_uploaded = False

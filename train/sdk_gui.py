@@ -17,6 +17,7 @@ from supervisely.nn.training.gui.gui import TrainGUI
 
 REACHES = {
     "TrainGUI._init_input": "an app state's three domains are shown and checked",
+    "TrainGUI._init_model": "a model may also be a checkpoint of the former app, which has no task",
     "TrainGUI._api": "the instance",
 }
 """Private names of the SDK, and why they are needed."""
@@ -97,6 +98,10 @@ class DomainTrainGUI(TrainGUI):
         app_state = {**app_state, "options": options, "train_val_split": {}}
         if not self._is_trusted:
             self.check_state(app_state)
+        model = app_state.get("model")
+        if isinstance(model, dict) and "checkpoint_path" in model:
+            # The SDK asks for these two; its own are experiments, which have a task.
+            app_state["model"] = {"task_id": None, "checkpoint": model["checkpoint_path"], **model}
         return super().validate_app_state(app_state)
 
     def load_from_app_state(self, app_state: str | dict, click_cb: bool = True, validate_steps: bool = True) -> None:
@@ -132,6 +137,20 @@ class DomainTrainGUI(TrainGUI):
             self.check_input(inputs)
         self.input_selector.set_inputs(inputs)
         return super()._init_input(input_settings, options, click_cb, validate)
+
+    def _init_model(
+        self, model_settings: dict, options: dict | None = None, click_cb: bool = True, validate: bool = True
+    ) -> bool:
+        self.model_selector.choose(model_settings)
+        if "checkpoint_path" not in model_settings:
+            is_valid = super()._init_model(model_settings, options, click_cb, validate)
+            self.model_selector.show_need()
+            return is_valid
+        is_valid = not validate or self.model_selector.validate_step()
+        if is_valid and click_cb:
+            self.model_selector_cb()
+            self.set_next_step()
+        return is_valid
 
     def _refuse(self, sentence: str, may_be_completed: bool, error: Exception) -> None:
         self.input_selector.validator_text.set(sentence, "error")

@@ -49,8 +49,7 @@ def estimate_training_memory(model: ModelSettings, *, batch_size: int, adapting:
     is_count = isinstance(batch_size, int) and not isinstance(batch_size, bool) and batch_size > 0
     require(is_count, "batch_size", "a positive whole number", batch_size)
     footprint = _footprint_of(model)
-    blocks = [depth - 1 for depth in ENCODERS[model.encoder].depths]
-    crop = footprint.student_pass + _dot(blocks, footprint.block_passes)
+    crop = footprint.student_pass + _dot(footprint.further_blocks(model.encoder), footprint.block_passes)
     if adapting:
         crop = max(crop, footprint.teacher_pass)
     # Attention keeps no map of all pairs of places, so that everything grows with the number of pixels.
@@ -62,14 +61,16 @@ def estimate_training_memory(model: ModelSettings, *, batch_size: int, adapting:
 def parameter_counts(model: ModelSettings) -> tuple[int, int]:
     """Number of parameters of the encoder, and of the whole network."""
     footprint = _footprint_of(model)
-    blocks = _dot([depth - 1 for depth in ENCODERS[model.encoder].depths], footprint.block_parameters)
+    blocks = _dot(footprint.further_blocks(model.encoder), footprint.block_parameters)
     return footprint.encoder_parameters + blocks, footprint.parameters + blocks
 
 
 @dataclass(frozen=True)
 class _Footprint:
-    """A network with one transformer block in each stage of its encoder, and what another block adds to it."""
+    """A network, and what another transformer block in each stage of its encoder adds to it."""
 
+    depths: tuple[int, ...]
+    """Blocks of the four stages."""
     encoder_parameters: int
     parameters: int
     block_parameters: tuple[int, ...]
@@ -77,9 +78,13 @@ class _Footprint:
     student_pass: int
     """Peak bytes of one training pass on one crop of `PROBE_CROP`."""
     block_passes: tuple[int, ...]
-    """Bytes that another block of each stage adds to it."""
+    """Bytes of it that one block of each stage keeps."""
     teacher_pass: int
     """Peak bytes of the teacher's answer to one crop; it keeps nothing, so that further blocks add nothing."""
+
+    def further_blocks(self, encoder: str) -> tuple[int, ...]:
+        """Blocks that `encoder` has more in each stage."""
+        return tuple(theirs - ours for theirs, ours in zip(ENCODERS[encoder].depths, self.depths, strict=True))
 
 
 def _footprint_of(model: ModelSettings) -> _Footprint:
@@ -93,27 +98,20 @@ def _footprint_of(model: ModelSettings) -> _Footprint:
 def _measure(settings: ModelSettings) -> _Footprint:
     with _MetaFunctions():
         model = build_segmentor(settings).to("meta").train()
-    stages = [list(stage[1]) for stage in model.backbone.layers]
-
-    def student_pass(depths: Sequence[int]) -> int:
-        for stage, blocks, depth in zip(model.backbone.layers, stages, depths, strict=True):
-            stage[1] = nn.ModuleList(blocks[:depth])
-        return _peak_bytes(model, lambda: _training_loss(model))
-
-    once = (1,) * len(stages)
-    base = student_pass(once)
-    deeper = [once[:i] + (2,) + once[i + 1 :] for i in range(len(stages))]
-    block_passes = tuple(student_pass(depths) - base for depths in deeper)
-    student_pass(once)
-    with torch.no_grad():
-        teacher_pass = _peak_bytes(model, lambda: model.crop_logits(_images(PROBE_CROP)))
+    last_blocks = [stage[1][-1] for stage in model.backbone.layers]
+    with _MetaFunctions(), _LiveBytes(model.state_dict().values()) as live:
+        block_passes = [_Kept(live, block) for block in last_blocks]
+        _training_loss(model)
+    with _MetaFunctions(), _LiveBytes(model.state_dict().values()) as teacher, torch.no_grad():
+        model.crop_logits(_images(PROBE_CROP))
     return _Footprint(
+        depths=ENCODERS[settings.encoder].depths,
         encoder_parameters=count_parameters(model.backbone),
         parameters=count_parameters(model),
-        block_parameters=tuple(count_parameters(blocks[0]) for blocks in stages),
-        student_pass=base,
-        block_passes=block_passes,
-        teacher_pass=teacher_pass,
+        block_parameters=tuple(count_parameters(block) for block in last_blocks),
+        student_pass=live.peak,
+        block_passes=tuple(kept.bytes for kept in block_passes),
+        teacher_pass=teacher.peak,
     )
 
 
@@ -127,12 +125,6 @@ def _training_loss(model: HRDASegmentor) -> Tensor:
 
 def _images(size: tuple[int, int]) -> Tensor:
     return torch.zeros(1, 3, *size, device="meta")
-
-
-def _peak_bytes(model: nn.Module, work: Callable[[], Tensor]) -> int:
-    with _MetaFunctions(), _LiveBytes(model.state_dict().values()) as live:
-        work()
-    return live.peak
 
 
 def _dot(numbers: Sequence[int], others: Sequence[int]) -> int:
@@ -167,8 +159,7 @@ class _LiveBytes(TorchDispatchMode):
 
     def __init__(self, known: Iterable[Tensor]) -> None:
         super().__init__()
-        self.peak = 0
-        self._live = 0
+        self.peak = self.live = 0
         self._storages = {tensor.untyped_storage()._cdata: 0 for tensor in known}
 
     def __torch_dispatch__(
@@ -184,9 +175,25 @@ class _LiveBytes(TorchDispatchMode):
         key = storage._cdata
         if key not in self._storages:
             self._storages[key] = storage.nbytes()
-            self._live += storage.nbytes()
-            self.peak = max(self.peak, self._live)
+            self.live += storage.nbytes()
+            self.peak = max(self.peak, self.live)
             weakref.finalize(storage, self._remove, key)
 
     def _remove(self, key: int) -> None:
-        self._live -= self._storages.pop(key)
+        self.live -= self._storages.pop(key)
+
+
+class _Kept:
+    """Adds up the bytes that are alive after a module's passes and were not before: what its backward needs."""
+
+    def __init__(self, live: _LiveBytes, module: nn.Module) -> None:
+        self.bytes = 0
+        self._live = live
+        module.register_forward_pre_hook(self._begin)
+        module.register_forward_hook(self._end)
+
+    def _begin(self, module: nn.Module, args: Any) -> None:
+        self.bytes -= self._live.live
+
+    def _end(self, module: nn.Module, args: Any, output: Any) -> None:
+        self.bytes += self._live.live

@@ -10,19 +10,23 @@ from pathlib import Path
 from types import ModuleType
 
 import pytest
+from supervisely.app.widgets import ExperimentSelector
 from supervisely.nn.training.gui.gui import TrainGUI
+from supervisely.nn.training.gui.model_selector import ModelSelector
 from supervisely.nn.training.gui.training_artifacts import TrainingArtifacts
 from supervisely.nn.training.gui.training_logs import TrainingLogs
 from supervisely.nn.training.gui.training_process import TrainingProcess
 from supervisely.nn.training.train_app import TrainApp
 
-from train import sdk, sdk_benchmark, sdk_gui
+from train import sdk, sdk_benchmark, sdk_experiments, sdk_gui
+from train.page.model import HRDAModelSelector
 from train.page.monitor import MonitorCard
 from train.page.result import ResultCard
+from train.page.start_weights import StartWeightsSelector
 from train.page.training import StartCard
 
-OWNERS = {"TrainApp": TrainApp, "TrainGUI": TrainGUI}
-MODULES = (sdk, sdk_gui, sdk_benchmark)
+OWNERS = {"TrainApp": TrainApp, "TrainGUI": TrainGUI, "ExperimentSelector": ExperimentSelector}
+MODULES = (sdk, sdk_gui, sdk_benchmark, sdk_experiments)
 REACHES = {name: reason for module in MODULES for name, reason in module.REACHES.items()}
 
 # The first twelve digits of the SHA-256 of each method's source, in the release of the SDK that is pinned.
@@ -47,6 +51,8 @@ SOURCES = {
     "TrainApp._convert_and_split_gt_project": "0142beea89fd",
     "TrainApp._get_eval_results_dir_name": "5872556aeace",
     "TrainGUI._init_input": "dc088beb1c2c",
+    "TrainGUI._init_model": "16436d4a5eb1",
+    "ExperimentSelector._get_project_infos_map": "395a0c6da6d2",
 }
 ATTRIBUTES = sorted(set(REACHES) - set(SOURCES))
 # Names of modules that classes are put in place of.
@@ -57,6 +63,9 @@ REPLACED = {
         "TrainingLogs", "TrainingArtifacts",
     },
     "supervisely.nn.training.gui.classes_selector": {"ClassesTable"},
+    "supervisely.nn.training.gui.model_selector": {
+        "PretrainedModelsSelector", "ExperimentSelector", "RadioTabs", "Button",
+    },
 }  # fmt: skip
 
 
@@ -99,6 +108,8 @@ def test_overrides_take_what_the_sdk_passes():
         StartCard: TrainingProcess,
         MonitorCard: TrainingLogs,
         ResultCard: TrainingArtifacts,
+        HRDAModelSelector: ModelSelector,
+        StartWeightsSelector: ExperimentSelector,
     }
     for subclass, owner in ours.items():
         assert issubclass(subclass, owner)
@@ -119,6 +130,7 @@ def test_start_card_has_whatever_the_sdk_looks_for_on_it():
     ("owner", "names"),
     [
         (TrainingLogs, {"validator_text", "progress_bar_main", "progress_bar_secondary", "tensorboard_offline_button"}),
+        (ModelSelector, {"pretrained_models_table", "experiment_selector", "model_source_tabs", "validator_text"}),
         (TrainingArtifacts, {"display_widgets", "success_message_text", "artifacts_thumbnail", "validator_text"}),
     ],
 )

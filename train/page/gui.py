@@ -48,6 +48,8 @@ class HRDATrainGUI(DomainTrainGUI):
         selector, classes = self.input_selector, self.classes_selector
         selector.on_change(lambda: classes.set_facts(selector.facts("source"), selector.facts("validation")))
         self.hyperparameters_selector.use_source(self._sample_source)
+        self.hyperparameters_selector.on_change(self.model_selector.show_memory)
+        self.model_selector.show_memory(self.hyperparameters_selector.settings)
 
     def _sample_source(self) -> SampleSource:
         chosen = [name for name in self.classes_selector.get_selected_classes() if name != BACKGROUND]
@@ -107,18 +109,23 @@ class HRDATrainGUI(DomainTrainGUI):
             name, names = model.get("model_name"), [entry["meta"]["model_name"] for entry in self.models]
             if name not in names:
                 raise ValueError(f"There is no model '{name}': {closest(str(name), names)}")
+        elif source == ModelSource.CUSTOM and "checkpoint_path" in model:
+            self.model_selector.experiment_selector.require_former(model["checkpoint_path"])
         elif source == ModelSource.CUSTOM:
             task_id, checkpoint = model.get("task_id"), model.get("checkpoint")
-            experiment = self.model_selector.experiment_selector.get_selected_row_by_task_id(task_id)
-            if experiment is None:
-                raise ValueError(f"This team had no {FRAMEWORK} experiment of task {task_id} when the app was started.")
+            experiments = self.model_selector.experiment_selector
+            if not experiments.has_experiment(task_id):
+                raise ValueError(f"This team has no {FRAMEWORK} experiment of task {task_id}.")
+            experiment = experiments.get_selected_row_by_task_id(task_id)
             if checkpoint not in experiment.checkpoints_names:
                 hint = closest(str(checkpoint), experiment.checkpoints_names)
                 raise ValueError(f"The experiment of task {task_id} has no checkpoint '{checkpoint}': {hint}")
         else:
             raise ValueError(
-                f'model must look like {{"source": "{ModelSource.PRETRAINED}", "model_name": "mit_b0"}} or '
-                f'{{"source": "{ModelSource.CUSTOM}", "task_id": 1, "checkpoint": "best.pth"}}. Received: {model!r}.'
+                f'model must look like {{"source": "{ModelSource.PRETRAINED}", "model_name": "mit_b0"}}, '
+                f'{{"source": "{ModelSource.CUSTOM}", "task_id": 1, "checkpoint": "best.pth"}} or '
+                f'{{"source": "{ModelSource.CUSTOM}", "checkpoint_path": "/HRDA/1_cracks/best.pth"}}. '
+                f"Received: {model!r}."
             )
 
     def _check_classes(self, classes: Any) -> None:

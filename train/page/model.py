@@ -1,0 +1,150 @@
+"""The card of the model: the networks with the memory that they take, and what else a training can start from."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable
+from dataclasses import replace
+from functools import partial
+from typing import Any
+
+import supervisely.nn.training.gui.model_selector as card_module
+from supervisely import Api
+from supervisely.app import DataJson
+from supervisely.app.widgets import Button, Container, PretrainedModelsSelector, RadioTabs, Text, Widget
+from supervisely.nn.training.gui.model_selector import ModelSelector
+from supervisely.nn.utils import ModelSource
+
+from train.memory_plan import best_card, describe_need, fits, gib, memory_of
+from train.page.latest import LatestOnly
+from train.page.live import put, send
+from train.page.start_weights import StartWeightsSelector
+from train.sdk_gui import replaced
+from train.settings import TrainSettings
+
+MEMORY = "Memory"
+"""Name of the column."""
+_UNKNOWN = "…"
+
+
+class HRDAModelSelector(ModelSelector):
+    """The model card. Ids: `model_tabs`, `model_table`, `model_memory`, `custom_tabs`, `former_checkpoint`,
+    `models_refresh`, `model_next`.
+
+    Args:
+        api: of the instance.
+        framework: under which experiments are filed.
+        models: the networks, as `models.json` lists them.
+        app_options: of the SDK.
+    """
+
+    description = "Choose the network, or what to go on from"
+
+    def __init__(self, api: Api, framework: str, models: list[dict[str, Any]], app_options: dict[str, Any]) -> None:
+        self.memory_text = Text("", widget_id="model_memory")
+        self._settings: TrainSettings | None = None
+        self._figures: dict[str, str] = {}
+        self._estimating = LatestOnly(self._estimate, "memory")
+        parts = {
+            "PretrainedModelsSelector": partial(PretrainedModelsSelector, widget_id="model_table"),
+            "ExperimentSelector": partial(StartWeightsSelector, framework=framework),
+            "RadioTabs": self._tabs,
+            "Button": partial(Button, widget_id="model_next"),
+        }
+        with replaced(card_module, **parts):
+            super().__init__(api, framework, models, app_options)
+        self.pretrained_models_table.model_changed(lambda row: self.show_need())
+        self._show_figures()
+
+    def show_memory(self, settings: TrainSettings, classes: int | None = None) -> None:
+        """Work out, in the background, what each network takes with `settings`, and show it.
+
+        Args:
+            settings: crop, batch, mode and decoder count; their encoder does not.
+            classes: number of classes, background included; None: two.
+        """
+        count = classes or settings.model.num_classes
+        self._settings = replace(settings, model=replace(settings.model, num_classes=count))
+        self._figures = {}
+        self._show_figures()
+        self.memory_text.set("Working out the memory…", "info")
+        self._estimating.order()
+
+    def show_need(self) -> None:
+        """Say what the chosen network takes, and whether that fits."""
+        chosen = self._chosen_network()
+        if chosen in self._figures:
+            self.memory_text.set(*describe_need(_with(self._settings, chosen), best_card()))
+        elif self._settings is not None:
+            self._estimating.order()
+
+    def wait(self, timeout: float | None = None) -> bool:
+        """Wait until the memory is worked out; False if that took more than `timeout` seconds."""
+        return self._estimating.wait(timeout)
+
+    def choose(self, model: dict[str, Any]) -> None:
+        """Choose what an app state's `model` asks for, as far as the SDK does not."""
+        if "checkpoint_path" in model:
+            self.set_model_source(ModelSource.CUSTOM)
+            self.experiment_selector.choose_former(model["checkpoint_path"])
+        else:
+            self.experiment_selector.choose_experiments()
+
+    def to_state(self) -> dict[str, Any]:
+        """What the app state's `model` says of a checkpoint of the former app; empty if none is chosen."""
+        former = self.experiment_selector.former
+        if self.get_model_source() != ModelSource.CUSTOM or former is None:
+            return {}
+        return {"source": ModelSource.CUSTOM, "checkpoint_path": former.path}
+
+    def validate_step(self) -> bool:
+        """Check that something is chosen, and say what."""
+        if self.get_model_source() == ModelSource.PRETRAINED:
+            sentence, kind = f"Model: {self.get_model_name()}, from random weights.", "success"
+        elif self.experiment_selector.get_selected_experiment_info() is None:
+            sentence, kind = "Choose an experiment, or a checkpoint of the former app.", "error"
+        else:
+            sentence, kind = f"Start from {self.experiment_selector.get_selected_checkpoint_path()}.", "success"
+        self.validator_text.set(sentence, kind)
+        self.validator_text.show()
+        return kind == "success"
+
+    def _tabs(self, titles: list[str], descriptions: list[str], contents: list[Widget]) -> RadioTabs:
+        table, custom = contents
+        return RadioTabs(
+            titles=titles,
+            descriptions=["A new network, from random weights", "Go on from what was trained before"],
+            contents=[Container([table, self.memory_text]), custom.content],
+            widget_id="model_tabs",
+        )
+
+    def _chosen_network(self) -> str:
+        return self.pretrained_models_table.get_selected_row()["meta"]["model_name"]
+
+    def _estimate(self, superseded: Callable[[], bool]) -> None:
+        settings, card, figures = self._settings, best_card(), {}
+        names, chosen = [model["meta"]["model_name"] for model in self.models], self._chosen_network()
+        # The chosen one first: it is what a person waits for.
+        for name in sorted(names, key=lambda name: name != chosen):
+            wanted = _with(settings, name)
+            fit = "" if card is None else ", fits" if fits(wanted, card) else ", does not fit"
+            figures[name] = gib(memory_of(wanted)) + fit
+            if superseded():
+                return
+            self._figures = dict(figures)
+            self._show_figures()
+            if name == chosen:
+                self.show_need()
+
+    def _show_figures(self) -> None:
+        # Only what is shown: the rows of the widget itself are what experiments say of their model.
+        table = copy.deepcopy(DataJson()[self.pretrained_models_table.widget_id]["tableData"])
+        for row in (row for kinds in table.values() for rows in kinds.values() for row in rows):
+            meta = row.pop("meta")
+            row |= {MEMORY: self._figures.get(meta["model_name"], _UNKNOWN), "meta": meta}
+        put(self.pretrained_models_table, tableData=table)
+        send()
+
+
+def _with(settings: TrainSettings, encoder: str) -> TrainSettings:
+    return replace(settings, model=replace(settings.model, encoder=encoder))
