@@ -138,3 +138,13 @@ def test_command_line_names_what_is_wrong_with_the_data(tmp_path):
     assert result.returncode == 1
     assert "meta.json" in result.stderr
     assert "Traceback" not in result.stderr
+
+
+def test_hidden_workspace_is_still_found_by_its_name(api, sandbox):
+    """The benchmark hides its workspace and looks for it the next time."""
+    workspace = api.workspace.create(sandbox.team_id, "technical")
+    api.workspace.change_visibility(workspace.id, visible=False)
+    assert api.workspace.get_info_by_name(sandbox.team_id, "technical").id == workspace.id
+    assert api.post("workspaces.info", {"id": workspace.id}).json()["hidden"] is True
+    api.workspace.change_visibility(workspace.id, visible=True)
+    assert api.post("workspaces.info", {"id": workspace.id}).json()["hidden"] is False
