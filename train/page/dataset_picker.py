@@ -155,9 +155,9 @@ class DatasetPicker:
 
 
 def _show(widget: Widget, visible: bool) -> None:
-    if visible:
+    if visible and widget.is_hidden():
         widget.show()
-    else:
+    elif not visible and not widget.is_hidden():
         widget.hide()
 
 

@@ -11,14 +11,19 @@ from supervisely.app.widgets import Container, Flexbox, Image, Text, Widget
 
 from train.domain_facts import DomainFacts
 from train.domain_problems import Problem
+from train.page.live import put
 
 _PHOTOS = 4
 _PHOTO_HEIGHT = 110
-_PROBLEMS = 5
+_PROBLEMS = {"error": 3, "warning": 5}
 
 
 class DomainView:
-    """Widgets that show a domain: ids `<role>_facts`, `<role>_shares`, `<role>_photo_1` …, `<role>_problem_1` …"""
+    """Widgets that show a domain. What is shown is put in place, and seen once `live.send` is called.
+
+    Their ids: `<role>_note` (what to do, or that the domain is being read), `<role>_facts`, `<role>_shares`,
+    `<role>_photo_1` …, `<role>_error_1` …, `<role>_warning_1` …
+    """
 
     def __init__(self, role: str, *, invitation: str, with_shares: bool = False) -> None:
         """Make the widgets.
@@ -30,65 +35,63 @@ class DomainView:
         """
         self._invitation = invitation
         self._with_shares = with_shares
-        self._facts = Text(invitation, "info", widget_id=f"{role}_facts")
+        self._note = Text(invitation, "info", widget_id=f"{role}_note")
+        self._facts = Text("", widget_id=f"{role}_facts")
         self._shares = Text("", widget_id=f"{role}_shares")
         self._photos = [Image(height=_PHOTO_HEIGHT, widget_id=f"{role}_photo_{i}") for i in range(1, _PHOTOS + 1)]
-        self._problems = [Text("", "warning", widget_id=f"{role}_problem_{i}") for i in range(1, _PROBLEMS + 1)]
+        self._problems = {
+            kind: [Text("", kind, widget_id=f"{role}_{kind}_{i}") for i in range(1, count + 1)]
+            for kind, count in _PROBLEMS.items()
+        }
 
     @property
     def widgets(self) -> list[Widget]:
         """In the order of the page: the problems first, beside what was chosen."""
+        problems = [text for texts in self._problems.values() for text in texts]
         return [
-            Container(self._problems, gap=0),
+            Container([self._note, *problems], gap=0),
             Flexbox(self._photos, gap=8),
             Container([self._facts, self._shares], gap=0),
         ]
 
-    def show_reading(self) -> None:
-        """Say that the domain is being looked at."""
-        self._show_photos([])
-        _set(self._facts, "Reading…", "info")
-        _set(self._shares, "", "text")
-        self.show_problems([])
-
     def show_nothing(self) -> None:
         """Show that nothing is chosen."""
-        self._show_photos([])
-        _set(self._facts, self._invitation, "info")
-        _set(self._shares, "", "text")
+        self._show(note=self._invitation)
+
+    def show_reading(self) -> None:
+        """Say that the domain is being looked at."""
+        self._show(note="Reading…")
 
     def show_failure(self) -> None:
         """Show no facts: the problems say why."""
-        self._show_photos([])
-        _set(self._facts, "", "text")
-        _set(self._shares, "", "text")
+        self._show()
 
     def show_facts(self, api: Api, facts: DomainFacts) -> None:
         """Show photos and numbers."""
-        self._show_photos(
-            [
+        self._show(
+            facts=numbers(facts),
+            shares=shares(facts) if self._with_shares else "",
+            urls=[
                 api.image.preview_url(info.full_storage_url, width=0, height=2 * _PHOTO_HEIGHT, method="fit")
                 for info in facts.samples
-            ]
+            ],
         )
-        _set(self._facts, numbers(facts), "text")
-        _set(self._shares, shares(facts) if self._with_shares else "", "text")
 
     def show_problems(self, problems: Sequence[Problem]) -> None:
         """Show these, errors first."""
-        ordered = sorted(problems, key=lambda problem: problem.kind != "error")
-        shown, rest = ordered[:_PROBLEMS], ordered[_PROBLEMS:]
-        for text, problem in zip_longest(self._problems, shown):
-            if problem is None:
-                _set(text, "", "warning")
-            else:
-                more = f" And {len(rest)} more." if rest and problem is shown[-1] else ""
-                _set(text, escape(problem.text, quote=False) + more, problem.kind)
+        for kind, texts in self._problems.items():
+            sentences = [escape(problem.text, quote=False) for problem in problems if problem.kind == kind]
+            if len(sentences) > len(texts):
+                sentences[len(texts) - 1] += f" And {len(sentences) - len(texts)} more."
+            for text, sentence in zip_longest(texts, sentences[: len(texts)], fillvalue=""):
+                put(text, text=sentence)
 
-    def _show_photos(self, urls: Sequence[str]) -> None:
+    def _show(self, *, note: str = "", facts: str = "", shares: str = "", urls: Sequence[str] = ()) -> None:
+        put(self._note, text=note)
+        put(self._facts, text=facts)
+        put(self._shares, text=shares)
         for image, url in zip_longest(self._photos, urls[:_PHOTOS], fillvalue=""):
-            if image.get_json_data()["url"] != url:
-                image.set(url, height=_PHOTO_HEIGHT)
+            put(image, url=url)
 
 
 def numbers(facts: DomainFacts) -> str:
@@ -117,8 +120,3 @@ def percent(share: float | None) -> str:
     if share is None:
         return ""
     return "below 0.01 %" if 0 < share < 1e-4 else f"{float(f'{100 * share:.2g}'):g} %"
-
-
-def _set(text: Text, sentence: str, status: str) -> None:
-    if (text.text, text.status) != (sentence, status):
-        text.set(sentence, status)

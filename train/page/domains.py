@@ -18,6 +18,7 @@ from train.inputs import ROLES, Domain, FoundDomain, InputError, Inputs, find, f
 from train.page.dataset_picker import DatasetPicker
 from train.page.domain_view import DomainView
 from train.page.latest import LatestOnly
+from train.page.live import send
 
 _NO_VALIDATION = "Choose a validation project: labelled photos that are not learnt from."
 _FIELDS = {
@@ -157,6 +158,8 @@ class DomainSelector(InputSelector):
                 self._views[role].show_nothing()
             else:
                 self._views[role].show_reading()
+            self._views[role].show_problems([])
+        send()
         self._reader.order()
 
     def _read(self, is_stale: Callable[[], bool]) -> None:
@@ -228,6 +231,7 @@ class DomainSelector(InputSelector):
             else:
                 view.show_nothing()
             view.show_problems([problem for problem in problems if problem.role == role])
+        send()
 
 
 def _key(role: str, domain: FoundDomain) -> Key:

@@ -87,8 +87,12 @@ class Page:
         return DataJson()[widget_id]["text"]
 
     def problems(self, role: str) -> list[tuple[str, str]]:
-        shown = [DataJson()[f"{role}_problem_{number}"] for number in range(1, 6)]
-        return [(one["status"], one["text"]) for one in shown if one["text"]]
+        ids = [
+            f"{role}_{kind}_{number}"
+            for kind, count in (("error", 3), ("warning", 5))
+            for number in range(1, count + 1)
+        ]
+        return [(one["status"], one["text"]) for one in (DataJson()[name] for name in ids) if one["text"]]
 
 
 @pytest.fixture
@@ -124,7 +128,7 @@ def test_problems_are_said_beside_the_selector_that_causes_them(page, projects):
     assert page.problems("source") == []
     page.choose(target=None, validation=projects["labelled"])
     assert page.problems("target") == page.problems("validation") == []
-    assert page.text("target_facts") == "Choose a project. Training without adaptation needs none."
+    assert page.text("target_note") == "Choose a project. Training without adaptation needs none."
 
 
 def test_measuring_on_the_source_is_an_error_until_other_datasets_are_chosen(page, projects):
@@ -208,7 +212,7 @@ def test_newer_choice_wins_over_one_that_is_still_read(page, projects, monkeypat
     monkeypatch.setattr(domains, "domain_facts", slow)
     page.change("validation_project", "value", projects["target"].id, wait=False)
     assert reading.wait(LIMIT_S)
-    assert page.text("validation_facts") == "Reading…"
+    assert page.text("validation_note") == "Reading…"
     assert page.card.facts("validation") is None
     assert page.card.facts("source") is not None, "what has not changed is known"
     page.change("validation_project", "value", projects["labelled"].id)
@@ -235,7 +239,7 @@ def test_instance_that_fails_is_said_and_tried_again(page, projects, monkeypatch
     [(kind, sentence)] = page.problems("target")
     assert kind == "error"
     assert sentence.startswith("The instance does not answer as expected: ")
-    assert page.text("target_facts") == ""
+    assert page.text("target_note") == page.text("target_facts") == ""
     page.choose(target=projects["<b>"])
     assert page.problems("target") == []
     assert page.text("target_facts").startswith("1 image")
