@@ -1,4 +1,4 @@
-"""`python -m serve deploy|predict`: the app without a page, with the arguments of Supervisely's SDK."""
+"""`python -m serve deploy|predict|export`: the app without a page, with the arguments of Supervisely's SDK."""
 
 from __future__ import annotations
 
@@ -20,18 +20,21 @@ def build_parser() -> argparse.ArgumentParser:
     """The SDK's arguments, and `--host` and `--port`."""
     parser = argparse.ArgumentParser(
         prog="python -m serve",
-        description="deploy: answer inference requests until stopped. predict: predict images and stop.",
+        description="deploy: answer inference requests until stopped. predict: predict images and stop. "
+        "export: write the network of a checkpoint as ONNX, which the other runtimes serve.",
         epilog="example: python -m serve predict photo.jpg --model model.pth --draw --output predictions",
     )
-    parser.add_argument("mode", choices=("deploy", "predict"), help="what to do")
+    parser.add_argument("mode", choices=("deploy", "predict", "export"), help="what to do")
     parser.add_argument("input", nargs="?", help="predict: an image or a folder with images on this machine")
     parser.add_argument("--model", required=True, help="checkpoint: path on this machine, or in Team Files")
     parser.add_argument("--device", choices=DEVICES, help="where to compute (default: the first GPU if there is one)")
-    parser.add_argument("--runtime", choices=RUNTIMES, default="PyTorch", help="only PyTorch so far")
+    parser.add_argument("--runtime", choices=RUNTIMES, default="PyTorch", help="what the network runs on (%(default)s)")
     parser.add_argument("--project_id", type=int, help="predict: a project on the instance")
     parser.add_argument("--dataset_id", help="predict: datasets on the instance, e.g. 505,506")
     parser.add_argument("--image_id", type=int, help="predict: an image on the instance")
-    parser.add_argument("--output", default="./predictions", help="predict: folder for the results (%(default)s)")
+    parser.add_argument(
+        "--output", default="./predictions", help="predict: folder for the results; export: file to write (%(default)s)"
+    )
     parser.add_argument("--upload", action="store_true", help="predict: upload predictions to the instance")
     parser.add_argument(
         "--settings", nargs="*", help="predict: a YAML or JSON file, or KEY=VALUE pairs as in inference_settings.yaml"
@@ -50,6 +53,8 @@ def parse_arguments(argv: Sequence[str] | None = None) -> argparse.Namespace:
     remote = [args.project_id, args.dataset_id, args.image_id]
     if args.mode == "deploy" and args.input is not None:
         parser.error(f"deploy takes no input: give the checkpoint as --model. Received: {args.input}")
+    if args.mode == "export" and (args.input is not None or not Path(args.model).is_file()):
+        parser.error(f"export needs a checkpoint on this machine as --model, and --output. Received: {args.model}")
     if args.mode == "predict":
         if args.input is None and not any(remote):
             parser.error("predict needs an image or a folder, or --project_id, --dataset_id or --image_id")
@@ -78,6 +83,22 @@ def sdk_arguments(args: argparse.Namespace) -> list[str]:
     return words + (["--settings", *args.settings] if args.settings else [])
 
 
+def export_model(checkpoint: Path, output: Path) -> int:
+    """`python -m serve export`; the exit status."""
+    from serve.deployment import export
+    from serve.errors import CLIENT_ERRORS
+
+    path = output if output.suffix == ".onnx" else output / f"{checkpoint.stem}.onnx"
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        export(checkpoint, path)
+    except (*CLIENT_ERRORS, OSError) as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    print(f"Exported to {path}. Serve it with: python -m serve deploy --model {path} --runtime ONNXRuntime")
+    return 0
+
+
 def end_with(parent: int, interval_s: float = 1.0) -> None:
     """End this process, as a signal would, when `parent` is its parent no longer."""
 
@@ -103,6 +124,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     from serve.errors import CLIENT_ERRORS
     from serve.server import HRDAServer
 
+    if args.mode == "export":
+        return export_model(Path(args.model), Path(args.output))
     args.device = args.device or default_device()
     sys.argv[1:] = sdk_arguments(args)
     try:

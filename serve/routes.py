@@ -83,6 +83,14 @@ def _add_uploads(app: HRDAServer, server: FastAPI) -> None:
         _one(files)
         return app.predict_now(UploadedImages.read(files, app.limits), request)[0]
 
+    @server.post("/predict_probabilities")
+    def predict_probabilities(files: list[UploadFile], state: str = Form("{}")) -> Response:
+        """For scripts: all classes' probabilities of one image, as numpy's compressed archive."""
+        request = read_state("predict_probabilities", state, "{}")
+        _one(files)
+        [image] = UploadedImages.read(files, app.limits)
+        return Response(app.probabilities(image, request.get("settings") or {}), media_type="application/octet-stream")
+
     @server.post("/inference_batch")
     def inference_batch(
         files: list[UploadFile], settings: str = Form("{}"), state: str = Form("{}")

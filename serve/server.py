@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import itertools
 import json
 from collections.abc import Sequence
@@ -26,6 +27,7 @@ from serve.sdk import SdkServer
 from serve.settings import read_settings, without_client_arguments
 
 _HERE = Path(__file__).parent
+_NO_MODEL = "No model is deployed. Choose one in the app, or call deploy_from_api."
 
 
 class HRDAServer(SdkServer):
@@ -112,7 +114,7 @@ class HRDAServer(SdkServer):
         times = [perf_counter()]
         deployment = self.deployment
         if deployment is None:
-            raise RequestError("No model is deployed. Choose one in the app, or call deploy_from_api.")
+            raise RequestError(_NO_MODEL)
         chosen = read_settings(settings)
         times.append(perf_counter())
         found = deployment.predict(images_np, chosen)
@@ -133,6 +135,28 @@ class HRDAServer(SdkServer):
         times.append(perf_counter())
         steps = zip(("preprocess", "inference", "postprocess"), itertools.pairwise(times), strict=True)
         return predictions, {step: 1000 * (end - start) for step, (start, end) in steps}
+
+    def probabilities(self, image: np.ndarray, settings: dict[str, Any]) -> bytes:
+        """All classes' probabilities of an image.
+
+        Args:
+            image: H×W×3 uint8 RGB.
+            settings: of the request.
+
+        Returns:
+            A file for `numpy.load`: `probabilities` C×H×W float16, and `classes`, their C names.
+
+        Raises:
+            RequestError: no model is deployed.
+        """
+        deployment = self.deployment
+        if deployment is None:
+            raise RequestError(_NO_MODEL)
+        self.count([image])
+        [probabilities] = deployment.probabilities([image], read_settings(settings))
+        file = io.BytesIO()
+        np.savez_compressed(file, probabilities=probabilities, classes=np.array(deployment.classes))
+        return file.getvalue()
 
     def count(self, images: Sequence[np.ndarray]) -> None:
         """Note predicted images for the monitor and for the log line of the request that waits for them."""

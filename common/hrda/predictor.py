@@ -156,6 +156,12 @@ class Predictor:
         """
         maps = []
         for image, scaled in zip(images, self._scaled(images), strict=True):
+            if self.settings.scales == (1.0,) and scaled.shape == image.shape:
+                # The usual case: each row is rounded as it comes, and no larger map is ever held.
+                sink = ProbabilityRows(self.model.num_classes, image.shape[:2], dtype)
+                self._sweep([image], [sink])
+                maps.append(sink.probabilities)
+                continue
             own = self._mean_over_scales(scaled)
             maps.append(np.stack([resize_map(plane, image.shape[:2]) for plane in own]).astype(dtype, copy=False))
         return maps
