@@ -63,10 +63,8 @@ def train(domains, out, state, *, settings=SETTINGS, stop=None, **options):
 
 
 def children():
-    """Numbers of this process's children."""
-    return [
-        int(number) for number in Path("/proc/self/task").glob("*/children") for number in number.read_text().split()
-    ]
+    """Numbers of this process's children, of which other tests may have left some."""
+    return {int(number) for path in Path("/proc/self/task").glob("*/children") for number in path.read_text().split()}
 
 
 @pytest.fixture
@@ -94,9 +92,11 @@ def log():
 
 
 def test_killed_training_goes_on_from_its_last_checkpoint(domains, tmp_path):
+    others = children()
+
     def kill(_state, change):
         if isinstance(change, Progressed) and change.iteration == 3:
-            [child] = children()
+            [child] = children() - others
             os.kill(child, signal.SIGKILL)
 
     state = TrainingState()
@@ -145,7 +145,7 @@ def test_training_saves_and_ends_when_who_watches_is_killed(domains, tmp_path):
                 break
         watching.kill()
         watching.wait()
-        until = time.monotonic() + 60
+        until = time.monotonic() + 120
         while Path(f"/proc/{child}").exists() and time.monotonic() < until:
             time.sleep(0.1)
         assert not Path(f"/proc/{child}").exists()
@@ -226,6 +226,7 @@ def test_stop_reaches_the_child_once_and_its_result_comes_back(domains, tmp_path
 
 def test_error_of_a_reader_leaves_no_process_behind(domains, tmp_path, fake):
     fake("say(Said('begun'))\nos.read(0, 1)\nsay(Said('too late'))")
+    others = children()
     state = TrainingState()
 
     def break_down(_state, _change):
@@ -234,7 +235,7 @@ def test_error_of_a_reader_leaves_no_process_behind(domains, tmp_path, fake):
     state.subscribe(break_down)
     with pytest.raises(RuntimeError, match="the page is gone"):
         train(domains, tmp_path, state)
-    assert children() == []
+    assert children() == others
 
 
 def test_processes_of_a_killed_child_do_not_outlive_it(domains, tmp_path, fake):
