@@ -8,12 +8,12 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from common.data.datasets import MemoryCache, Recipe, TrainingBatches, iterate
+from common.data.datasets import MemoryCache, TrainingBatches, iterate
 from common.hrda import CheckpointBundle
 from train.device import find_device
 from train.learner import Learner, require_start
 from train.memory_errors import explained_measuring, explained_memory, learn_or_explain
-from train.preparation import Domains, PreparedData, prepare
+from train.preparation import Domains, PreparedData, prepare, recipe_of
 from train.previews import PreviewWriter
 from train.progress import RunningMeans, TimeLeft
 from train.result import RunResult, TrainingError
@@ -190,17 +190,10 @@ def learn_all(
 
 def build_batches(settings: TrainSettings, data: PreparedData) -> TrainingBatches:
     """The training batches of the whole run."""
-    recipe = Recipe(
-        crop_size=settings.model.crop_size,
-        scale=settings.data.scale,
-        augmentation=settings.data.augmentation,
-        rare_class_share=settings.data.rare_class_share,
-        margins=settings.self_training.ignore_margins,
-    )
     return TrainingBatches(
         data.source,
         data.target,
-        recipe,
+        recipe_of(settings),
         batch_size=settings.batch_size,
         iterations=settings.iterations,
         seed=settings.seed,
