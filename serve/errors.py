@@ -90,7 +90,7 @@ def status_and_message(error: BaseException) -> tuple[int, str]:
         return _of_instance(known)
     if isinstance(known, ConnectionFailed):
         return InstanceFailed.status, "The Supervisely instance cannot be reached. Try again later."
-    if isinstance(known, KeyError) and str(known.args[:1]).startswith("('Image (id"):
+    if isinstance(known, KeyError) and str(known.args[0] if known.args else "").startswith("Image (id"):
         return NotFound.status, f"{known.args[0]}."
     return 500, UNEXPECTED
 

@@ -8,8 +8,8 @@ the same image wait for minutes. Here the encoded bytes are kept in memory, for 
 from __future__ import annotations
 
 import threading
-from collections.abc import Sequence
-from concurrent.futures import Future
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import closing
 from typing import Any
 
@@ -25,6 +25,8 @@ from serve.limits import Limits
 
 KEPT_BYTES = 256 * 2**20
 KEPT_S = 600
+FETCHED_AHEAD = 8
+"""Images that are fetched at the same time."""
 _CHUNK = 1 << 20
 
 
@@ -37,6 +39,7 @@ class InstanceImages(InferenceImageCache):
         self._contents: TTLCache = TTLCache(KEPT_BYTES, KEPT_S, getsizeof=len)
         self._fetching: dict[tuple, Future] = {}
         self._guard = threading.Lock()
+        self._ahead = ThreadPoolExecutor(FETCHED_AHEAD, thread_name_prefix="fetch")
 
     def download_image(self, api: Api, image_id: int, related: bool = False) -> np.ndarray:
         """An image: H×W×3 uint8 RGB.
@@ -54,10 +57,23 @@ class InstanceImages(InferenceImageCache):
         """Images of one dataset, in the order of their ids."""
         return [self.download_image(api, image_id) for image_id in image_ids]
 
+    def images(self, api: Api, image_ids: Sequence[int], is_stopped: Callable[[], bool]) -> FetchedImages:
+        """Images one after the other, the next ones on their way; none any more once `is_stopped` says so."""
+        return FetchedImages(self, api, image_ids, is_stopped)
+
+    def begin(self, api: Api, image_id: int) -> Future:
+        """Start to fetch an image that will soon be asked for; what fails is told when it is."""
+        return self._ahead.submit(self._content, api, image_id)
+
     def prefetch(self, api: Api, image_ids: Sequence[int]) -> None:
         """Fetch images that will soon be asked for; what fails is told when they are."""
         for image_id in image_ids:
             self._content(api, image_id)
+
+    def holds(self, image_id: int) -> bool:
+        """Whether the image is there for some client."""
+        with self._guard:
+            return any(key[-1] == image_id for key in self._contents)
 
     def add_cache_endpoint(self, server: FastAPI) -> None:
         """The SDK's route fetches from addresses that its caller names: see `serve.routes` for ours."""
@@ -101,6 +117,52 @@ class InstanceImages(InferenceImageCache):
                         f"Image {image_id} of the instance has more than {self._limits.max_image_mb:g} megabytes."
                     )
         return bytes(content)
+
+
+class FetchedImages(Sequence[np.ndarray]):
+    """Images of the instance, fetched a few ahead and decoded when they are needed."""
+
+    def __init__(
+        self, source: InstanceImages, api: Api, image_ids: Sequence[int], is_stopped: Callable[[], bool]
+    ) -> None:
+        self._source, self._api, self._ids, self._is_stopped = source, api, image_ids, is_stopped
+
+    def __len__(self) -> int:
+        return len(self._ids)
+
+    def __getitem__(self, index: int) -> np.ndarray:
+        return self._source.download_image(self._api, self._ids[index])
+
+    def __iter__(self) -> Iterator[np.ndarray]:
+        ahead = [self._source.begin(self._api, image_id) for image_id in self._ids[1:FETCHED_AHEAD]]
+        for index in range(len(self)):
+            if self._is_stopped():
+                break
+            if index > 0 and index + FETCHED_AHEAD <= len(self):
+                ahead.append(self._source.begin(self._api, self._ids[index + FETCHED_AHEAD - 1]))
+            yield self[index]
+        for each in ahead:
+            each.cancel()
+
+
+def find_images(api: Api, image_ids: list[int]) -> list[dict[str, Any]]:
+    """Which images these are: `name`, `image_id`, `dataset_id`, `project_id` of each, as results tell them.
+
+    Raises:
+        KeyError: the SDK says which is not there.
+    """
+    infos = api.image.get_info_by_id_batch(image_ids)
+    projects = {each: api.dataset.get_info_by_id(each).project_id for each in {info.dataset_id for info in infos}}
+    return [
+        {
+            "name": info.name,
+            "image_name": info.name,
+            "image_id": info.id,
+            "dataset_id": info.dataset_id,
+            "project_id": projects[info.dataset_id],
+        }
+        for info in infos
+    ]
 
 
 def require_image_project(api: Api, project_id: int) -> None:

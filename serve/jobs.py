@@ -11,7 +11,7 @@ import contextvars
 import functools
 import time
 import uuid
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
 from concurrent.futures import TimeoutError as NotInTime
 from contextlib import AbstractContextManager, nullcontext
@@ -34,6 +34,15 @@ class Job(InferenceRequest):
 
     PAUSE_SLEEP_MAX_WAIT = 600
     """Seconds that a job waits for its results to be fetched before it goes on with fewer of them in memory."""
+
+    details: Iterator[Mapping[str, Any]] | None = None
+    """What the results, in their order, say besides their annotations, e.g. which image they belong to."""
+
+    def add_results(self, results: list[dict[str, Any]]) -> None:
+        """Results that are ready to be fetched."""
+        if self.details is not None:
+            results = [result | next(self.details) for result in results]
+        super().add_results(results)
 
     def exception_json(self) -> dict[str, str] | None:
         """What clients are told about the job's error: no traceback."""

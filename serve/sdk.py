@@ -14,7 +14,8 @@ Private names that are overridden, and why:
 - `_get_inference_settings`: a client's settings are checked before the SDK adds the defaults.
 - `_create_label`: the SDK makes a label of the background in any case and has no place for confidences.
 - `_inference_auto`: a `rectangle` that does not fit the image is told in a sentence.
-- `_inference_image_ids`, `_inference_project_id`, `_inference_video_id`, `_run_speedtest`: what is not there is told
+- `_inference_image_ids`: waits for its own threads for a second at every request, where no labels are uploaded.
+- `_inference_project_id`, `_inference_video_id`, `_run_speedtest`: what is not there is told
   in a sentence, before the SDK fails at it (or, at a project without images, never ends).
 - `_unfreeze_model`: requests that come while the model wakes wait for it.
 - `_schedule_freeze_on_inactivity`: of two requests at once one would leave a thread behind for an hour.
@@ -46,19 +47,21 @@ from supervisely.nn.inference import SemanticSegmentation
 from supervisely.nn.inference.gui import ServingGUITemplate
 from supervisely.nn.inference.inference_request import InferenceRequest
 from supervisely.nn.model.prediction import Prediction
-from supervisely.nn.utils import ModelSource, RuntimeType
+from supervisely.nn.utils import ModelSource
 
 from common.assets import use_assets
 from serve.admission import Admission
-from serve.deployment import Deployment, default_device
+from serve.deploy_request import completed
+from serve.deployment import Deployment
 from serve.errors import NotFound, RequestError, Unavailable
-from serve.instance_images import InstanceImages, require_image_project
-from serve.jobs import Jobs
+from serve.instance_images import InstanceImages, find_images, require_image_project
+from serve.jobs import Job, Jobs
 from serve.labels import LabelledMask, model_meta
 from serve.limits import Limits
 from serve.metrics import Metrics
 from serve.rectangles import check_inside
 from serve.settings import without_client_arguments
+from serve.states import IMAGE_IDS
 from serve.uploads import UploadedImages
 
 _DESCRIPTION = ("checkpoint_info", "device", "runtime", "model_source", "model_precision")
@@ -74,7 +77,6 @@ class Served:
     classes: list[str] | None = None
 
 
-_ID_LISTS = ("batch_ids", "image_ids", "images_ids", "imageIds")
 _BEGUN_WITH: ContextVar[Served | None] = ContextVar("the model that a request began with", default=None)
 
 
@@ -174,9 +176,9 @@ class SdkServer(SemanticSegmentation):
                 raise RequestError(f"deploy_params must be names and values. Received: {wanted!r:.200}.")
             if wanted.get("model_source") == ModelSource.PRETRAINED:
                 self._build_deploy_params_from_api(str(state.get("model_name")))
-            params = _completed(wanted)
+            params = completed(wanted)
             if not Path(params["model_files"]["checkpoint"]).is_file():
-                params["model_files"] = self._download_model_files(params)
+                params["model_files"] = self._download_model_files(params, self.gui is not None)
             params = self._set_common_deploy_params(params)
             self.checkpoint_info = None
             self._load_model_headless(**params)
@@ -257,11 +259,18 @@ class SdkServer(SemanticSegmentation):
     def _model_meta(self, meta: ProjectMeta | None) -> None:
         self.present.meta = meta
 
-    def _inference_image_ids(self, api: Api, state: dict[str, Any], inference_request: InferenceRequest) -> None:
-        for name in _ID_LISTS:
-            if isinstance(state.get(name), list) and len(set(state[name])) < len(state[name]):
-                raise RequestError(f"{name} must not name an image twice.")
-        super()._inference_image_ids(api, state, inference_request)
+    def _inference_image_ids(self, api: Api, state: dict[str, Any], inference_request: Job) -> None:
+        ids = next(state[name] for name in IMAGE_IDS if state.get(name) is not None)
+        ids = ids if isinstance(ids, list) else [ids]
+        if len(set(ids)) < len(ids):
+            raise RequestError("An image must not be named twice.")
+        if state.get("upload_mode") is None and state.get("output_project_id") is None:
+            infos = find_images(api, ids)
+            inference_request.details = iter(infos)
+            images = self.cache.images(api, ids, inference_request.is_stopped)
+            self._inference_images(images, state, inference_request)
+        else:
+            super()._inference_image_ids(api, state | {"batch_ids": ids}, inference_request)
 
     def _inference_project_id(self, api: Api, state: dict[str, Any], inference_request: InferenceRequest) -> None:
         project_id = state.get("projectId") or state.get("project_id")
@@ -303,14 +312,14 @@ class SdkServer(SemanticSegmentation):
     def _get_deploy_parameters_from_custom_checkpoint(
         self, checkpoint_path: str, device: str | None, runtime: str
     ) -> dict[str, Any]:
-        params = _completed({"model_files": {"checkpoint": checkpoint_path}, "device": device, "runtime": runtime})
+        params = completed({"model_files": {"checkpoint": checkpoint_path}, "device": device, "runtime": runtime})
         if not Path(checkpoint_path).is_file():
             params["model_files"] = self._download_custom_model(params["model_files"], False)
         return params
 
     def _download_model_files(self, deploy_params: dict[str, Any], log_progress: bool = True) -> dict[str, str]:
         # In place: the SDK goes on with the dict that it passed.
-        deploy_params.update(_completed(deploy_params))
+        deploy_params.update(completed(deploy_params))
         return super()._download_model_files(deploy_params, log_progress)
 
     def _download_custom_model(
@@ -327,7 +336,7 @@ class SdkServer(SemanticSegmentation):
             ) from error
 
     def _load_model_headless(self, **deploy_params: Any) -> None:
-        super()._load_model_headless(**_completed(deploy_params))
+        super()._load_model_headless(**completed(deploy_params))
 
     def _build_deploy_params_from_api(self, model_name: str, deploy_params: dict[str, Any] | None = None) -> Any:
         raise RequestError(
@@ -370,30 +379,3 @@ class SdkServer(SemanticSegmentation):
     def _reset_gui_state(self) -> None:
         if isinstance(self.gui, ServingGUITemplate):
             self.gui.model_source_tabs.set_active_tab(ModelSource.CUSTOM)
-
-
-def _completed(deploy_params: Mapping[str, Any]) -> dict[str, Any]:
-    """A request to deploy with nothing missing that the SDK takes for granted.
-
-    Raises:
-        RequestError: no checkpoint is named, or the model would be converted.
-    """
-    params = deploy_params
-    files = params.get("model_files") or {"checkpoint": params.get("checkpoint_url")}
-    if not isinstance(files, Mapping) or not isinstance(files.get("checkpoint"), str) or not files["checkpoint"]:
-        raise RequestError(
-            "A checkpoint is needed, there are no pretrained HRDA models: give its path as "
-            f"model_files['checkpoint']. Received: model_files {params.get('model_files')!r}."
-        )
-    runtime = params.get("runtime") or RuntimeType.PYTORCH
-    if runtime != RuntimeType.PYTORCH:
-        raise RequestError(f"The runtime must be '{RuntimeType.PYTORCH}'. Received: {runtime!r}.")
-    completed = {
-        "model_files": dict(files),
-        "model_source": params.get("model_source") or ModelSource.CUSTOM,
-        "model_info": params.get("model_info") or {},
-        "device": params.get("device") or default_device(),
-        "runtime": runtime,
-    }
-    # The SDK takes this one out again; everything else would reach `load_model`, which has no use for it.
-    return completed | {name: params[name] for name in ("without_workflow",) if name in params}

@@ -9,15 +9,15 @@ from typing import Any
 from serve.errors import RequestError, TooLarge
 from serve.limits import Limits
 
-_ONE_IMAGE = ("image_id", "imageId", "batch_ids", "image_ids", "images_ids", "imageIds")
-_IMAGES = ("batch_ids", "image_ids", "images_ids", "imageIds", "image_id", "imageId")
+IMAGE_IDS = ("batch_ids", "image_ids", "images_ids", "imageIds", "image_id", "imageId")
+"""Names under which clients send ids of images; the first that is there counts."""
 _JOB = ("inference_request_uuid",)
 
 NEEDED: dict[str, tuple[tuple[str, ...], ...]] = {
-    "inference_image_id": (_ONE_IMAGE,),
-    "inference_image_id_async": (_ONE_IMAGE,),
-    "inference_batch_ids": (_IMAGES,),
-    "inference_batch_ids_async": (_IMAGES,),
+    "inference_image_id": (IMAGE_IDS,),
+    "inference_image_id_async": (IMAGE_IDS,),
+    "inference_batch_ids": (IMAGE_IDS,),
+    "inference_batch_ids_async": (IMAGE_IDS,),
     "inference_image_url": (("image_url",),),
     "inference_video_id": (("videoId", "video_id"),),
     "inference_video_id_async": (("videoId", "video_id"),),
@@ -85,7 +85,7 @@ def check_state(route: str, state: Mapping[str, Any], limits: Limits) -> None:
     """
     for group in NEEDED.get(route, ()):
         if all(state.get(name) is None for name in group):
-            raise RequestError(f"state must hold {' or '.join(group[:2])}. Received: {', '.join(state) or 'nothing'}.")
+            raise RequestError(f"state must hold {' or '.join(group)}. Received: {', '.join(state) or 'nothing'}.")
     given = {name: value for name, value in state.items() if value is not None}
     for name, least in _WHOLE.items():
         if name in given and not _is_whole(given[name], least):

@@ -60,24 +60,38 @@ def no_instance(tmp_path_factory: pytest.TempPathFactory) -> Iterator[pytest.Mon
 @pytest.fixture(scope="module")
 def running(checkpoint: Path, no_instance: pytest.MonkeyPatch) -> Iterator[SimpleNamespace]:
     """The running app: `.server` and `.url`."""
+    with serving(checkpoint) as app:
+        yield app
+
+
+@contextlib.contextmanager
+def serving(checkpoint: Path, **variables: object) -> Iterator[SimpleNamespace]:
+    """The app as `python -m serve deploy` sets it up, with more environment variables, behind real HTTP.
+
+    Yields `.server`, `.url` and `.web`, which is uvicorn's server.
+    """
     from serve.server import HRDAServer
 
     with pytest.MonkeyPatch.context() as patch, own_app():
+        for name, value in variables.items():
+            patch.setenv(name, str(value))
         patch.setattr(uvicorn, "run", lambda *args, **kwargs: None)
         patch.setattr(sys, "argv", ["serve", "deploy", "--model", str(checkpoint), "--device", "cpu"])
         server = HRDAServer()
         server.serve()
-    listener = socket.create_server(("127.0.0.1", 0))
-    web = uvicorn.Server(uvicorn.Config(server.app, log_level="warning"))
-    thread = threading.Thread(target=web.run, args=([listener],), daemon=True)
-    thread.start()
-    deadline = time.monotonic() + 30
-    while not web.started and time.monotonic() < deadline:
-        time.sleep(0.02)
-    assert web.started, "the app did not start"
-    yield SimpleNamespace(server=server, url=f"http://127.0.0.1:{listener.getsockname()[1]}")
-    web.should_exit = True
-    thread.join(10)
+        listener = socket.create_server(("127.0.0.1", 0))
+        web = uvicorn.Server(uvicorn.Config(server.app, log_level="warning", access_log=False))
+        thread = threading.Thread(target=web.run, args=([listener],), daemon=True)
+        thread.start()
+        deadline = time.monotonic() + 30
+        while not web.started and time.monotonic() < deadline:
+            time.sleep(0.02)
+        assert web.started, "the app did not start"
+        try:
+            yield SimpleNamespace(server=server, url=f"http://127.0.0.1:{listener.getsockname()[1]}", web=web)
+        finally:
+            web.should_exit = True
+            thread.join(10)
 
 
 @pytest.fixture(scope="module")

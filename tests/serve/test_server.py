@@ -1,11 +1,9 @@
 """The running app over HTTP, asked by the SDK's own clients and by plain requests as curl sends them."""
 
 import io
-import json
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import fields
 from pathlib import Path
-from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -15,49 +13,7 @@ from PIL import Image
 from serve.settings import ServeSettings
 from tests.common.hrda.test_checkpoints import bundle as former_bundle
 from tests.common.hrda.test_checkpoints import former_checkpoint
-
-CLASSES = ["__bg__", "crack", "stain"]
-
-
-def png(image: np.ndarray) -> bytes:
-    stream = io.BytesIO()
-    Image.fromarray(image).save(stream, "PNG")
-    return stream.getvalue()
-
-
-def post(running: SimpleNamespace, route: str, state: dict | None = None) -> requests.Response:
-    return requests.post(f"{running.url}/{route}", json={"state": state or {}}, timeout=60)
-
-
-def upload(running: SimpleNamespace, content: bytes, state: dict | str | None = None, route: str = "inference_image"):
-    text = state if isinstance(state, str) else json.dumps(state or {})
-    files = [("files", ("photo.png", content))]
-    return requests.post(f"{running.url}/{route}", files=files, data={"state": text}, timeout=60)
-
-
-def to_mask(annotation: dict, classes: list[str] = CLASSES) -> np.ndarray:
-    """Class indices of an annotation in Supervisely's JSON; 255 where no label lies."""
-    from supervisely.geometry.bitmap import Bitmap
-
-    mask = np.full((annotation["size"]["height"], annotation["size"]["width"]), 255, np.uint8)
-    for label in annotation["objects"]:
-        bitmap = Bitmap.from_json(label)
-        area = np.zeros(mask.shape, bool)
-        bitmap.draw(area, True)
-        assert (mask[area] == 255).all() or label["classTitle"] == "__bg__", "labels overlap"
-        mask[area] = classes.index(label["classTitle"])
-    return mask
-
-
-def expected(running: SimpleNamespace, image: np.ndarray, **settings) -> np.ndarray:
-    return running.server.deployment.predict([image], ServeSettings(**settings))[0].labels
-
-
-def refused(response: requests.Response, *words: str) -> None:
-    assert response.status_code == 400, response.text
-    assert "Traceback" not in response.text
-    for word in words:
-        assert word in response.json()["message"]
+from tests.serve.requests_of_clients import CLASSES, encoded, expected, post, refused, to_mask, upload
 
 
 def test_session_says_what_is_deployed(running):
@@ -82,7 +38,7 @@ def test_classes_have_the_order_of_the_masks_and_the_colours_of_the_checkpoint(r
 
 
 def test_uploaded_image_comes_back_with_every_pixel_labelled_once(running, image):
-    annotation = upload(running, png(image)).json()["annotation"]
+    annotation = upload(running, encoded(image)).json()["annotation"]
     mask = to_mask(annotation)
     np.testing.assert_array_equal(mask, expected(running, image))
     assert len(annotation["objects"]) == len(np.unique(mask)), "one label a class"
@@ -119,7 +75,7 @@ def test_clients_that_name_their_images_alike_get_their_own_predictions(running,
     def predict(number: int) -> np.ndarray:
         path = tmp_path / str(number) / "image_0.png"
         path.parent.mkdir()
-        path.write_bytes(png(images[number]))
+        path.write_bytes(encoded(images[number]))
         [prediction] = ModelAPI(url=running.url).predict(input=str(path), show_progress=False, batch_size=1)
         return to_mask(prediction.annotation.to_json())
 
@@ -130,9 +86,9 @@ def test_clients_that_name_their_images_alike_get_their_own_predictions(running,
 
 
 def test_settings_of_a_request_change_the_windows(running, image):
-    default = to_mask(upload(running, png(image)).json()["annotation"])
+    default = to_mask(upload(running, encoded(image)).json()["annotation"])
     settings = {"window": 128, "stride": [64, 64], "batch_size": 1}
-    changed = to_mask(upload(running, png(image), {"settings": settings}).json()["annotation"])
+    changed = to_mask(upload(running, encoded(image), {"settings": settings}).json()["annotation"])
     np.testing.assert_array_equal(changed, expected(running, image, window=(128, 128), stride=(64, 64), batch_size=1))
     assert (changed != default).any()
 
@@ -154,7 +110,7 @@ def test_settings_of_a_request_change_the_windows(running, image):
     ],
 )
 def test_bad_requests_are_answered_in_a_sentence(running, image, state, words):
-    refused(upload(running, png(image), state), *words)
+    refused(upload(running, encoded(image), state), *words)
 
 
 def test_bad_settings_by_id_are_refused_before_the_image_is_asked_for(running):
@@ -165,15 +121,15 @@ def test_bad_settings_by_id_are_refused_before_the_image_is_asked_for(running):
 def test_files_that_are_no_image_are_refused_by_name(running, image):
     refused(upload(running, b"no image"), "photo.png")
     refused(upload(running, b""), "photo.png", "empty")
-    two = [("files", ("a.png", png(image))), ("files", ("b.png", png(image)))]
+    two = [("files", ("a.png", encoded(image))), ("files", ("b.png", encoded(image)))]
     refused(requests.post(f"{running.url}/inference_image", files=two, timeout=60), "one file", "Received: 2")
-    broken = [("files", ("a.png", png(image))), ("files", ("b.png", png(image)[:99]))]
+    broken = [("files", ("a.png", encoded(image))), ("files", ("b.png", encoded(image)[:99]))]
     refused(requests.post(f"{running.url}/inference_batch", files=broken, timeout=60), "b.png")
 
 
 def test_uploaded_name_is_never_a_path(running, image, no_instance, tmp_path):
     name = f"../../../../../../..{tmp_path}/written.png"
-    files = [("files", (name, png(image)))]
+    files = [("files", (name, encoded(image)))]
     assert requests.post(f"{running.url}/inference_batch", files=files, timeout=60).status_code == 200
     assert list(tmp_path.iterdir()) == []
 
@@ -181,7 +137,7 @@ def test_uploaded_name_is_never_a_path(running, image, no_instance, tmp_path):
 def test_rectangle_is_predicted_alone_and_lies_at_its_place(running, image):
     rectangle = {"points": {"exterior": [[20, 10], [99, 79]], "interior": []}}
     for state in ({"rectangle": rectangle}, {"settings": {"rectangle": rectangle}}):
-        mask = to_mask(upload(running, png(image), state).json()["annotation"])
+        mask = to_mask(upload(running, encoded(image), state).json()["annotation"])
         assert mask.shape == (90, 140)
         np.testing.assert_array_equal(mask[10:80, 20:100], expected(running, image[10:80, 20:100]))
         assert (mask == 255).sum() == mask.size - 70 * 80
@@ -190,14 +146,14 @@ def test_rectangle_is_predicted_alone_and_lies_at_its_place(running, image):
 def test_rectangle_of_null_means_the_whole_image(running, image):
     state = {"rectangle": None, "settings": {"rectangle": None}}
     np.testing.assert_array_equal(
-        to_mask(upload(running, png(image), state).json()["annotation"]), expected(running, image)
+        to_mask(upload(running, encoded(image), state).json()["annotation"]), expected(running, image)
     )
 
 
 def test_class_filter_turns_other_pixels_into_background(running, image):
     mask = expected(running, image)
     wanted = CLASSES[int(np.bincount(mask.ravel(), minlength=3)[1:].argmax()) + 1]
-    found = to_mask(upload(running, png(image), {"settings": {"classes": [wanted]}}).json()["annotation"])
+    found = to_mask(upload(running, encoded(image), {"settings": {"classes": [wanted]}}).json()["annotation"])
     index = CLASSES.index(wanted)
     assert index in found
     np.testing.assert_array_equal(found, np.where(mask == index, index, 0))
@@ -220,7 +176,7 @@ def test_other_model_is_deployed_by_request_and_a_bad_one_is_explained(running, 
         meta = post(running, "get_output_classes_and_tags").json()
         assert [entry["title"] for entry in meta["classes"]] == ["__bg__", "joint"]
         assert post(running, "get_session_info").json()["checkpoint_name"] == "best.pth"
-        mask = to_mask(upload(running, png(image)).json()["annotation"], ["__bg__", "joint"])
+        mask = to_mask(upload(running, encoded(image)).json()["annotation"], ["__bg__", "joint"])
         np.testing.assert_array_equal(mask, expected(running, image))
         refused(deploy(tmp_path / "missing.pth"), "missing.pth", "needs TEAM_ID")
         refused(deploy(damaged), "damaged.pth")
