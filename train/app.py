@@ -20,7 +20,7 @@ from common.hrda import ModelSettings, SettingsError, load_checkpoint
 from common.hrda.checkpoints import CheckpointError
 from train.benchmark import BenchmarkReport, Measuring, TrainedModel, run_benchmark
 from train.inputs import FoundDomain, InputError, download, find, overlap_with_target
-from train.leaving import Leaving
+from train.leaving import Leaving, end_well
 from train.page.classes import AnyShapeClassesSelector
 from train.page.domains import DomainSelector
 from train.page.gui import FRAMEWORK, HRDATrainGUI, check_target, needs_target, require_fit
@@ -114,10 +114,13 @@ class HRDATrainApp(DomainTrainApp):
         """Forget the stop of an earlier training."""
         self._stop.clear()
 
-    def end_work(self, is_uploaded: bool) -> None:
-        """Offer to continue what was interrupted; what is uploaded needs no continuing."""
-        if is_uploaded:
-            shutil.rmtree(self.gui.run_folder, ignore_errors=True)
+    def uploaded(self) -> None:
+        """Forget the run, which needs no continuing."""
+        end_well()
+        shutil.rmtree(self.gui.run_folder, ignore_errors=True)
+
+    def given_up(self) -> None:
+        """Offer to continue what was interrupted."""
         self.gui.offer_to_continue()
 
     def collect_data(self) -> tuple[Split, Split]:

@@ -94,7 +94,7 @@ class DomainTrainApp(BenchmarkedTrainApp):
         """
         self._training_lock = threading.Lock()
         self._retry = threading.Event()
-        self._retry_is_offered = self._is_finalized = self._is_uploaded = False
+        self._retry_is_offered = self._is_finalized = False
         self._somebody_watches = True
         self.has_work_left = False
         """Whether a training runs, or what it made is not uploaded yet."""
@@ -115,8 +115,11 @@ class DomainTrainApp(BenchmarkedTrainApp):
     def begin_work(self) -> None:
         """A training or an upload begins."""
 
-    def end_work(self, is_uploaded: bool) -> None:
-        """It has ended; `is_uploaded` tells whether the experiment is in Team Files."""
+    def uploaded(self) -> None:
+        """The experiment is in Team Files; the app is about to end."""
+
+    def given_up(self) -> None:
+        """The work has ended without an experiment; the page goes on."""
 
     def kept_folders(self) -> Sequence[Path]:
         """Folders below `work_dir` that the next training needs."""
@@ -170,7 +173,7 @@ class DomainTrainApp(BenchmarkedTrainApp):
             if body.get("wait", True):
                 self._wrapped_start_training()
                 return {"result": "model was successfully trained"}
-            threading.Thread(target=self._train_unattended, name="training", daemon=True).start()
+            threading.Thread(target=self._train_unattended, name="training").start()
             return {"result": "model training started"}
 
     def _train_unattended(self) -> None:
@@ -266,7 +269,7 @@ class DomainTrainApp(BenchmarkedTrainApp):
         if not self._training_lock.acquire(timeout=2.0):
             raise Refused("A training is running in this app already.", 409)
         self.begin_work()
-        self._is_finalized = self._is_uploaded = False
+        self._is_finalized = False
         self.gui.is_training = self.has_work_left = True
         self.gui.training_process.show_running(True)
         try:
@@ -276,14 +279,17 @@ class DomainTrainApp(BenchmarkedTrainApp):
         except Exception as error:
             raise Refused(_sentence(problem, error), 500) from error
         finally:
-            self.end_work(self._is_uploaded)
             self.gui.is_training = self.has_work_left = False
-            self.gui.training_process.show_running(False)
             self._somebody_watches = True
-            self._training_lock.release()
-            if self.is_leaving and not self._is_finalized:
-                # After uploading the SDK ends the app; here it did not get that far.
-                self.app.shutdown()
+            try:
+                # After uploading the app ends: what is not done by then would be cut off.
+                if not self._is_finalized:
+                    self.given_up()
+                    self.gui.training_process.show_running(False)
+            finally:
+                self._training_lock.release()
+                if self.is_leaving and not self._is_finalized:
+                    self.app.shutdown()
 
     def _finalize(self, experiment_info: dict, resume: bool = False) -> None:
         pauses = iter(RETRY_PAUSES_S)
@@ -291,7 +297,7 @@ class DomainTrainApp(BenchmarkedTrainApp):
             while True:
                 try:
                     super()._finalize(experiment_info, resume)
-                    self._is_uploaded = True
+                    self.uploaded()
                     return
                 except Exception as error:
                     manifest = resume_manifest.load(self.work_dir, self.task_id)
@@ -334,9 +340,11 @@ class DomainTrainApp(BenchmarkedTrainApp):
     def _show_error(self, message: str, e: Exception | None = None) -> None:
         if isinstance(e, Refused):
             # The sentence says it all; the SDK would log where it was raised.
-            super()._show_error(f"Error: {e.detail}")
-        else:
-            super()._show_error(message if e is None else _sentence(message, e), e)
+            message, e = f"Error: {e.detail}", None
+        elif e is not None:
+            message = _sentence(message, e)
+        super()._show_error(message, e)
+        self.gui.show_status(message, "error")
 
 
 def _sentence(message: str, error: Exception) -> str:

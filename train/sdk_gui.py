@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Iterator
 from contextlib import contextmanager
+from html import escape
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -55,7 +56,8 @@ class DomainTrainGUI(TrainGUI):
             sentence: for a person.
             kind: 'info', 'success', 'warning' or 'error'.
         """
-        self.training_process.validator_text.set(sentence, kind)
+        # The page reads HTML, and names of projects and classes are anybody's.
+        self.training_process.validator_text.set(escape(sentence, quote=False), kind)
         self.training_process.validator_text.show()
 
     @property
@@ -153,7 +155,7 @@ class DomainTrainGUI(TrainGUI):
         return is_valid
 
     def _refuse(self, sentence: str, may_be_completed: bool, error: Exception) -> None:
-        self.input_selector.validator_text.set(sentence, "error")
+        self.input_selector.validator_text.set(escape(sentence, quote=False), "error")
         self.input_selector.validator_text.show()
         self.show_status(f"Error: {sentence}", "error")
         logger.warning(f"App state refused: {sentence}")

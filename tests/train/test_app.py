@@ -2,15 +2,10 @@
 
 import contextlib
 import json
-import socket
-import subprocess
-import sys
 import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from pathlib import Path
-from typing import Any
 
 import pytest
 import requests
@@ -19,143 +14,23 @@ import yaml
 from supervisely.api.nn.utils import find_apps_by_framework, get_artifacts_dir_and_checkpoint_name
 from supervisely.nn.experiments import ExperimentInfo, get_experiment_infos
 
-from common.data.synthetic import write_project
 from common.hrda import load_checkpoint
-from sandbox.testing import Sandbox, running_sandbox
-
-ROOT = Path(__file__).resolve().parents[2]
-MANIFESTS = [json.loads((ROOT / path).read_text(encoding="utf-8")) for path in ("config.json", "serve/config.json")]
-IMAGES = 3
-HYPERPARAMETERS = """
-mode: uda
-iterations: 2
-batch_size: 2
-log_interval: 1
-model: {crop_size: [64, 64], decoder_channels: 16, attention_channels: 16}
-data: {workers: 0, scale: {long_edge: null, short_edge: null}}
-optimizer: {warmup_iterations: 1}
-validation: {max_images: 1}
-"""
-LONG_HYPERPARAMETERS = HYPERPARAMETERS.replace("iterations: 2", "iterations: 500")
-START_LIMIT_S, TRAIN_LIMIT_S = 180, 300
-
-
-@dataclass
-class Instance:
-    """The sandbox with the three projects."""
-
-    sandbox: Sandbox
-    api: sly.Api
-    projects: dict[str, int]
-    module_id: int
-    folder: Path
-
-    def state(self, **changes: Any) -> dict[str, Any]:
-        """An app state that trains, with `changes`."""
-        return {
-            "input": {role: {"project_id": self.projects[role]} for role in ("source", "target", "validation")},
-            "model": {"source": "Pretrained models", "model_name": "mit_b0"},
-            "classes": ["crack"],
-            "hyperparameters": HYPERPARAMETERS,
-            **changes,
-        }
-
-    def read(self, experiment: ExperimentInfo, name: str) -> Path:
-        """A file of an experiment, downloaded from Team Files."""
-        path = self.folder / "downloads" / str(experiment.task_id) / name
-        self.api.file.download(self.sandbox.team_id, f"{experiment.artifacts_dir}{name}", str(path))
-        return path
-
-
-@dataclass
-class App:
-    """The app in a child process."""
-
-    process: subprocess.Popen
-    url: str
-    log: Path
-    task_id: int
-
-    def post(self, route: str, state: dict[str, Any] | None = None, limit: float = 60) -> requests.Response:
-        """POST to the app as the platform does."""
-        body = {"state": state or {}, "context": {}}
-        return requests.post(f"{self.url}/{route}", json=body, timeout=limit)
-
-    def status(self) -> str:
-        """What /train_status says."""
-        return self.post("train_status").json()["status"]
-
-    def tail(self) -> str:
-        """The end of the log, for messages of failed tests."""
-        return self.log.read_text(encoding="utf-8", errors="replace")[-3000:]
+from tests.train.apps import (
+    HYPERPARAMETERS,
+    IMAGES,
+    LONG_HYPERPARAMETERS,
+    TRAIN_LIMIT_S,
+    App,
+    Instance,
+    running_instance,
+    started,
+)
 
 
 @pytest.fixture(scope="module")
 def instance(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Instance]:
-    folder = tmp_path_factory.mktemp("instance")
-    size = (64, 96)
-    write_project(folder / "data" / "source", "source", IMAGES, size=size, workers=1)
-    write_project(folder / "data" / "target", "real_like", IMAGES, seed=1, size=size, labelled=False, workers=1)
-    write_project(folder / "data" / "validation", "real_like", IMAGES, seed=2, size=size, workers=1)
-    with running_sandbox(folder / "state", folder / "data") as sandbox, pytest.MonkeyPatch.context() as patch:
-        for name, value in sandbox.env().items():
-            patch.setenv(name, value)
-        api = sly.Api(sandbox.address, sandbox.token)
-        modules = [sandbox.add_module(manifest) for manifest in MANIFESTS]
-        projects = {project.name: project.project_id for project in sandbox.imported}
-        meta = sly.ProjectMeta.from_json(api.project.get_meta(projects["source"]))
-        others = [sly.ObjClass("__bg__", sly.Bitmap), sly.ObjClass("axis", sly.Polyline)]
-        api.project.update_meta(projects["source"], meta.add_obj_classes(others))
-        yield Instance(sandbox, api, projects, modules[0]["id"], folder)
-
-
-@contextlib.contextmanager
-def started(instance: Instance, mode: str, **environment: object) -> Iterator[App]:
-    """Start the app by the manifest's entrypoint and wait until it answers."""
-    folder = instance.folder / mode
-    folder.mkdir()
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
-    url = f"http://127.0.0.1:{port}"
-    task_id = instance.sandbox.create_task("Train HRDA", url, moduleId=instance.module_id)["id"]
-    words = MANIFESTS[0]["entrypoint"].replace("0.0.0.0", "127.0.0.1").replace("8000", str(port)).split()
-    env = instance.sandbox.env(
-        ENV=mode,
-        TASK_ID=task_id,
-        PROJECT_ID=instance.projects["source"],
-        APP_NAME="Train HRDA",
-        SLY_APP_DATA_DIR=folder / "app_data",
-        APPS_CACHE_DIR=folder / "cache",
-        PYTHONPATH=ROOT,
-        OMP_NUM_THREADS=1,
-        **environment,
-    )
-    log = folder / "log.txt"
-    with log.open("w") as stream:
-        process = subprocess.Popen([sys.executable, *words[1:]], cwd=folder, env=env, stdout=stream, stderr=stream)
-    app = App(process, url, log, task_id)
-    try:
-        wait_until_alive(app)
-        yield app
-    finally:
-        process.terminate()
-        try:
-            process.wait(20)
-        except subprocess.TimeoutExpired:
-            process.kill()
-            process.wait()
-
-
-def wait_until_alive(app: App) -> None:
-    deadline = time.monotonic() + START_LIMIT_S
-    while time.monotonic() < deadline:
-        assert app.process.poll() is None, app.tail()
-        with contextlib.suppress(requests.ConnectionError):
-            if requests.get(f"{app.url}/is_alive", timeout=5).ok:
-                return
-        time.sleep(0.2)
-    pytest.fail(f"the app did not start in {START_LIMIT_S} s:\n{app.tail()}")
+    with running_instance(tmp_path_factory.mktemp("instance")) as made:
+        yield made
 
 
 @pytest.fixture(scope="module")
@@ -214,7 +89,8 @@ def test_launch_that_names_one_project_only_waits_for_a_person(production):
         ({"classes": ["__bg__"]}, "The source project has no class '__bg__'"),
         ({"classes": []}, "classes must be a list of class names"),
         ({"model": {"source": "Pretrained models", "model_name": "mit_b9"}}, "There is no model 'mit_b9'"),
-        ({"model": {"source": "Custom models", "task_id": 99}}, "had no HRDA experiment of task 99"),
+        ({"model": {"source": "Custom models", "task_id": 99}}, "has no HRDA experiment of task 99"),
+        ({"model": {"source": "Custom models", "checkpoint_path": "/x.pth"}}, "a checkpoint of the former HRDA app"),
         ({"model": "mit_b0"}, "model must look like"),
         ({"input": None}, "The app state must name the photos to use"),
         ({"input": {"target": {"project_id": 2}}}, "No validation project is named"),

@@ -61,9 +61,16 @@ class Curve:
 
 
 class BackgroundButton(Button):
-    """A button whose click is answered at once, while its work goes on in a thread."""
+    """A button whose click is answered at once, while its work goes on in a thread.
 
-    def __init__(self, text: str, **options: Any) -> None:
+    Args:
+        text: on the button.
+        is_awaited: the process ends only when the work is done.
+        options: further ones of the SDK's button.
+    """
+
+    def __init__(self, text: str, *, is_awaited: bool = False, **options: Any) -> None:
+        self._is_awaited = is_awaited
         super().__init__(text, show_loading=False, **options)
 
     def click(self, func: Callable[[], None]) -> Callable[[], None]:
@@ -76,7 +83,7 @@ class BackgroundButton(Button):
                 logger.info(f"{self.text}: {refusal.detail}")
 
         def start() -> None:
-            threading.Thread(target=work, name=self.widget_id, daemon=True).start()
+            threading.Thread(target=work, name=self.widget_id, daemon=not self._is_awaited).start()
 
         return super().click(start)
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from html import escape
 from typing import Any
 
 from supervisely import Api
@@ -49,9 +50,10 @@ class ResultCard(TrainingArtifacts):
             checkpoint: file name of the best checkpoint.
             metrics: its scores from 0 to 1, such as `mIoU` and `iou/crack`; empty if nothing was measured.
         """
-        self.best_text.set(describe(checkpoint, metrics), "text")
+        self.best_text.set(escape(describe(checkpoint, metrics), quote=False), "text")
         self.next_text.set(
-            f"Start the app Serve HRDA, open its tab Custom models, choose the experiment '{experiment}' with the "
+            "Start the app Serve HRDA, open its tab Custom models, choose the experiment "
+            f"'{escape(experiment, quote=False)}' with the "
             f"checkpoint {checkpoint}, and press Serve.",
             "text",
         )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from html import escape
 from typing import Any
 
 import torch
@@ -50,13 +51,17 @@ class StartCard(TrainingProcess):
         self.continue_text = Text("", widget_id="continue_text")
         self.continue_checkbox = Checkbox(self.continue_text, widget_id="continue_checkbox")
         self.continue_checkbox.hide()
-        self.start_button = BackgroundButton("Start", icon="zmdi zmdi-play", widget_id="start_button")
+        self.start_button = BackgroundButton("Start", is_awaited=True, icon="zmdi zmdi-play", widget_id="start_button")
         self.stop_button = Button(
             "Stop and save", "danger", icon="zmdi zmdi-stop", show_loading=False, widget_id="stop_button"
         )
         self.stop_button.hide()
         self.resume_button = BackgroundButton(
-            "Retry upload", button_type="success", icon="zmdi zmdi-cloud-upload", widget_id="retry_upload"
+            "Retry upload",
+            is_awaited=True,
+            button_type="success",
+            icon="zmdi zmdi-cloud-upload",
+            widget_id="retry_upload",
         )
         self.resume_button.hide()
         self.resume_info_text = Text("", widget_id="retry_text")
@@ -107,7 +112,7 @@ class StartCard(TrainingProcess):
             self.continue_checkbox.uncheck()
             self.continue_checkbox.hide()
             return
-        self.continue_text.set(f"Continue the interrupted run ({description})", "text")
+        self.continue_text.set(f"Continue the interrupted run ({escape(description, quote=False)})", "text")
         self.continue_checkbox.check()
         self.continue_checkbox.show()
 
