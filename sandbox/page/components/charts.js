@@ -1,7 +1,35 @@
-// Charts by ApexCharts.
+// Charts by ApexCharts. Drawing is what costs: points come every second to several charts at once, and a click must not
+// wait for all of them. So charts are drawn one by one in idle moments, and only those that are in sight.
 
-// Points come one by one and from several charts; drawing is what costs.
-const REDRAW_MS = 500;
+const DRAW_PAUSE_MS = 1000;
+const DRAW_LIMIT_MS = 3000;
+
+const drawing = {
+  waiting: new Set(),
+  scheduled: false,
+
+  order(chart) {
+    drawing.waiting.add(chart);
+    if (drawing.scheduled) return;
+    drawing.scheduled = true;
+    setTimeout(drawing.next, DRAW_PAUSE_MS);
+  },
+
+  next() {
+    window.requestIdleCallback(
+      () => {
+        const [chart] = drawing.waiting;
+        if (chart) {
+          drawing.waiting.delete(chart);
+          chart.draw();
+        }
+        drawing.scheduled = drawing.waiting.size > 0;
+        if (drawing.scheduled) drawing.next();
+      },
+      { timeout: DRAW_LIMIT_MS },
+    );
+  },
+};
 
 Vue.component('sly-apexchart', {
   props: {
@@ -12,30 +40,38 @@ Vue.component('sly-apexchart', {
     slyOptions: { type: Object, default: () => ({}) },
   },
   watch: {
-    series: { handler() { this.redraw(); }, deep: true },
-    options: { handler() { this.rebuild(); }, deep: true },
-  },
-  created() {
-    const { lodash } = window.sly.packages;
-    this.redraw = lodash.throttle(() => this.chart?.updateSeries(lodash.cloneDeep(this.series), false), REDRAW_MS);
-    this.rebuild = lodash.throttle(() => this.chart?.updateOptions(this.settings(), false, false), REDRAW_MS);
+    series: { handler() { this.change(); }, deep: true },
+    options: { handler() { this.change(); }, deep: true },
   },
   mounted() {
     this.chart = new ApexCharts(this.$refs.chart, this.settings());
     this.chart.render();
+    this.changed = false;
+    this.inSight = true;
+    this.sight = new IntersectionObserver((entries) => {
+      this.inSight = entries[entries.length - 1].isIntersecting;
+      if (this.changed) this.change();
+    });
+    this.sight.observe(this.$refs.chart);
   },
   beforeDestroy() {
-    this.redraw.cancel();
-    this.rebuild.cancel();
+    this.sight.disconnect();
+    drawing.waiting.delete(this);
     this.chart.destroy();
   },
   methods: {
+    change() {
+      this.changed = true;
+      if (this.inSight) drawing.order(this);
+    },
+    draw() {
+      this.changed = false;
+      this.chart.updateOptions(this.settings(), false, false, false);
+    },
     settings() {
       const { lodash } = window.sly.packages;
       const given = lodash.cloneDeep(this.options || {});
-      const click = (event, chart, point) => {
-        if (point && point.dataPointIndex >= 0) this.$emit('click', lodash.pick(point, ['seriesIndex', 'dataPointIndex']));
-      };
+      const click = (event, chart, point) => this.tell('click', point);
       const own = {
         chart: {
           type: this.type, height: Number(this.height) || this.height, fontFamily: 'inherit',
@@ -46,7 +82,11 @@ Vue.component('sly-apexchart', {
       return lodash.merge({ noData: { text: 'No points yet' } }, given, own);
     },
     select(event, chart, point) {
-      this.$emit('data-point-selection', { seriesIndex: point.seriesIndex, dataPointIndex: point.dataPointIndex });
+      this.tell('data-point-selection', point);
+    },
+    tell(event, point) {
+      const { seriesIndex, dataPointIndex } = point || {};
+      if (dataPointIndex >= 0) this.$emit(event, { seriesIndex, dataPointIndex });
     },
   },
   template: '<div class="chart"><div ref="chart"></div></div>',

@@ -1,0 +1,181 @@
+"""The main job by hand: three projects, a training watched and stopped, its experiment served."""
+
+from __future__ import annotations
+
+import statistics
+from pathlib import Path
+
+import pytest
+import supervisely as sly
+import yaml
+from supervisely.nn.experiments import get_experiment_infos
+
+from common.data.synthetic import write_project
+from sandbox.demo import __main__ as demo
+from sandbox.demo import domains
+from sandbox.testing import running_sandbox
+from tests.browser.pages import WATCH_CLICKS, ServePage, TrainPage
+
+SETTINGS = {
+    "iterations": 3000,
+    "batch_size": 1,
+    "log_interval": 2,
+    "self_training_start": 0.0,
+    "model": {"encoder": "mit_b0", "crop_size": [64, 64], "decoder_channels": 16, "attention_channels": 8},
+    "optimizer": {"warmup_iterations": 1},
+    "inference": {"stride": [64, 64]},
+    "data": {"scale": {"long_edge": None, "short_edge": None}, "workers": 0},
+    "validation": {"interval": 10, "max_images": 3},
+    "checkpoint": {"interval": 10},
+}
+PHOTOS = 6
+CLICKS = 20
+ANSWER_MS = 200
+TRAINING_MS = 120_000
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    return tmp_path_factory.mktemp("chain")
+
+
+@pytest.fixture(scope="module")
+def sandbox(folder):
+    with running_sandbox(folder / "instance") as running:
+        yield running
+
+
+@pytest.fixture(scope="module")
+def api(sandbox):
+    return sly.Api(sandbox.address, sandbox.token)
+
+
+@pytest.fixture(scope="module")
+def projects(folder, sandbox, api):
+    for role, (domain, _, seed, labelled) in domains.GENERATED.items():
+        write_project(folder / "projects" / role, domain, PHOTOS, seed=seed, size=(128, 160), labelled=labelled)
+    specs = {role: str(folder / "projects" / role) for role in domains.GENERATED}
+    return domains.upload(api, sandbox.workspace_id, specs, lambda _: None)
+
+
+@pytest.fixture(scope="module")
+def train_task(sandbox):
+    return demo.new_task(sandbox, "config.json")
+
+
+def test_train_page_from_three_projects_to_an_experiment(visit, folder, sandbox, api, projects, train_task):
+    with demo.train_app(sandbox, train_task, projects, folder) as app:
+        opened = visit(app.address)
+        page = TrainPage(opened)
+        choose_photos(page)
+        choose_model_and_classes(page)
+        change_settings(page)
+        start(page)
+        watch(page)
+        opened.check()
+        stop(page)
+        opened.check()
+    [experiment] = get_experiment_infos(api, sandbox.team_id, "HRDA")
+    assert experiment.task_id == train_task
+    assert experiment.experiment_name == "by hand"
+    files = {Path(file["path"]).name for file in api.file.list(sandbox.team_id, experiment.artifacts_dir)}
+    assert {"best.pth", "last.pth", "app_state.json", "experiment_info.json"} <= files
+
+
+def choose_photos(page):
+    page.domain("Target", "target")
+    page.domain("Validation", "val")
+    source = page.field(page.PHOTOS, "Source")
+    source.get_by_text(f"{PHOTOS} images, {PHOTOS} labelled").wait_for()
+    source.get_by_text("Share of pixels: crack").wait_for()
+    page.visit.screen("train-1-photos", page.card(page.PHOTOS))
+    page.select(page.PHOTOS)
+    page.unlocked(page.MODEL)
+
+
+def choose_model_and_classes(page):
+    page.model("mit_b0")
+    page.visit.screen("train-2-model", page.card(page.MODEL))
+    page.select(page.MODEL)
+    page.unlocked(page.CLASSES)
+    row = page.card(page.CLASSES).locator(".classes-table tbody tr", has_text="crack")
+    row.locator(".el-checkbox__input.is-checked").wait_for()
+    page.visit.screen("train-3-classes", page.card(page.CLASSES))
+    page.select(page.CLASSES)
+    page.unlocked(page.SETTINGS)
+
+
+def change_settings(page):
+    page.choose(page.field(page.SETTINGS, "Preset").locator(".el-select"), "Quick look")
+    page.wait_for_yaml("iterations: 400")
+    page.number("Iterations", "777")
+    page.wait_for_yaml("iterations: 777")
+    page.visit.screen("train-4-settings", page.card(page.SETTINGS))
+    page.type_yaml(yaml.safe_dump(SETTINGS))
+    batch = page.field(page.SETTINGS, "Batch size").locator("input")
+    page.page.wait_for_function("(entry) => entry.value === '1'", arg=batch.element_handle())
+    assert yaml.safe_load(page.yaml) == SETTINGS
+    page.select(page.SETTINGS)
+    page.unlocked(page.START)
+
+
+def start(page):
+    page.field(page.START, "Experiment name").locator("input").fill("by hand")
+    page.visit.screen("train-5-start", page.card(page.START))
+    page.card(page.START).get_by_role("button", name="Start").click()
+    page.unlocked(page.PROGRESS)
+
+
+def watch(page):
+    progress = page.card(page.PROGRESS)
+    progress.get_by_text("Validation 2 of").wait_for(timeout=TRAINING_MS)
+    assert progress.locator(".apexcharts-line-series path").count() > 0
+    assert page.points() > 10
+    pictures = progress.locator("img:visible")
+    assert pictures.count() == 3 * 3 + 3 * 4 or pictures.count() >= 6
+    loaded = pictures.evaluate_all("(all) => all.every((one) => one.complete && one.naturalWidth > 0)")
+    assert loaded
+    measure_answers(page)
+    page.visit.screen("train-6-progress", progress)
+
+
+def measure_answers(page):
+    """A click is answered by the app while it trains, within what a person takes for at once."""
+    slider = page.card(page.PROGRESS).locator(".el-slider__runway")
+    slider.scroll_into_view_if_needed()
+    slider.click(position={"x": 2, "y": 2})
+    caption = page.card(page.PROGRESS).get_by_text("Validation 1 of")
+    caption.wait_for()
+    caption.evaluate("(element) => element.id = 'watched-caption'")
+    page.page.evaluate(WATCH_CLICKS, "#watched-caption")
+    width = slider.bounding_box()["width"]
+    for count in range(1, CLICKS + 1):
+        slider.click(position={"x": 2 if count % 2 == 0 else width - 2, "y": 2})
+        page.page.wait_for_function("(count) => window.answers.length >= count", arg=count)
+    answers = sorted(page.page.evaluate("window.answers"))
+    p95 = answers[round(0.95 * len(answers)) - 1]
+    print(f"\nanswers to {len(answers)} clicks: median {statistics.median(answers):.0f} ms, p95 {p95:.0f} ms")
+    assert statistics.median(answers) < ANSWER_MS
+
+
+def stop(page):
+    page.card(page.START).get_by_role("button", name="Stop and save").click()
+    page.unlocked(page.RESULT)
+    page.card(page.RESULT).get_by_text("The training is done").wait_for(timeout=TRAINING_MS)
+    page.visit.screen("train-7-result", page.card(page.RESULT))
+
+
+def test_serve_page_deploys_the_experiment_and_predicts(visit, folder, sandbox, api, projects, train_task):
+    task = demo.new_task(sandbox, "serve/config.json")
+    with demo.serve_app(sandbox, task, folder) as app:
+        opened = visit(app.address)
+        page = ServePage(opened)
+        page.experiment(train_task)
+        opened.screen("serve-1-experiment")
+        page.card(page.SERVE).get_by_role("button", name="SERVE").click()
+        page.card(page.SERVE).get_by_text("Model has been successfully loaded").wait_for(timeout=TRAINING_MS)
+        opened.screen("serve-2-deployed")
+        opened.check()
+        image = projects["target"].images(api)[0]
+        [prediction] = api.nn.connect(task).predict(image_id=image.id, show_progress=False)
+        assert tuple(prediction.annotation.img_size) == (image.height, image.width)
