@@ -10,6 +10,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
+from unittest.mock import MagicMock
 
 import numpy as np
 import pytest
@@ -26,6 +27,7 @@ from sandbox.testing import Sandbox, running_sandbox
 from train import benchmark
 from train.benchmark import BenchmarkError, BenchmarkReport, Measuring, TrainedModel, run_benchmark, serving
 from train.mask_benchmark import MaskBenchmark
+from train.sdk_benchmark import BenchmarkedTrainApp
 from train.validation import measure
 
 CLASSES = ("__bg__", "crack")
@@ -221,6 +223,33 @@ def test_failure_is_a_sentence_and_leaves_no_projects(served, tmp_path, monkeypa
     ):
         run(served, tmp_path / "run", threading.Event())
     assert len(predictions(served)) == before
+
+
+@pytest.mark.parametrize("outcome", ["failed", "noted"])
+def test_page_says_how_the_benchmark_went(outcome):
+    """Whatever happens in it, the checkpoints are uploaded already and the experiment is described next."""
+    page, bar, file = MagicMock(), MagicMock(), MagicMock(id=5)
+
+    def measure(trained: TrainedModel) -> BenchmarkReport:
+        assert (trained.checkpoint, trained.image_ids) == (Path("out/checkpoints/best.pth"), [3, 4])
+        if outcome == "failed":
+            raise BenchmarkError("It has no result.")
+        return BenchmarkReport(file, file, {"mIoU": 0.5}, "mIoU", "Nothing was found.")
+
+    app = MagicMock(spec=BenchmarkedTrainApp, gui=page, measure=measure, team_id=1, task_id=7)
+    app.configure_mock(progress_bar_main=bar, progress_bar_secondary=bar)
+    app.configure_mock(_api=MagicMock(), _benchmark_dir_name="benchmark", _train_split=[1, 2])
+    experiment, splits = {"best_checkpoint": "out/checkpoints/best.pth"}, {"val": {"images_ids": [3, 4]}}
+    result = BenchmarkedTrainApp._run_model_benchmark(app, "out", "/experiments/a/b", experiment, splits, None)
+    text = page.training_artifacts.model_benchmark_fail_text
+    if outcome == "failed":
+        assert result == (None, None, None, {}, None)
+        text.set.assert_called_once_with("It has no result.", "warning")
+    else:
+        assert result == (file, file, 5, {"mIoU": 0.5}, "mIoU")
+        text.set.assert_called_once_with("Nothing was found.", "warning")
+        text.show.assert_called_once_with()
+    assert bar.hide.call_count == 2
 
 
 def test_served_model_keeps_off_the_task_of_the_training(setting):
