@@ -46,6 +46,10 @@ class AnyShapeClassesSelector(ClassesSelector):
         )
         self.card.lock()
 
+    def get_wrong_shape_classes(self, task_type: str) -> list[str]:
+        """None: no class is converted, whatever its shape."""
+        return []
+
     def set_facts(self, source: DomainFacts | None, validation: DomainFacts | None) -> None:
         """Show how often each class is in source and validation; None for what is not known."""
         self._source, self._validation = source, validation
