@@ -20,8 +20,8 @@ with contextlib.suppress(ImportError):
     from playwright import sync_api
 
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser")
-REQUIRED = os.environ.get("HRDA_REQUIRE_BROWSER") == "1"
-SCREENS = os.environ.get("HRDA_SCREENS")
+REQUIRED = os.environ.get("REQUIRE_BROWSER") == "1"
+SCREENS = os.environ.get("SCREENS")
 ARGUMENTS = (
     "--headless", "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--disable-sync",
     "--disable-background-networking", "--disable-component-update",
@@ -95,7 +95,7 @@ class Visit:
         return requests.post(f"{self.address}/sly/state", timeout=10).json()
 
     def screen(self, name: str, locator: sync_api.Locator | None = None) -> None:
-        """Write a picture for the documentation where the variable HRDA_SCREENS names a folder."""
+        """Write a picture for the documentation where the variable SCREENS names a folder."""
         if SCREENS is None:
             return
         folder = Path(SCREENS)
@@ -123,7 +123,7 @@ def visit() -> Iterator[Callable[[str], Visit]]:
     """Open pages of apps; skipped with the reason where this machine has no browser, failed where one is required."""
     missing = _missing()
     if missing and REQUIRED:
-        pytest.fail(f"HRDA_REQUIRE_BROWSER=1, but {missing}")
+        pytest.fail(f"REQUIRE_BROWSER=1, but {missing}")
     if missing:
         pytest.skip(missing)
     with sync_api.sync_playwright() as playwright:

@@ -129,14 +129,17 @@ def start(page):
 def watch(page):
     progress = page.card(page.PROGRESS)
     progress.get_by_text("Validation 2 of").wait_for(timeout=TRAINING_MS)
-    assert progress.locator(".apexcharts-line-series path").count() > 0
     assert page.points() > 10
-    pictures = progress.locator("img:visible")
-    assert pictures.count() == 3 * 3 + 3 * 4 or pictures.count() >= 6
-    loaded = pictures.evaluate_all("(all) => all.every((one) => one.complete && one.naturalWidth > 0)")
-    assert loaded
+    progress.locator("h3").first.scroll_into_view_if_needed()
+    progress.locator(".apexcharts-line-series path").first.wait_for(state="attached")
+    page.visit.screen("train-6-curves")
     measure_answers(page)
-    page.visit.screen("train-6-progress", progress)
+    pictures = progress.locator("img:visible")
+    # Three pictures of each: validation photos as many as are measured, target photos as many as there are rows.
+    assert pictures.count() == 3 * (SETTINGS["validation"]["max_images"] + 4)
+    assert pictures.evaluate_all("(all) => all.every((one) => one.complete && one.naturalWidth > 0)")
+    progress.get_by_text("Target photos").scroll_into_view_if_needed()
+    page.visit.screen("train-7-previews")
 
 
 def measure_answers(page):
@@ -162,7 +165,7 @@ def stop(page):
     page.card(page.START).get_by_role("button", name="Stop and save").click()
     page.unlocked(page.RESULT)
     page.card(page.RESULT).get_by_text("The training is done").wait_for(timeout=TRAINING_MS)
-    page.visit.screen("train-7-result", page.card(page.RESULT))
+    page.visit.screen("train-8-result", page.card(page.RESULT))
 
 
 def test_serve_page_deploys_the_experiment_and_predicts(visit, folder, sandbox, api, projects, train_task):
