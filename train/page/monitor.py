@@ -5,7 +5,6 @@ from __future__ import annotations
 import threading
 import time
 from collections.abc import Callable, Mapping
-from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
 
@@ -17,7 +16,7 @@ from common.data.project import BACKGROUND
 from train.page.live import Curve, Frozen, send
 from train.page.previews import PreviewBoard
 from train.readers import duration
-from train.state import ENDED, Change, CheckpointWritten, Progressed, Said, TrainingState, Validated
+from train.state import ENDED, Change, Progressed, TrainingState, Validated
 
 CLASSES_SHOWN = 10
 SECONDS_BETWEEN_UPDATES = 1.0
@@ -174,13 +173,6 @@ class Monitor:
                 done, total = state.iteration, state.total_iterations
                 left = f", {duration(state.seconds_left)} left" if state.seconds_left is not None else ""
                 self._status = (self._sentence(state.phase, done, total, left), done, total)
-        match change:
-            case Said(text):
-                logger.info(text)
-            case CheckpointWritten(path):
-                logger.info(f"Saved {Path(path).name}")
-            case Validated(iteration, metrics):
-                logger.info(f"Validation at iteration {iteration}", extra={"metrics": dict(metrics)})
         self._changed.set()
 
     def _note_scalars(self, iteration: int, scalars: Mapping[str, float]) -> None:
