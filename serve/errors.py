@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import traceback
 
 from fastapi.exceptions import RequestValidationError
@@ -90,8 +91,11 @@ def status_and_message(error: BaseException) -> tuple[int, str]:
         return _of_instance(known)
     if isinstance(known, ConnectionFailed):
         return InstanceFailed.status, "The Supervisely instance cannot be reached. Try again later."
-    if isinstance(known, KeyError) and str(known.args[0] if known.args else "").startswith("Image (id"):
-        return NotFound.status, f"{known.args[0]}."
+    if isinstance(known, KeyError) and (said := str(known.args[0] if known.args else "")):
+        if said.startswith("Image (id"):
+            return NotFound.status, f"{said}."
+        if match := re.match(r"Frame \d+ not found in video", said):
+            return 400, f"{match[0].removesuffix(' in video')}: the video ends before it, or is damaged there."
     return 500, UNEXPECTED
 
 

@@ -113,6 +113,8 @@ class Jobs(InferenceRequestsManager):
             TimedOut: it takes longer than the service lets a client wait. What has begun ends at its next batch.
         """
         job = self._new()
+        # The gate writes a line about the request; half a dozen about its stages would hide it.
+        job.progress.need_info_log = False
         future = self._submit(job, func, args, kwargs)
         try:
             future.result(self._limits.request_timeout_s)

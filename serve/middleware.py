@@ -113,7 +113,8 @@ class Gate:
                     call.place = self._admission.enter()
                 inner, checked = await self._checked(scope, route, body)
             except RequestError as error:
-                await body.discard()
+                if not isinstance(error, TooSlow):
+                    await body.discard()
                 await answer_error(Request(scope), error)(scope, receive, send_with_id)
             else:
                 await self._app(inner, checked, send_with_id)
@@ -227,11 +228,11 @@ class _Body:
         if message["type"] == "http.request":
             size = len(message.get("body", b""))
             self._size += size
+            self._complete = not message.get("more_body", False)
             if self._size > self._limits.max_request_bytes:
                 raise _too_large(self._limits.max_request_mb)
             if self._call.place:
                 self._call.place.load(size)
-            self._complete = not message.get("more_body", False)
         return message
 
     async def read(self, most: int) -> bytes:
@@ -276,4 +277,4 @@ class _Body:
 
 
 def _too_large(megabytes: float) -> TooLarge:
-    return TooLarge(f"The request is too large: at most {megabytes:g} megabytes are read.")
+    return TooLarge(f"The request is too large: at most {round(megabytes, 3):g} megabytes are read.")

@@ -23,7 +23,8 @@ from serve.limits import Limits
 REDIRECTS = (301, 302, 303, 307, 308)
 MOST_REDIRECTS = 5
 _CHUNK = 1 << 16
-_NAT64 = ipaddress.ip_network("64:ff9b::/96")
+_PROTOCOLS = (ipaddress.ip_network("192.0.0.0/24"), ipaddress.ip_network("192.88.99.0/24"))
+"""Addresses of protocols, some of which Python calls global."""
 _PORTS = {"http": 80, "https": 443}
 
 
@@ -90,18 +91,15 @@ def is_public(address: str) -> bool:
     ip = ipaddress.ip_address(address.partition("%")[0])
     hidden: list[ipaddress.IPv4Address | None] = []
     if isinstance(ip, ipaddress.IPv6Address):
-        hidden = [ip.ipv4_mapped, ip.sixtofour, *(ip.teredo or ())]
-        if ip in _NAT64 or int(ip) >> 32 == 0:
-            hidden.append(ipaddress.IPv4Address(int(ip) & 0xFFFFFFFF))
-    return all(_is_global(each) for each in (ip, *filter(None, hidden)) if not _is_wrapper(each))
-
-
-def _is_wrapper(ip: ipaddress.IPv4Address | ipaddress.IPv6Address) -> bool:
-    return isinstance(ip, ipaddress.IPv6Address) and ip.ipv4_mapped is not None
+        if ip.ipv4_mapped is not None:
+            return _is_global(ip.ipv4_mapped)
+        hidden = [ip.sixtofour, *(ip.teredo or ())]
+    return all(_is_global(each) for each in (ip, *filter(None, hidden)))
 
 
 def _is_global(ip: ipaddress.IPv4Address | ipaddress.IPv6Address) -> bool:
-    return ip.is_global and not (ip.is_multicast or ip.is_reserved or ip.is_unspecified or ip.is_loopback)
+    special = ip.is_multicast or ip.is_reserved or ip.is_unspecified or ip.is_loopback
+    return ip.is_global and not special and not any(ip in network for network in _PROTOCOLS)
 
 
 def _ask(target: Target, url: str, limits: Limits, deadline: float) -> tuple[bytes | None, str]:
