@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import contextlib
+import os
 import sys
 import time
 from collections.abc import Callable
@@ -44,6 +45,8 @@ def main(arguments: list[str] | None = None) -> int:
     """Run until Ctrl-C; 2 with a sentence when it could not."""
     given = parse(arguments)
     sly.logger.setLevel("WARNING")
+    # The sandbox speaks plain http; without this the SDK tries https first.
+    os.environ["SUPERVISELY_SKIP_HTTPS_USER_HELPER_CHECK"] = "true"
     try:
         with contextlib.suppress(KeyboardInterrupt):
             serve_both(given.out)

@@ -1,7 +1,13 @@
-"""The main job by hand: three projects, a training watched and stopped, its experiment served."""
+"""The main job by hand: three projects, a training watched and stopped, its experiment served.
+
+With SCREENS=docs/screens it trains long enough for something to be seen, about seven minutes on two cores, and writes
+the pictures of the documentation: `SCREENS=docs/screens .venv/bin/python -m pytest tests/browser/test_chain.py -o
+timeout=1800`.
+"""
 
 from __future__ import annotations
 
+import os
 import statistics
 from pathlib import Path
 
@@ -28,10 +34,16 @@ SETTINGS = {
     "validation": {"interval": 10, "max_images": 3},
     "checkpoint": {"interval": 10},
 }
-PHOTOS = 6
+PHOTOS, SIZE, VALIDATIONS = 6, (128, 160), 2
 CLICKS = 20
 ANSWER_MS = 200
 TRAINING_MS = 120_000
+if "SCREENS" in os.environ:
+    PHOTOS, SIZE, VALIDATIONS, TRAINING_MS = 120, (256, 256), 5, 900_000
+    SETTINGS = yaml.safe_load(demo.SETTINGS.read_text()) | {
+        "log_interval": 5,
+        "validation": {"interval": 100, "max_images": 3},
+    }
 
 
 @pytest.fixture(scope="module")
@@ -53,7 +65,7 @@ def api(sandbox):
 @pytest.fixture(scope="module")
 def projects(folder, sandbox, api):
     for role, (domain, _, seed, labelled) in domains.GENERATED.items():
-        write_project(folder / "projects" / role, domain, PHOTOS, seed=seed, size=(128, 160), labelled=labelled)
+        write_project(folder / "projects" / role, domain, PHOTOS, seed=seed, size=SIZE, labelled=labelled)
     specs = {role: str(folder / "projects" / role) for role in domains.GENERATED}
     return domains.upload(api, sandbox.workspace_id, specs, lambda _: None)
 
@@ -113,7 +125,9 @@ def change_settings(page):
     page.visit.screen("train-4-settings", page.card(page.SETTINGS))
     page.type_yaml(yaml.safe_dump(SETTINGS))
     batch = page.field(page.SETTINGS, "Batch size").locator("input")
-    page.page.wait_for_function("(entry) => entry.value === '1'", arg=batch.element_handle())
+    page.page.wait_for_function(
+        "([entry, size]) => entry.value === size", arg=[batch.element_handle(), str(SETTINGS["batch_size"])]
+    )
     assert yaml.safe_load(page.yaml) == SETTINGS
     page.select(page.SETTINGS)
     page.unlocked(page.START)
@@ -128,7 +142,7 @@ def start(page):
 
 def watch(page):
     progress = page.card(page.PROGRESS)
-    progress.get_by_text("Validation 2 of").wait_for(timeout=TRAINING_MS)
+    progress.get_by_text(f"Validation {VALIDATIONS} of").wait_for(timeout=TRAINING_MS)
     assert page.points() > 10
     progress.locator("h3").first.scroll_into_view_if_needed()
     progress.locator(".apexcharts-line-series path").first.wait_for(state="attached")
@@ -137,7 +151,9 @@ def watch(page):
     pictures = progress.locator("img:visible")
     # Three pictures of each: validation photos as many as are measured, target photos as many as there are rows.
     assert pictures.count() == 3 * (SETTINGS["validation"]["max_images"] + 4)
-    assert pictures.evaluate_all("(all) => all.every((one) => one.complete && one.naturalWidth > 0)")
+    page.page.wait_for_function(
+        "(all) => all.every((one) => one.complete && one.naturalWidth > 0)", arg=pictures.element_handles()
+    )
     progress.get_by_text("Target photos").scroll_into_view_if_needed()
     page.visit.screen("train-7-previews")
 
@@ -159,6 +175,7 @@ def measure_answers(page):
     p95 = answers[round(0.95 * len(answers)) - 1]
     print(f"\nanswers to {len(answers)} clicks: median {statistics.median(answers):.0f} ms, p95 {p95:.0f} ms")
     assert statistics.median(answers) < ANSWER_MS
+    slider.click(position={"x": width - 2, "y": 2})
 
 
 def stop(page):
