@@ -104,9 +104,7 @@ def test_thresholds_areas_and_confidence_are_asked_for_by_class_name(checkpoint:
     assert (cleaned.labels != found.labels).any()
     assert cleaned.confidences is None
     with pytest.raises(SettingsError, match="thresholds names 'crak'.*did you mean"):
-        deployment.predict(
-            [image], ServeSettings(thresholds={"crak": 0.5})
-        )
+        deployment.predict([image], ServeSettings(thresholds={"crak": 0.5}))
 
 
 def test_less_memory_than_a_batch_needs_makes_batches_smaller(checkpoint: Path, image: np.ndarray):
