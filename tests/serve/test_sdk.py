@@ -19,6 +19,7 @@ import serve.sdk
 from serve import deployment
 from serve.errors import RequestError
 from serve.sdk import SdkServer
+from tests.serve.requests_of_clients import encoded, upload
 
 OVERRIDES = sorted(name for name, value in vars(SdkServer).items() if inspect.isfunction(value) and name[:2] != "__")
 OVERRIDES = [name for name in OVERRIDES if name.startswith("_")]
@@ -171,6 +172,9 @@ def test_model_sleeps_on_the_cpu_and_wakes_on_its_gpu(running, checkpoint, image
     assert loaded == ["cuda:0", "cpu"]
     woken = server.annotate(image, {})
     assert loaded == ["cuda:0", "cpu", "cuda:0"]
+    server._freeze_model()
+    assert upload(running, encoded(image)).status_code == 200
+    assert loaded[3:] == ["cpu", "cuda:0"], "a request by HTTP wakes it before it keeps hold of a model"
     assert [label.geometry.to_json()["bitmap"] for label in woken.labels] == [
         label.geometry.to_json()["bitmap"] for label in awake.labels
     ]

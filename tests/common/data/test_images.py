@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from common.data.images import ImageError, decode_image, read_image
+from common.data.images import ImageError, ImageTooLarge, decode_image, read_image, read_size
 
 
 def photo(height=24, width=36) -> np.ndarray:
@@ -148,3 +148,19 @@ def test_names_with_other_letters_can_be_read(tmp_path):
     path = tmp_path / "Wand Süd – ひび.png"
     path.write_bytes(encoded(photo(), "PNG"))
     assert np.array_equal(read_image(path), photo())
+
+
+@pytest.mark.parametrize("kind", ["JPEG", "PNG", "BMP", "WEBP", "TIFF", "GIF"])
+def test_size_is_known_before_anything_is_decoded(kind):
+    content = encoded(photo(), kind)
+    assert read_size(content) == (36, 24)
+    assert decode_image(content, max_pixels=36 * 24).shape == (24, 36, 3)
+    with pytest.raises(ImageTooLarge, match="wall has too many pixels.*0.0008 megapixels.*Received: 36×24"):
+        decode_image(content, "wall", max_pixels=800)
+
+
+def test_little_file_of_many_pixels_takes_no_memory():
+    content = encoded(Image.new("1", (20_000, 20_000)), "PNG")
+    assert len(content) < 100_000
+    with pytest.raises(ImageTooLarge, match="20000×20000|exceeds limit"):
+        decode_image(content, max_pixels=10**8)
