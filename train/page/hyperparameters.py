@@ -82,6 +82,7 @@ class SettingsSelector(HyperparametersSelector):
         }
         with replaced(card_module, **parts):
             super().__init__(hyperparameters, app_options)
+        self.run_speedtest_checkbox.hide()
         self.form = SettingsForm(self._settings)
         self.samples = SamplesView(self.require_settings)
         self._preset_select, self._preset_text = self._preset_widgets()
@@ -128,6 +129,9 @@ class SettingsSelector(HyperparametersSelector):
             finally:
                 self._read()
             return settings
+
+    def toggle_mb_speedtest(self, is_checked: bool) -> None:
+        """Nothing: the SDK's speed test would predict 300 batches, which tells little for sliding windows."""
 
     def validate_step(self) -> bool:
         """Check the YAML and say beside the button what is wrong."""
@@ -262,8 +266,15 @@ class SettingsSelector(HyperparametersSelector):
             widgets_style="min-width: 0",
         )
         samples = Field(self.samples.container, "Augmented samples", "Four crops of source photos with their labels")
-        rest = [widget for widget in self.display_widgets if widget is not self.editor]
-        self.display_widgets = [columns, samples, *rest]
+        benchmark = Field(
+            self.run_model_benchmark_checkbox,
+            "Model benchmark",
+            "After the training, measure the best checkpoint on all validation photos and write a report with pictures",
+        )
+        replaced_by_ours = (self.editor, self.model_benchmark_field)
+        rest = [widget for widget in self.display_widgets if widget not in replaced_by_ours]
+        self.model_benchmark_field = benchmark
+        self.display_widgets = [columns, samples, benchmark, *rest]
         self.container = Container(self.display_widgets)
         self.card = Card(
             title=self.title,
