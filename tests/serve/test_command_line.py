@@ -44,10 +44,11 @@ def test_predict_writes_annotation_and_drawn_photo_without_an_instance(checkpoin
     assert sorted(path.name for path in output.iterdir()) == ["photo.png.json", "photo.png.png"]
     annotation = json.loads((output / "photo.png.json").read_text(encoding="utf-8"))
     assert annotation["size"] == {"height": 90, "width": 140}
-    deployment = Deployment.from_checkpoint(checkpoint, "cpu")
-    [mask] = deployment.predict([image], ServeSettings(stride=(64, 64), batch_size=2))
-    found = [deployment.classes[index] for index in np.unique(mask)]
-    assert [label["classTitle"] for label in annotation["objects"]] == found
+    deployment = Deployment.from_file(checkpoint, "cpu")
+    [found] = deployment.predict([image], ServeSettings(stride=(64, 64), batch_size=2))
+    mask = found.labels
+    names = [deployment.classes[index] for index in np.unique(mask)]
+    assert [label["classTitle"] for label in annotation["objects"]] == names
     drawn = np.asarray(Image.open(output / "photo.png.png"))
     assert (drawn[mask != 0] != image[mask != 0]).any(axis=-1).mean() > 0.9
     assert f"{photo} -> {output / 'photo.png.json'}" in done.stdout
@@ -137,8 +138,8 @@ def test_our_arguments_are_those_of_the_sdk(no_instance, monkeypatch):
         return {a.dest: (a.option_strings, a.nargs, type(a).__name__) for a in parser._actions}
 
     theirs, ours = actions(parsers[0]), actions(build_parser())
-    assert set(ours) - set(theirs) == {"host", "port"}
-    assert {name: value for name, value in ours.items() if name not in ("host", "port", "mode")} == {
+    assert set(ours) - set(theirs) == {"host", "parent", "port"}
+    assert {name: value for name, value in ours.items() if name not in ("host", "parent", "port", "mode")} == {
         name: value for name, value in theirs.items() if name != "mode"
     }
     choices = {a.dest: a.choices for a in parsers[0]._actions if a.choices}

@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 
 from serve.states import NEEDED
 from tests.serve.conftest import serving
-from tests.serve.requests_of_clients import encoded, upload
+from tests.serve.requests_of_clients import encoded, upload, wait_until
 
 PHOTO = encoded(np.random.default_rng(5).integers(0, 256, (20, 30, 3), dtype=np.uint8))
 FUZZ = settings(
@@ -88,4 +88,4 @@ def test_any_bytes_are_answered(app, start: int, junk: bytes, keep: bool):
 
 def test_app_goes_on_after_all_of_it(app):
     assert upload(app, PHOTO).status_code == 200
-    assert app.server.admission.held == 0
+    wait_until(lambda: app.server.admission.held == 0)

@@ -113,7 +113,7 @@ def test_unusual_image_is_predicted_right(app, content, pixels):
 
 
 def test_image_of_30000_by_3_is_predicted_whole(app):
-    answer = upload(app, encoded(grey(30_000, 3)), {"settings": {"preset": "fast", "window": [64, 2048]}})
+    answer = upload(app, encoded(grey(30_000, 3)), {"settings": {"preset": "fast", "long_side": 6000}})
     mask = to_mask(answer.json()["annotation"])
     assert mask.shape == (3, 30_000)
     assert (mask != 255).all()
