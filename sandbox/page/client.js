@@ -56,7 +56,7 @@ Vue.component('sly-app', {
 
   data: () => ({ state: {}, data: {}, session: null, ready: false, lost: false }),
 
-  async created() {
+  created() {
     // Not reactive: nothing on the page shows them.
     this.context = {};
     this.publicApiInstance = axios.create();

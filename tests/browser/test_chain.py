@@ -34,7 +34,7 @@ SETTINGS = {
     "validation": {"interval": 10, "max_images": 3},
     "checkpoint": {"interval": 10},
 }
-PHOTOS, SIZE, VALIDATIONS = 6, (128, 160), 2
+PHOTOS, SIZE, VALIDATIONS = 6, (128, 160), 4
 CLICKS = 20
 ANSWER_MS = 200
 TRAINING_MS = 120_000

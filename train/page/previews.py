@@ -88,11 +88,11 @@ class PreviewBoard:
             put(self.container, hide=False)
             # A slider of one stop divides by zero.
             put(self.slider, max=count + 1, hide=count == 0)
+        # A slider in a browser takes no value beyond its end, which therefore has to be there first.
+        send()
         if follows:
             self.slider.set_value(count + 1)
-            self.show(count + 1)
-        else:
-            send()
+        self.show(self.slider.get_value())
 
     def show(self, number: int) -> None:
         """Show the pictures of the validation of that number, counted from 1."""
