@@ -25,4 +25,4 @@ def settings_selector() -> Iterator[SettingsSelector]:
     """The settings card, which waits less for who types."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(hyperparameters, "_PAUSE_S", 0.01)
-        yield SettingsSelector(DEFAULT_YAML.read_text(encoding="utf-8"), {"model_benchmark": False})
+        yield SettingsSelector(DEFAULT_YAML.read_text(encoding="utf-8"), {"model_benchmark": True})
