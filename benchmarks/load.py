@@ -41,7 +41,7 @@ from common.hrda import CheckpointBundle, ModelSettings, build_segmentor, save_c
 
 ROOT = Path(__file__).resolve().parents[1]
 MODEL = ModelSettings(encoder="mit_b0", num_classes=3, crop_size=(128, 128), decoder_channels=64)
-SIZES = ((64, 64), (50, 70), (96, 128), (128, 128), (100, 180))
+SIZES = ((64, 64), (50, 70), (96, 128), (128, 128), (70, 110))
 OVERLOAD = 60
 """Requests at once at the end: more than the queue of the service takes."""
 MEMORY_BAR = 1.02
@@ -99,7 +99,7 @@ class Client:
 
     def region(self) -> None:
         """A part of one image, one class."""
-        rectangle = {"points": {"exterior": [[5, 5], [60, 60]], "interior": []}}
+        rectangle = {"points": {"exterior": [[5, 5], [44, 40]], "interior": []}}
         self._upload("inference_image", [self._photo()], {"rectangle": rectangle, "settings": {"classes": ["crack"]}})
 
     def batch(self) -> None:
