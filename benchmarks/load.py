@@ -243,7 +243,7 @@ def sample_memory(url: str, started: float, until: float, samples: list[tuple[fl
 
 def kill_clients(url: str, until: float) -> int:
     """Kill a caller with signal 9 in the middle of its request now and then; how many."""
-    photo = _encoded(np.zeros((240, 240, 3), np.uint8))
+    photo = _encoded(np.zeros((128, 128, 3), np.uint8))
     code = (
         "import sys, requests; photo = sys.stdin.buffer.read(); "
         "requests.post(sys.argv[1] + '/inference_batch', files=[('files', ('a.png', photo))] * 8, timeout=60)"
@@ -262,11 +262,11 @@ def kill_clients(url: str, until: float) -> int:
 
 def overload(url: str) -> Counter[int]:
     """Statuses of more requests at once than the queue takes."""
-    photo = _encoded(np.zeros((240, 240, 3), np.uint8))
+    photo = _encoded(np.zeros((128, 128, 3), np.uint8))
 
     def ask(_: int) -> int:
-        files = [("files", (f"{n}.png", photo)) for n in range(4)]
-        return requests.post(f"{url}/inference_batch", files=files, timeout=300).status_code
+        files = [("files", ("photo.png", photo))]
+        return requests.post(f"{url}/inference_image", files=files, timeout=300).status_code
 
     with ThreadPoolExecutor(OVERLOAD) as pool:
         return Counter(pool.map(ask, range(OVERLOAD)))
