@@ -100,17 +100,15 @@ class Visit:
             return
         folder = Path(SCREENS)
         folder.mkdir(parents=True, exist_ok=True)
-        # Transitions of the page end.
-        self.page.wait_for_timeout(700)
-        picture = Image.open(io.BytesIO((locator or self.page).screenshot()))
-        colours = 128
-        while True:
+        # Transitions end, and charts are drawn.
+        self.page.wait_for_timeout(2500)
+        picture = Image.open(io.BytesIO((locator or self.page).screenshot())).convert("RGB")
+        for quality in range(90, 30, -5):
             packed = io.BytesIO()
-            picture.convert("RGB").quantize(colours, dither=Image.Dither.NONE).save(packed, "PNG", optimize=True)
-            if packed.tell() <= PICTURE_BYTES or colours <= 16:
+            picture.save(packed, "JPEG", quality=quality, subsampling=0, optimize=True)
+            if packed.tell() <= PICTURE_BYTES:
                 break
-            colours //= 2
-        (folder / f"{name}.png").write_bytes(packed.getvalue())
+        (folder / f"{name}.jpg").write_bytes(packed.getvalue())
 
     def check(self) -> None:
         """Nothing failed, nothing left this machine, every component is known."""

@@ -1,6 +1,6 @@
 """The main job by hand: three projects, a training watched and stopped, its experiment served.
 
-With SCREENS=docs/screens it trains long enough for something to be seen, about seven minutes on two cores, and writes
+With SCREENS=docs/screens it trains long enough for something to be seen, about ten minutes on two cores, and writes
 the pictures of the documentation: `SCREENS=docs/screens .venv/bin/python -m pytest tests/browser/test_chain.py -o
 timeout=1800`.
 """
@@ -41,6 +41,7 @@ TRAINING_MS = 120_000
 if "SCREENS" in os.environ:
     PHOTOS, SIZE, VALIDATIONS, TRAINING_MS = 120, (256, 256), 5, 900_000
     SETTINGS = yaml.safe_load(demo.SETTINGS.read_text()) | {
+        "iterations": 1500,
         "log_interval": 5,
         "validation": {"interval": 100, "max_images": 3},
     }
