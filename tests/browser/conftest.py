@@ -94,8 +94,8 @@ class Visit:
         """The app's state, as any client reads it."""
         return requests.post(f"{self.address}/sly/state", timeout=10).json()
 
-    def screen(self, name: str, locator: sync_api.Locator | None = None) -> None:
-        """Write a picture for the documentation where the variable SCREENS names a folder."""
+    def screen(self, name: str, locator: sync_api.Locator | None = None, photos: bool = False) -> None:
+        """Write a picture for the documentation where the variable SCREENS names a folder; with `photos` as JPEG."""
         if SCREENS is None:
             return
         folder = Path(SCREENS)
@@ -103,6 +103,9 @@ class Visit:
         # Transitions end, and charts are drawn.
         self.page.wait_for_timeout(2500)
         picture = Image.open(io.BytesIO((locator or self.page).screenshot())).convert("RGB")
+        if not photos:
+            picture.quantize(128, dither=Image.Dither.NONE).save(folder / f"{name}.png", optimize=True)
+            return
         for quality in range(90, 30, -5):
             packed = io.BytesIO()
             picture.save(packed, "JPEG", quality=quality, subsampling=0, optimize=True)
