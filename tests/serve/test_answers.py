@@ -1,0 +1,123 @@
+"""What a request can ask of its answer, by HTTP: thresholds, background, confidence, probabilities; other runtimes."""
+
+import io
+import json
+from pathlib import Path
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+import requests
+import supervisely as sly
+
+from common.hrda import Predictor, load_checkpoint
+from common.hrda.encoders import ENCODERS, EncoderSpec
+from common.hrda.runtime import TorchNetwork
+from serve.__main__ import main
+from serve.deployment import Deployment
+from serve.errors import RequestError
+from serve.settings import ServeSettings
+from tests.serve.conftest import CLASSES, PALETTE
+
+
+@pytest.fixture(scope="module")
+def probabilities(checkpoint: Path, image: np.ndarray) -> np.ndarray:
+    network = TorchNetwork(load_checkpoint(checkpoint).model.eval(), "cpu")
+    return Predictor(network).probabilities([image])[0]
+
+
+def post(running: SimpleNamespace, route: str, photo: Path, **settings: object) -> requests.Response:
+    state = json.dumps({"settings": settings})
+    with photo.open("rb") as file:
+        answer = requests.post(f"{running.url}/{route}", files={"files": file}, data={"state": state}, timeout=60)
+    answer.raise_for_status()
+    return answer
+
+
+def annotation(running: SimpleNamespace, photo: Path, **settings: object) -> sly.Annotation:
+    objects = [sly.ObjClass(name, sly.Bitmap, color=list(rgb)) for name, rgb in zip(CLASSES, PALETTE, strict=True)]
+    meta = sly.ProjectMeta(objects, [sly.TagMeta("confidence", sly.TagValueType.ANY_NUMBER)])
+    answer = post(running, "inference_image", photo, **settings).json()
+    return sly.Annotation.from_json(answer["annotation"], meta)
+
+
+def mask(labels: list[sly.Label], name: str, shape: tuple[int, int]) -> np.ndarray:
+    drawn = np.zeros(shape, np.uint8)
+    for label in labels:
+        if label.obj_class.name == name:
+            label.draw(drawn, color=1)
+    return drawn > 0
+
+
+def test_background_is_left_out_where_it_is_not_wanted(running: SimpleNamespace, photo: Path):
+    with_it, without = (annotation(running, photo, background=wanted).labels for wanted in (True, False))
+    assert CLASSES[0] in {label.obj_class.name for label in with_it}
+    assert {label.obj_class.name for label in without} == {label.obj_class.name for label in with_it} - {CLASSES[0]}
+
+
+def test_unwanted_classes_and_the_background_make_one_label(running: SimpleNamespace, photo: Path):
+    labels = annotation(running, photo, classes=["crack"], thresholds={"crack": 0.3}).labels
+    assert sorted(label.obj_class.name for label in labels) == ["__bg__", "crack"]
+    assert sum(int(mask(labels, name, (90, 140)).sum()) for name in ("__bg__", "crack")) == 90 * 140
+
+
+def test_confidence_is_the_mean_probability_of_the_labels_pixels(
+    running: SimpleNamespace, photo: Path, probabilities: np.ndarray
+):
+    labels = annotation(running, photo, confidence=True).labels
+    assert labels
+    for label in labels:
+        inside = mask([label], label.obj_class.name, (90, 140))
+        expected = probabilities[CLASSES.index(label.obj_class.name)][inside].mean()
+        assert abs(label.tags.get("confidence").value - expected) < 2e-3
+    assert not annotation(running, photo).labels[0].tags
+
+
+def test_probabilities_of_all_classes_come_as_an_archive(
+    running: SimpleNamespace, photo: Path, probabilities: np.ndarray
+):
+    answer = post(running, "predict_probabilities", photo)
+    content = np.load(io.BytesIO(answer.content))
+    assert content["probabilities"].dtype == np.float16
+    np.testing.assert_allclose(content["probabilities"], probabilities, atol=1e-3)
+    assert tuple(content["classes"]) == CLASSES
+
+
+@pytest.fixture(scope="module")
+def exported(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A small network exported on the command line, beside its checkpoint."""
+    from tests.serve.conftest import write_checkpoint
+
+    folder = tmp_path_factory.mktemp("exported")
+    with pytest.MonkeyPatch.context() as patch:
+        # One block a stage: exporting takes as long as there are blocks.
+        patch.setitem(ENCODERS, "mit_b0", EncoderSpec(32, (1, 1, 1, 1)))
+        path = write_checkpoint(folder / "small.pth", input={"short_edge": 64, "long_edge": 96})
+        assert main(["export", "--model", str(path), "--output", str(folder)]) == 0
+        network = TorchNetwork(load_checkpoint(path).model.eval(), "cpu")
+    image = np.random.default_rng(7).integers(0, 256, (90, 140, 3), dtype=np.uint8)
+    np.save(folder / "expected.npy", Predictor(network, input_scale=(64, 96)).predict([image])[0])
+    return folder / "small.onnx"
+
+
+def test_exported_network_serves_alone_with_classes_and_scale(exported: Path, image: np.ndarray):
+    deployment = Deployment.from_file(exported, "cpu", "ONNXRuntime")
+    assert deployment.classes == CLASSES
+    assert deployment.palette == PALETTE
+    assert deployment.input_scale == (64, 96)
+    [found] = deployment.predict([image], ServeSettings())
+    assert (found.labels == np.load(exported.with_name("expected.npy"))).mean() > 0.999
+
+
+def test_runtime_that_is_not_installed_is_named(exported: Path):
+    with pytest.raises(RequestError, match="Install onnxruntime-gpu and TensorRT"):
+        Deployment.from_file(exported, "cpu", "TensorRT")
+
+
+def test_export_of_what_is_no_checkpoint_ends_with_a_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
+    (tmp_path / "notes.pth").write_text("no checkpoint")
+    assert main(["export", "--model", str(tmp_path / "notes.pth"), "--output", str(tmp_path / "out.onnx")]) == 2
+    assert capsys.readouterr().err.startswith("error: ")
+    with pytest.raises(SystemExit):
+        main(["export", "--model", str(tmp_path / "missing.pth")])
+    assert "export needs a checkpoint" in capsys.readouterr().err
