@@ -176,7 +176,11 @@ class Monitor:
         self._changed.set()
 
     def _note_scalars(self, iteration: int, scalars: Mapping[str, float]) -> None:
-        losses = {name.removeprefix("loss/"): value for name, value in scalars.items() if name.startswith("loss/")}
+        losses = {
+            name.removeprefix("loss/").replace("_", " "): value
+            for name, value in scalars.items()
+            if name.startswith("loss/")
+        }
         for name, value in losses.items():
             self._add("loss", name, iteration, value)
         if "lr" in scalars:

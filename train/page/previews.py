@@ -108,7 +108,7 @@ class PreviewBoard:
                     pictures = photos[photo] if photo < len(photos) else {}
                     put(self._rows[kind, photo], hide=not pictures)
                     for role in PICTURES[kind]:
-                        put(self._images[kind, photo, role], url=pictures.get(role, ""))
+                        put(self._images[kind, photo, role], url=pictures.get(role, ""), width="100%")
         send()
 
 

@@ -10,6 +10,8 @@ from supervisely import Api
 from supervisely.app.widgets import Card, Container, Field, Text
 from supervisely.nn.training.gui.training_artifacts import TrainingArtifacts
 
+from common.data.project import BACKGROUND
+
 CLASSES_SHOWN = 10
 
 
@@ -66,7 +68,11 @@ def describe(checkpoint: str, metrics: Mapping[str, float]) -> str:
     if "mIoU" not in metrics:
         return f"{checkpoint}. It was not measured."
     classes = [name for name in metrics if name.startswith("iou/")]
-    scores = [f"{name.removeprefix('iou/')} {100 * metrics[name]:.1f}%" for name in classes[:CLASSES_SHOWN]]
+    scores = [f"{_shown(name.removeprefix('iou/'))} {100 * metrics[name]:.1f}%" for name in classes[:CLASSES_SHOWN]]
     more = f" and {len(classes) - CLASSES_SHOWN} more" if len(classes) > CLASSES_SHOWN else ""
     by_class = f" IoU: {', '.join(scores)}{more}." if scores else ""
     return f"{checkpoint}. mIoU {100 * metrics['mIoU']:.1f}%.{by_class}"
+
+
+def _shown(name: str) -> str:
+    return "background" if name == BACKGROUND else name

@@ -12,8 +12,8 @@ from supervisely.app.widgets import (
     Card,
     Checkbox,
     Container,
-    Empty,
     Field,
+    Flexbox,
     Input,
     SelectCudaDevice,
     Text,
@@ -68,13 +68,7 @@ class StartCard(TrainingProcess):
         self.resume_info_text.hide()
         self.validator_text = Text("", widget_id="training_status")
         self.validator_text.hide()
-        buttons = Container(
-            [self.start_button, self.stop_button, self.resume_button, Empty()],
-            direction="horizontal",
-            overflow="wrap",
-            fractions=[1, 1, 1, 10],
-            gap=1,
-        )
+        buttons = Flexbox([self.start_button, self.stop_button, self.resume_button])
         self.display_widgets = [
             self.select_device_field,
             self.experiment_name_field,
