@@ -17,6 +17,14 @@ def _direct_connections() -> Iterator[None]:
         yield
 
 
+@pytest.fixture(scope="module", autouse=True)
+def _log_level_kept() -> Iterator[None]:
+    # The demo makes the SDK quiet, whose log other tests read.
+    level = sly.logger.level
+    yield
+    sly.logger.setLevel(level)
+
+
 @pytest.fixture(scope="module")
 def sandbox(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Sandbox]:
     with running_sandbox(tmp_path_factory.mktemp("state")) as running:

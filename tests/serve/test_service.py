@@ -177,7 +177,7 @@ def test_curl_as_in_the_user_page(process, image, tmp_path):
     page = (ROOT / "serve" / "README.md").read_text(encoding="utf-8")
     [block] = [each for each in re.findall(r"```bash\n(.*?)```", page, re.DOTALL) if "inference_image_url" in each]
     commands = [line for line in block.replace("\\\n", " ").splitlines() if line.startswith("curl")]
-    assert len(commands) == 7
+    assert len(commands) == 8
     for name in ("photo.jpg", "a.jpg", "b.jpg"):
         Image.fromarray(image).save(tmp_path / name)
     answers = []
@@ -189,6 +189,9 @@ def test_curl_as_in_the_user_page(process, image, tmp_path):
         done = subprocess.run(
             [*shlex.split(command), "--silent", "--noproxy", "*"], cwd=tmp_path, capture_output=True, check=True
         )
+        if "predict_probabilities" in command:
+            assert np.load(tmp_path / "probabilities.npz")["probabilities"].shape[1:] == (90, 140)
+            continue
         answers.append(json.loads(done.stdout))
         uuid = answers[-1].get("inference_request_uuid", uuid) if isinstance(answers[-1], dict) else uuid
     whole, filtered, url, ids, started, popped, stopped = answers
