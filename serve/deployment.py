@@ -85,7 +85,7 @@ class Deployment:
             return cls(path.name, content["classes"], palette, content["settings"], target, _only(network), runtime)
         bundle = read_checkpoint(path)
         model = bundle.model.to(target).eval()
-        settings = bundle.settings | {"model": bundle.settings["model"] | {"crop_size": list(model.crop_size)}}
+        settings = settings_with_crop(bundle)
 
         def build(precision: str, compiled: bool) -> WindowNetwork:
             return TorchNetwork(model, target, precision, compiled=compiled)
@@ -168,6 +168,11 @@ def read_checkpoint(path: Path) -> CheckpointBundle:
     return bundle
 
 
+def settings_with_crop(bundle: CheckpointBundle) -> dict[str, Any]:
+    """The settings of a checkpoint with the crop that its model really has; those of the former app may lack it."""
+    return bundle.settings | {"model": bundle.settings["model"] | {"crop_size": list(bundle.model.crop_size)}}
+
+
 def export(checkpoint: Path, path: Path) -> None:
     """Write the network of a checkpoint as ONNX, which the runtimes ONNXRuntime and TensorRT serve.
 
@@ -177,7 +182,7 @@ def export(checkpoint: Path, path: Path) -> None:
     """
     bundle = read_checkpoint(checkpoint)
     model = bundle.model.eval()
-    settings = bundle.settings | {"model": bundle.settings["model"] | {"crop_size": list(model.crop_size)}}
+    settings = settings_with_crop(bundle)
     try:
         export_onnx(model, path, classes=bundle.classes, palette=bundle.palette, settings=settings)
     except RuntimeUnavailableError as error:

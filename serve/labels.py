@@ -15,8 +15,11 @@ CONFIDENCE = TagMeta("confidence", TagValueType.ANY_NUMBER)
 
 def model_meta(classes: Sequence[str], palette: Sequence[tuple[int, int, int]]) -> ProjectMeta:
     """What clients are told: the classes in the order of the masks' indices, their colours, the tag of confidence."""
-    objects = [ObjClass(name, Bitmap, color=list(colour)) for name, colour in zip(classes, palette, strict=True)]
-    return ProjectMeta(objects, [CONFIDENCE])
+    return ProjectMeta(_object_classes(classes, palette), [CONFIDENCE])
+
+
+def _object_classes(classes: Sequence[str], palette: Sequence[tuple[int, int, int]]) -> list[ObjClass]:
+    return [ObjClass(name, Bitmap, color=list(colour)) for name, colour in zip(classes, palette, strict=True)]
 
 
 class LabelledMask(PredictionSegmentation):
@@ -40,9 +43,7 @@ class LabelledMask(PredictionSegmentation):
         background: bool = True,
     ) -> None:
         super().__init__(mask)
-        self._objects = [
-            ObjClass(name, Bitmap, color=list(colour)) for name, colour in zip(classes, palette, strict=True)
-        ]
+        self._objects = _object_classes(classes, palette)
         self._confidences = confidences
         self._background = background
 
