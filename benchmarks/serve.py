@@ -89,10 +89,7 @@ def print_size(given: argparse.Namespace, encoder: str, size: str) -> None:
             for way in ways:
                 results[way].append(run_child(given, encoder, size, way, Path(folder) / f"{way}.npy"))
         labels = {way: np.load(Path(folder) / f"{way}.npy", mmap_mode="r") for way in ways}
-        best = {
-            way: {measure: min(result[measure] for result in repeats) for measure in repeats[0]}
-            for way, repeats in results.items()
-        }
+        best = {way: summary(repeats) for way, repeats in results.items()}
         for way, result in best.items():
             ratios = [
                 f"{best['plain'][measure] / result[measure]:.2f}x" if "plain" in best else "-"
@@ -113,19 +110,23 @@ def print_growth(given: argparse.Namespace) -> int:
         for size in GROWTH_SIZES:
             height, width = map(int, size.split("x"))
             results = [run_child(given, encoder, size, "fastest", None) for _ in range(given.repeats)]
-            megapixels = height * width / 2**20
-            seconds, cpu_seconds = (
-                min(result[measure] for result in results) / megapixels for measure in ("seconds", "cpu_seconds")
-            )
+            result, megapixels = summary(results), height * width / 2**20
+            seconds, cpu_seconds = result["seconds"] / megapixels, result["cpu_seconds"] / megapixels
             per_megapixel.append((seconds, cpu_seconds))
-            memory = max(result["memory"] for result in results)
             print(
-                f"{encoder} {size}: {seconds:.3f} s and {cpu_seconds:.3f} CPU s per megapixel, {memory:.0f} MiB",
+                f"{encoder} {size}: {seconds:.3f} s and {cpu_seconds:.3f} CPU s per megapixel, "
+                f"{result['memory']:.0f} MiB",
                 flush=True,
             )
         small, large = per_megapixel
         print(f"{encoder}: 64 against 4 megapixels {large[0] / small[0]:.3f}, CPU {large[1] / small[1]:.3f}")
     return 0
+
+
+def summary(repeats: Sequence[dict[str, float]]) -> dict[str, float]:
+    """The shortest times of the repeats, and the most memory."""
+    chosen = {"seconds": min, "cpu_seconds": min, "memory": max}
+    return {measure: choose(result[measure] for result in repeats) for measure, choose in chosen.items()}
 
 
 def run_child(given: argparse.Namespace, encoder: str, size: str, way: str, labels: Path | None) -> dict[str, float]:
@@ -148,8 +149,9 @@ def measure_here(given: argparse.Namespace) -> int:
     torch.manual_seed(0)
     model, image = make_model(given), make_image(given)
     predict = predictor(given.way, model, torch.device(given.device))
-    predict(image[: 2 * CROP[0], : 2 * CROP[1]])  # Kernels chosen, buffers of a first call made.
+    # Before the first call: what that leaves in the process is used again, and would not be seen later.
     before = peak_memory(given.device, reset=True)
+    predict(image[: 2 * CROP[0], : 2 * CROP[1]])  # Kernels chosen, buffers of a first call made.
     started, cpu_started = time.perf_counter(), time.process_time()
     labels = predict(image)
     seconds, cpu_seconds = time.perf_counter() - started, time.process_time() - cpu_started
@@ -174,7 +176,6 @@ def predictor(way: str, model: HRDASegmentor, device: torch.device) -> Callable[
     network = model
     if way != "windows":
         reduced = way == "fastest" and (device.type == "cuda" or has_fast_bfloat16())
-        # Compiling pays after minutes on a GPU; on the CPU the kernels are as fast without.
         compiled = way == "fastest" and device.type == "cuda"
         network = TorchNetwork(model, device, "bfloat16" if reduced else "float32", compiled=compiled)
     ours = Predictor(network, settings, device)

@@ -10,6 +10,9 @@ from train.page import monitor as module
 from train.page.monitor import Monitor, MonitorCard
 from train.state import PhaseChanged, Progressed, Started, TrainingState, Validated
 
+# The thread that shows the changes must not end by an error, of which nobody else would hear.
+pytestmark = pytest.mark.filterwarnings("error::pytest.PytestUnhandledThreadExceptionWarning")
+
 
 def curves(card: MonitorCard, key: str) -> dict[str, list[tuple[float, float]]]:
     series = DataJson()[card.charts[key].widget_id]["series"]
