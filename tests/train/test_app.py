@@ -200,7 +200,8 @@ def test_second_training_is_refused_while_one_runs(training):
 
 
 def test_status_tells_how_far_the_training_is(training):
-    assert any(status.startswith("Training: iteration 1 of 2") for status in training.statuses)
+    # The page is told once a second at most, in which a training this small may be over: either iteration will do.
+    assert any(": iteration " in status and " of 2" in status for status in training.statuses), training.statuses
 
 
 def test_platform_is_told_of_the_experiment(instance, production, trained):

@@ -141,7 +141,7 @@ class Monitor:
         self._curves: dict[str, dict[str, Curve]] = {key: {} for key in CHARTS}
         self._touched: set[str] = set()
         self._validated: list[Validated] = []
-        self._status = ("", 0, 0, 0)
+        self._status = ("", 0, 0)
         self._details = self._score = ""
         self._bar: Any = None
         self._changed, self._closed = threading.Event(), threading.Event()
