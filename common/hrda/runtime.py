@@ -54,10 +54,7 @@ class TorchNetwork:
         module = WindowModule(model)
         if precision != "float32":
             module = copy.deepcopy(module)
-        # The fused kernels of GPUs and of reduced precision want this layout; float32 on the CPU is slower in it.
-        channels_last = device.type == "cuda" or precision != "float32"
-        self._layout = torch.channels_last if channels_last else torch.contiguous_format
-        self._module = module.to(device, self._dtype, memory_format=self._layout)
+        self._module = module.to(device, self._dtype, memory_format=torch.channels_last)
         self._forward, self._detail = self._module, self._module.detail
         if compiled:
             self._forward, self._detail = torch.compile(self._module), torch.compile(self._module.detail)
@@ -77,7 +74,7 @@ class TorchNetwork:
         return logits.float(), attention.float()
 
     def _prepared(self, images: Tensor) -> Tensor:
-        return images.to(self._dtype, memory_format=self._layout)
+        return images.to(self._dtype, memory_format=torch.channels_last)
 
 
 class OnnxNetwork:
