@@ -17,7 +17,7 @@ from common.data.images import read_image
 from common.data.transforms import InputScale
 from common.hrda import HRDASegmentor, InferenceSettings, SelfTrainingSettings
 from common.hrda.predictor import PhotoPixels
-from common.hrda.self_training import pseudo_labels
+from common.hrda.pseudo_labels import pseudo_labels
 from common.hrda.settings import IGNORE_LABEL
 from common.hrda.sliding import sweep
 from train.preparation import PreparedData

@@ -6,6 +6,8 @@ DAFormer (Hoyer et al., CVPR 2022, section 3.1).
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 
 import torch
@@ -14,39 +16,11 @@ from torch import Tensor, nn
 from common.hrda.feature_distance import feature_distance
 from common.hrda.mixing import ColorJitter, blur, class_masks, draw_classes, draw_sigma, paste
 from common.hrda.predictor import denormalise, normalise
+from common.hrda.pseudo_labels import PseudoLabels, Share, alone, pseudo_labels
 from common.hrda.segmentor import HRDASegmentor, draw_detail_box
 from common.hrda.settings import MODES, SelfTrainingSettings, closest
 from common.hrda.teacher import copy_buffers, update_teacher
 from common.hrda.windows import Box
-
-
-@dataclass(frozen=True)
-class PseudoLabels:
-    """What the teacher says of a target batch."""
-
-    labels: Tensor
-    """B×H×W int64."""
-    confidence: Tensor
-    """B×H×W float, probability of the label."""
-    weights: Tensor
-    """B×H×W float, weight of each pixel in the mixed loss."""
-    confident_share: Tensor
-    """0-dim: share of the batch's pixels at or above the threshold."""
-
-
-def pseudo_labels(logits: Tensor, settings: SelfTrainingSettings) -> PseudoLabels:
-    """Turn the teacher's logits B×C×H×W into labels and weights, by the rule of `settings`."""
-    probabilities = logits.softmax(dim=1)
-    if settings.pseudo_label_rule == "per_class":
-        foreground, labels = probabilities[:, 1:].max(dim=1)
-        trusted = foreground >= settings.class_threshold
-        labels = torch.where(trusted, labels + 1, 0)
-        confidence = torch.where(trusted, foreground, probabilities[:, 0])
-        share = (confidence >= settings.pseudo_label_threshold).float().mean()
-        return PseudoLabels(labels, confidence, torch.ones_like(confidence), share)
-    confidence, labels = probabilities.max(dim=1)
-    share = (confidence >= settings.pseudo_label_threshold).float().mean()
-    return PseudoLabels(labels, confidence, share.expand_as(confidence), share)
 
 
 @dataclass(frozen=True)
@@ -110,6 +84,9 @@ class SelfTraining:
         generator: source of all randomness but the student's dropout and drop-path (CPU).
         class_weights: C float, loss weight of each class in both passes, or None.
         imagenet_encoder: frozen encoder for the feature distance; needed when its weight is above 0.
+        autocast: makes the context in which networks and losses are computed.
+        backward: adds the gradients of a loss; it may scale the loss before.
+        share: averages a tensor over the processes that train together.
 
     Raises:
         ValueError: unknown mode, or a feature distance without `imagenet_encoder`.
@@ -125,6 +102,9 @@ class SelfTraining:
         generator: torch.Generator,
         class_weights: Tensor | None = None,
         imagenet_encoder: nn.Module | None = None,
+        autocast: Callable[[], AbstractContextManager] = nullcontext,
+        backward: Callable[[Tensor], None] = Tensor.backward,
+        share: Share = alone,
     ) -> None:
         if mode not in MODES:
             raise ValueError(f"Unknown mode '{mode}': {closest(mode, MODES)}")
@@ -140,6 +120,9 @@ class SelfTraining:
         self.generator = generator
         self.class_weights = class_weights
         self.imagenet_encoder = imagenet_encoder
+        self.autocast = autocast
+        self.backward = backward
+        self.share = share
 
     def step(
         self,
@@ -183,41 +166,48 @@ class SelfTraining:
             labels = paste(draws.mask, source_labels, pseudo.labels)
             weights = paste(draws.mask, torch.ones_like(pseudo.weights), pseudo.weights)
             scalars["pseudo_label/confident_share"] = pseudo.confident_share
-            scalars["pseudo_label/foreground_share"] = (pseudo.labels > 0).float().mean()
+            scalars["pseudo_label/foreground_share"] = self.share((pseudo.labels > 0).float().mean())
         images = self._augment(images, draws)
-        logits = self.student.train_logits(images, draws.second_box)
-        losses = self.student.losses(logits, labels, weights, self.class_weights)
-        second_loss = sum(losses.values())
-        second_loss.backward()
+        with self.autocast():
+            logits = self.student.train_logits(images, draws.second_box)
+            losses = self.student.losses(logits, labels, weights, self.class_weights)
+            second_loss = sum(losses.values())
+        self.backward(second_loss)
         scalars["loss/mixed" if adapting else "loss/augmented"] = second_loss.detach()
         return StepResult(scalars, images, labels, pseudo)
 
     def _source_pass(self, images: Tensor, labels: Tensor, box: Box) -> dict[str, Tensor]:
-        logits = self.student.train_logits(images, box)
-        losses = self.student.losses(logits, labels, class_weights=self.class_weights)
-        loss = sum(losses.values())
-        scalars = {"loss/source": loss.detach(), "loss/source_detail": losses["loss_detail"].detach()}
-        settings = self.settings
-        if settings.feature_distance_weight > 0:
-            with torch.no_grad():
-                reference = self.imagenet_encoder(self.student.context_images(images))[-1]
-            distance = feature_distance(
-                logits.context_features[-1],
-                reference,
-                labels,
-                settings.feature_distance_classes,
-                settings.feature_distance_min_share,
-                self.student.num_classes,
-            )
-            weighted = settings.feature_distance_weight * distance
-            scalars["loss/feature_distance"] = weighted.detach()
-            loss = loss + weighted
-        loss.backward()
+        with self.autocast():
+            logits = self.student.train_logits(images, box)
+            losses = self.student.losses(logits, labels, class_weights=self.class_weights)
+            loss = sum(losses.values())
+            scalars = {"loss/source": loss.detach(), "loss/source_detail": losses["loss_detail"].detach()}
+            if self.settings.feature_distance_weight > 0:
+                distance = self._feature_distance(images, labels, logits.context_features[-1])
+                scalars["loss/feature_distance"] = distance.detach()
+                loss = loss + distance
+        self.backward(loss)
         return scalars
+
+    def _feature_distance(self, images: Tensor, labels: Tensor, features: Tensor) -> Tensor:
+        settings = self.settings
+        with torch.no_grad():
+            reference = self.imagenet_encoder(self.student.context_images(images))[-1]
+        distance = feature_distance(
+            features,
+            reference,
+            labels,
+            settings.feature_distance_classes,
+            settings.feature_distance_min_share,
+            self.student.num_classes,
+        )
+        return settings.feature_distance_weight * distance
 
     @torch.no_grad()
     def _ask_teacher(self, images: Tensor, valid: Tensor | None) -> PseudoLabels:
-        pseudo = pseudo_labels(self.teacher.crop_logits(images), self.settings)
+        with self.autocast():
+            logits = self.teacher.crop_logits(images)
+        pseudo = pseudo_labels(logits.float(), self.settings, self.share)
         if valid is None:
             return pseudo
         weights = pseudo.weights * valid

@@ -6,7 +6,7 @@ from PIL import Image
 from common.data.datasets import ValidationPhoto
 from common.hrda import build_segmentor
 from common.hrda.predictor import normalise
-from common.hrda.self_training import pseudo_labels
+from common.hrda.pseudo_labels import pseudo_labels
 from common.hrda.sliding import sliding_logits
 from train import previews
 from train.preparation import PreparedData

@@ -20,9 +20,10 @@ from common.hrda.feature_distance import downscale_labels, masked_feature_distan
 from common.hrda.mixing import ColorJitter, blur, blur_kernel_size, class_masks, paste
 from common.hrda.optimisation import optimizer_groups
 from common.hrda.predictor import denormalise, normalise
+from common.hrda.pseudo_labels import pseudo_labels
 from common.hrda.reference_weights import convert_encoder_state_dict, convert_reference_state_dict
 from common.hrda.segmentor import HRDASegmentor
-from common.hrda.self_training import SelfTraining, StepDraws, pseudo_labels
+from common.hrda.self_training import SelfTraining, StepDraws
 from common.hrda.sliding import sliding_logits
 from common.hrda.teacher import averaging_factor, freeze_stochastic_layers, make_teacher
 from common.hrda.windows import Box

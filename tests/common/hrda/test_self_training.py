@@ -13,7 +13,8 @@ from torch import Tensor
 from common.hrda import HRDASegmentor, ModelSettings, SelfTraining, SelfTrainingSettings, build_segmentor
 from common.hrda.feature_distance import downscale_labels, feature_distance, masked_feature_distance
 from common.hrda.mixing import ColorJitter, blur, blur_kernel_size, class_masks, draw_classes, paste
-from common.hrda.self_training import StepDraws, pseudo_labels
+from common.hrda.pseudo_labels import pseudo_labels
+from common.hrda.self_training import StepDraws
 from common.hrda.teacher import averaging_factor, make_teacher, update_teacher
 
 
