@@ -407,6 +407,21 @@ def test_prepare_checks_for_its_role(tmp_path):
         prepare_labelled(open_project(tmp_path / "p"), ["crack"], tmp_path / "cache", role="validation")
 
 
+def test_labelled_part_of_the_target_needs_labels_but_not_of_every_class(tmp_path):
+    add(tmp_path / "p", labels=[PLATE])
+
+    def prepare(classes):
+        return prepare_labelled(
+            open_project(tmp_path / "p"), classes, tmp_path / "cache", role="labelled target", progress=lambda _: None
+        )
+
+    assert prepare(["crack", "plate"]).pixels.tolist() == [[SIZE[0] * SIZE[1] - 100, 0, 100]]
+    with pytest.raises(ProjectError, match="The labelled target .* has no label of crack, hole"):
+        prepare(["crack", "hole"])
+    with pytest.raises(ProjectError, match="has no class 'crak': did you mean 'crack'"):
+        prepare(["crak"])
+
+
 def test_an_empty_list_of_photos_is_refused(tmp_path):
     add(tmp_path)
     none = replace(open_project(tmp_path), records=())
