@@ -47,6 +47,9 @@ def parse(arguments: Sequence[str] | None = None) -> argparse.Namespace:
     folder = "DIR[:DATASET]"
     parser.add_argument("--source", metavar=folder, help="labelled photos to learn from")
     parser.add_argument("--target", metavar=folder, help="photos to adapt to; no labels needed")
+    parser.add_argument(
+        "--labelled-target", metavar=folder, help="labelled photos of the target, learnt from along with the source"
+    )
     parser.add_argument("--val", metavar=folder, required=True, help="labelled photos to measure on")
     parser.add_argument("--out", metavar="DIR", type=Path, required=True, help="folder for checkpoints and curves")
     parser.add_argument(
@@ -115,7 +118,7 @@ def train(given: argparse.Namespace, stop: threading.Event, changes: TextIO | No
     try:
         result = run(
             read_settings(given),
-            Domains(source=given.source, target=given.target, val=given.val),
+            Domains(given.source, given.target, given.val, given.labelled_target),
             given.out,
             classes=read_classes(given.classes),
             device=given.device,

@@ -19,7 +19,7 @@ from common.data.project import BACKGROUND, ProjectError
 from common.hrda import ModelSettings, SettingsError, load_checkpoint
 from common.hrda.checkpoints import CheckpointError
 from train.benchmark import BenchmarkReport, Measuring, TrainedModel, run_benchmark
-from train.inputs import FoundDomain, InputError, download, find, overlap_with_target
+from train.inputs import FoundDomain, InputError, download, find, overlap_with_target, spoken
 from train.leaving import Leaving, end_well
 from train.page.classes import AnyShapeClassesSelector
 from train.page.domains import DomainSelector
@@ -30,7 +30,7 @@ from train.page.monitor import Monitor, MonitorCard
 from train.page.previews import ROUTE, picture_file
 from train.page.result import ResultCard
 from train.page.training import StartCard
-from train.preparation import Domains
+from train.preparation import Domains, uses_labelled_target
 from train.process import run_in_process
 from train.readers import TensorBoardScalars
 from train.result import RunResult, TrainingError
@@ -108,6 +108,7 @@ class HRDATrainApp(DomainTrainApp):
             "source": Path(self.project_dir),
             "target": work_dir / "target",
             "validation": work_dir / "validation",
+            "labelled_target": work_dir / "labelled_target",
         }
 
     def begin_work(self) -> None:
@@ -124,7 +125,7 @@ class HRDATrainApp(DomainTrainApp):
         self.gui.offer_to_continue()
 
     def collect_data(self) -> tuple[Split, Split]:
-        """Download what the mode needs of the three domains.
+        """Download what the run needs of the domains.
 
         Raises:
             Refused: settings or domains cannot work, or the training is stopped meanwhile.
@@ -143,6 +144,8 @@ class HRDATrainApp(DomainTrainApp):
             logger.warning(overlap)
         if not needs_target(settings):
             found.pop("target", None)
+        if not uses_labelled_target(settings):
+            found.pop("labelled_target", None)
         self._found = found
         for role, domain in found.items():
             self._fetch(role, domain)
@@ -170,11 +173,11 @@ class HRDATrainApp(DomainTrainApp):
         folder = self.folders[role]
         note, content = folder / PHOTOS_NOTE, {"datasets": sorted(dataset.id for dataset in domain.datasets.values())}
         if note.is_file() and json.loads(note.read_text(encoding="utf-8")) == content:
-            logger.info(f"The {role} photos are here from the interrupted run.")
+            logger.info(f"The {spoken(role)} photos are here from the interrupted run.")
             return
         shutil.rmtree(folder, ignore_errors=True)
         use_cache = self.gui.input_selector.get_cache_value()
-        message = f"Downloading {role} photos of '{domain.project.name}'"
+        message = f"Downloading {spoken(role)} photos of '{domain.project.name}'"
         with self.progress_bar_main(message=message, total=domain.images_count) as bar:
             self.progress_bar_main.show()
 
@@ -211,8 +214,10 @@ class HRDATrainApp(DomainTrainApp):
             Refused: photos, labels or settings cannot be trained with, or the training cannot go on.
         """
         out = self.gui.run_folder
-        target = str(self.folders["target"]) if self.folders["target"].is_dir() else None
-        domains = Domains(str(self.folders["source"]), target, str(self.folders["validation"]))
+        folders = {role: str(folder) for role, folder in self.folders.items() if role in self._found}
+        domains = Domains(
+            folders["source"], folders.get("target"), folders["validation"], folders.get("labelled_target")
+        )
         state = TrainingState()
         try:
             settings, start = self.run_settings(), self.model_files.get("checkpoint")

@@ -8,12 +8,12 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from common.data.datasets import MemoryCache, TrainingBatches, iterate
+from common.data.datasets import iterate
 from common.hrda import CheckpointBundle
 from train.device import find_device
 from train.learner import Learner, require_start
 from train.memory_errors import explained_measuring, explained_memory, learn_or_explain
-from train.preparation import Domains, PreparedData, prepare, recipe_of
+from train.preparation import Domains, PreparedData, build_batches, prepare
 from train.previews import PreviewWriter
 from train.progress import RunningMeans, TimeLeft
 from train.result import RunResult, TrainingError
@@ -186,19 +186,6 @@ def learn_all(
     )
     state.apply(finished)
     return RunResult.from_change(finished)
-
-
-def build_batches(settings: TrainSettings, data: PreparedData) -> TrainingBatches:
-    """The training batches of the whole run."""
-    return TrainingBatches(
-        data.source,
-        data.target,
-        recipe_of(settings),
-        batch_size=settings.batch_size,
-        iterations=settings.iterations,
-        seed=settings.seed,
-        cache=MemoryCache(settings.data.memory_cache_mb * 2**20),
-    )
 
 
 def plain_settings(settings: TrainSettings, student_classes: int) -> dict[str, Any]:

@@ -105,6 +105,7 @@ def _command(
         "init": init_checkpoint,
     }
     given = [f"--{name}={value}" for name, value in options.items() if value is not None]
+        "labelled-target": domains.labelled_target,
     # The handler says in the log where a crash in native code happened.
     command = [sys.executable, "-X", "faulthandler", "-m", "train", "--changes", *given]
     return [*command, "--resume"] if resume else command

@@ -17,7 +17,7 @@ from supervisely import Api, is_production, logger
 from supervisely.nn.training.gui.gui import TrainGUI
 
 REACHES = {
-    "TrainGUI._init_input": "an app state's three domains are shown and checked",
+    "TrainGUI._init_input": "an app state's domains are shown and checked",
     "TrainGUI._init_model": "a model may also be a checkpoint of the former app, which has no task",
     "TrainGUI._api": "the instance",
 }

@@ -9,6 +9,7 @@ from typing import Any, Self
 
 import yaml
 
+from common.data.sampling import RareClassSettings
 from common.data.transforms import AugmentationSettings, InputScale
 from common.hrda.settings import (
     MODES,
@@ -82,7 +83,12 @@ class DataSettings(PlainSettings):
     augmentation: AugmentationSettings = field(default_factory=AugmentationSettings)
     """Random changes of the training photos."""
     rare_class_share: float = 0.0
-    """Share of the source crops that are drawn again, up to 10 times, until they hold foreground; 0 is off."""
+    """Share of the source crops that are drawn again, up to 10 times, until they hold foreground, whatever photo they
+    are of; 0 is off."""
+    rare_class_sampling: RareClassSettings = field(default_factory=RareClassSettings)
+    """Draw photos and crops by class instead, rare classes more often; takes the place of `rare_class_share`."""
+    labelled_target_share: float = 0.25
+    """Share of the source crops that are of labelled target photos, where there are any."""
     unchosen_classes: str = "background"
     """What labels of classes that are not trained become: 'background', or 'ignore' for no loss there."""
     skip_broken: bool = False
@@ -104,6 +110,18 @@ class DataSettings(PlainSettings):
         require(isinstance(self.skip_broken, bool), "skip_broken", "true or false", self.skip_broken)
         for name in ("workers", "memory_cache_mb"):
             require(_is_count(getattr(self, name), 0), name, "a whole number of 0 or more", getattr(self, name))
+        if self.rare_class_share > 0 and self.rare_class_sampling.mode != "off":
+            raise SettingsError(
+                "rare_class_share and rare_class_sampling both choose crops: set rare_class_share to 0, or "
+                "rare_class_sampling.mode to off. "
+                f"Received: {self.rare_class_share} and '{self.rare_class_sampling.mode}'."
+            )
+        require(
+            _is_number(self.labelled_target_share, 0, 1),
+            "labelled_target_share",
+            "a number from 0 to 1",
+            self.labelled_target_share,
+        )
         require(
             self.cache_dir is None or isinstance(self.cache_dir, str), "cache_dir", "a folder or null", self.cache_dir
         )

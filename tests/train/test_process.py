@@ -9,6 +9,7 @@ import sys
 import textwrap
 import threading
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -177,10 +178,12 @@ def test_folder_that_cannot_be_made_is_refused_without_a_child(domains, tmp_path
 
 def test_arguments_of_the_child_are_those_of_the_parent(domains, tmp_path):
     names = ["crack, wet", 'a "b"', "c", " d "]
+    domains = replace(domains, labelled_target="labelled:a,b")
     start = tmp_path / "best.pth"
     command = process._command(tmp_path / "s.yaml", domains, tmp_path / "-out", names, "cuda:1", True, start)
     given = parse(command[command.index("train") + 1 :])
     assert (given.source, given.target, given.val) == (domains.source, None, domains.val)
+    assert given.labelled_target == "labelled:a,b"
     assert (given.out, given.settings, given.init) == (tmp_path / "-out", tmp_path / "s.yaml", start)
     assert (given.device, given.resume, given.changes) == ("cuda:1", True, True)
     assert read_classes(given.classes) == names

@@ -66,6 +66,11 @@ def test_settings_survive_yaml():
         ("seed.x=1", "'seed' is one value"),
         ("mode=udda", "did you mean 'uda'"),
         ("data.unchosen_classes=ignored", "did you mean 'ignore'"),
+        ("data.labelled_target_share=1.5", "labelled_target_share must be a number from 0 to 1"),
+        ("data.rare_class_sampling.mode=on", "In data.rare_class_sampling: Unknown mode"),
+        ("data.rare_class_sampling.min_pixel=1", "did you mean 'min_pixels'"),
+        ("data.rare_class_sampling=auto", "data.rare_class_sampling must be keys with values"),
+        ("data={rare_class_share: 0.5, rare_class_sampling: {mode: auto}}", "set rare_class_share to 0"),
         ("iterations=0", "iterations must be a whole number of 1 or more"),
         ("iterations=many", "Received: 'many'"),
         ("seed=-1", "seed"),
@@ -100,6 +105,7 @@ def test_unquoted_off_means_off():
     assert TrainSettings.from_yaml("class_weights: off").class_weights == "off"
 
 
+    assert TrainSettings.from_yaml("data: {rare_class_sampling: {mode: off}}") == TrainSettings()
 def test_file_that_is_no_mapping_is_refused_and_an_empty_one_means_defaults():
     assert TrainSettings.from_yaml("# nothing\n") == TrainSettings()
     with pytest.raises(SettingsError, match="keys with values"):

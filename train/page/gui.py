@@ -85,11 +85,11 @@ class HRDATrainGUI(DomainTrainGUI):
         self._check_start(app_state)
 
     def read_input(self, state: Any) -> Inputs:
-        """The three domains of an app state's `input`."""
+        """The domains of an app state's `input`."""
         return Inputs.from_state(state, self.project_id)
 
     def check_input(self, inputs: Inputs) -> None:
-        """Look the three domains up on the instance."""
+        """Look the domains up on the instance."""
         find(self.api, inputs)
 
     def _check_start(self, app_state: Mapping[str, Any]) -> None:
