@@ -98,6 +98,7 @@ def _command(
         "source": domains.source,
         "target": domains.target,
         "val": domains.val,
+        "labelled-target": domains.labelled_target,
         "out": out,
         "classes": None if classes is None else _comma_separated(classes),
         "settings": settings_file,
@@ -105,7 +106,6 @@ def _command(
         "init": init_checkpoint,
     }
     given = [f"--{name}={value}" for name, value in options.items() if value is not None]
-        "labelled-target": domains.labelled_target,
     # The handler says in the log where a crash in native code happened.
     command = [sys.executable, "-X", "faulthandler", "-m", "train", "--changes", *given]
     return [*command, "--resume"] if resume else command

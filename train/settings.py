@@ -104,12 +104,6 @@ class DataSettings(PlainSettings):
         require(
             _is_number(self.rare_class_share, 0, 1), "rare_class_share", "a number from 0 to 1", self.rare_class_share
         )
-        if self.unchosen_classes not in UNCHOSEN_LABELS:
-            hint = closest(str(self.unchosen_classes), UNCHOSEN_LABELS)
-            raise SettingsError(f"Unknown unchosen_classes '{self.unchosen_classes}': {hint}")
-        require(isinstance(self.skip_broken, bool), "skip_broken", "true or false", self.skip_broken)
-        for name in ("workers", "memory_cache_mb"):
-            require(_is_count(getattr(self, name), 0), name, "a whole number of 0 or more", getattr(self, name))
         if self.rare_class_share > 0 and self.rare_class_sampling.mode != "off":
             raise SettingsError(
                 "rare_class_share and rare_class_sampling both choose crops: set rare_class_share to 0, or "
@@ -122,6 +116,12 @@ class DataSettings(PlainSettings):
             "a number from 0 to 1",
             self.labelled_target_share,
         )
+        if self.unchosen_classes not in UNCHOSEN_LABELS:
+            hint = closest(str(self.unchosen_classes), UNCHOSEN_LABELS)
+            raise SettingsError(f"Unknown unchosen_classes '{self.unchosen_classes}': {hint}")
+        require(isinstance(self.skip_broken, bool), "skip_broken", "true or false", self.skip_broken)
+        for name in ("workers", "memory_cache_mb"):
+            require(_is_count(getattr(self, name), 0), name, "a whole number of 0 or more", getattr(self, name))
         require(
             self.cache_dir is None or isinstance(self.cache_dir, str), "cache_dir", "a folder or null", self.cache_dir
         )

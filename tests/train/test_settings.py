@@ -103,9 +103,9 @@ def test_numbers_as_people_write_them_are_numbers():
 
 def test_unquoted_off_means_off():
     assert TrainSettings.from_yaml("class_weights: off").class_weights == "off"
-
-
     assert TrainSettings.from_yaml("data: {rare_class_sampling: {mode: off}}") == TrainSettings()
+
+
 def test_file_that_is_no_mapping_is_refused_and_an_empty_one_means_defaults():
     assert TrainSettings.from_yaml("# nothing\n") == TrainSettings()
     with pytest.raises(SettingsError, match="keys with values"):
