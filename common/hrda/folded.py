@@ -40,10 +40,6 @@ class WindowModule(nn.Module):
         features = self.backbone(images)
         return self.decoder(features), self.attention(features)
 
-    def detail(self, images: Tensor) -> Tensor:
-        """The logits alone."""
-        return self.decoder(self.backbone(images))
-
 
 class FoldedDecoder(nn.Module):
     """`DAFormerHead` with fusion 'sepaspp', in eval mode."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 import json
 import warnings
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -54,10 +54,12 @@ class TorchNetwork:
         module = WindowModule(model)
         if precision != "float32":
             module = copy.deepcopy(module)
-        self._module = module.to(device, self._dtype, memory_format=torch.channels_last)
-        self._forward, self._detail = self._module, self._module.detail
-        if compiled:
-            self._forward, self._detail = torch.compile(self._module), torch.compile(self._module.detail)
+        module = module.to(device, self._dtype, memory_format=torch.channels_last)
+        parts = module.backbone, module.decoder, module.attention
+        self._encode, self._decode, self._attend = map(torch.compile, parts) if compiled else parts
+        # The maps of one window fit the processor's caches, and are small enough for memory that was used before: that
+        # of all windows of a batch comes from the system and goes back to it at every layer.
+        self._one_by_one = device.type == "cpu"
 
     context_images = staticmethod(HRDASegmentor.context_images)
     fuse = staticmethod(HRDAHead.fuse)
@@ -65,16 +67,22 @@ class TorchNetwork:
     @torch.inference_mode()
     def detail_logits(self, images: Tensor) -> Tensor:
         """Logits B×C×h/4×w/4 float32 of high-resolution windows B×3×h×w float32."""
-        return self._detail(self._prepared(images)).float()
+        return self._apply(self._decode, self._features(images))
 
     @torch.inference_mode()
     def context_logits(self, images: Tensor) -> tuple[Tensor, Tensor]:
         """Logits and attention, float32, of crops at half the resolution, B×3×h×w float32."""
-        logits, attention = self._forward(self._prepared(images))
-        return logits.float(), attention.float()
+        features = self._features(images)
+        return self._apply(self._decode, features), self._apply(self._attend, features)
 
-    def _prepared(self, images: Tensor) -> Tensor:
-        return images.to(self._dtype, memory_format=torch.channels_last)
+    def _features(self, images: Tensor) -> Sequence[Tensor]:
+        return self._encode(images.to(self._dtype, memory_format=torch.channels_last))
+
+    def _apply(self, part: Callable[[Sequence[Tensor]], Tensor], features: Sequence[Tensor]) -> Tensor:
+        if not self._one_by_one:
+            return part(features).float()
+        windows = zip(*(feature.split(1) for feature in features), strict=True)
+        return torch.cat([part(window) for window in windows]).float()
 
 
 class OnnxNetwork:
