@@ -35,6 +35,7 @@ from train.process import run_in_process
 from train.readers import TensorBoardScalars
 from train.result import RunResult, TrainingError
 from train.run_folder import resumable
+from train.scores import shown
 from train.sdk import DomainTrainApp, Refused, Split, SplitItem
 from train.settings import DEFAULT_YAML, TrainSettings
 from train.state import TrainingState
@@ -306,8 +307,13 @@ def with_network_of(settings: TrainSettings, checkpoint: Path) -> TrainSettings:
 
 
 def scores_of_served_model(result: RunResult) -> dict[str, float]:
-    """Scores of the model that the best checkpoint is served with; empty if nothing was measured."""
+    """Scores, of those that are shown, of the model that the best checkpoint is served with; empty if nothing was
+    measured."""
     model = "teacher" if load_checkpoint(result.best).serve_teacher else "student"
-    return {
-        name.removeprefix(f"{model}/"): value for name, value in result.metrics.items() if name.startswith(f"{model}/")
-    }
+    return shown(
+        {
+            name.removeprefix(f"{model}/"): value
+            for name, value in result.metrics.items()
+            if name.startswith(f"{model}/")
+        }
+    )

@@ -8,6 +8,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import TextIO
 
+from train.scores import SHOWN
 from train.state import Change, CheckpointWritten, Progressed, Said, Started, TrainingState, Validated, encode
 
 
@@ -101,10 +102,12 @@ def _progress_line(progressed: Progressed, total: int) -> str:
 
 
 def _score_rows(metrics: Mapping[str, float]) -> dict[str, list[str]]:
-    """Scores in percent by model and class."""
+    """The scores that are shown, in percent, by model and class."""
     rows: dict[str, list[str]] = {}
     for name, value in metrics.items():
         model, score, *of_class = name.split("/", 2)
+        if of_class and score not in SHOWN:
+            continue
         row = f"{model}  {of_class[0] if of_class else 'mean'}"
         rows.setdefault(row, []).append(f"{score} {100 * value:.1f}")
     return rows

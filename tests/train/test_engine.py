@@ -132,7 +132,7 @@ def test_state_hears_of_losses_rate_scores_and_files(finished):
     assert recorder.scalars[4]["lr"] == pytest.approx(1e-3 * 0.25)
     assert list(recorder.metrics) == [2, 4]
     for model in ("student", "teacher"):
-        for score in ("iou", "f1", "precision", "recall", "f1_2px"):
+        for score in ("iou", "f1", "precision", "recall", "f1_2px", "boundary_f1_4px", "cldice", "ods"):
             assert 0 <= recorder.metrics[4][f"{model}/{score}/crack"] <= 1
     assert next(iter(recorder.metrics[4])) == "student/iou/crack"
     assert result.metrics in recorder.metrics.values()

@@ -13,7 +13,8 @@ def test_lines_name_iteration_losses_rate_scores_files_and_time_left():
         Started(0, 1000),
         Progressed(50, {"loss/source": 0.25, "lr": 1e-5}, None),
         Progressed(100, {"loss/source": 0.125, "lr": 1e-4}, 180.0),
-        Validated(100, {"student/iou/crack": 0.5, "student/mIoU": 0.625, "teacher/f1_2px/road/wet": 1.0}),
+        Validated(100, {"student/iou/crack": 0.5, "student/mIoU": 0.625, "student/recall_4px/crack": 0.7}),
+        Validated(100, {"teacher/f1_2px/road/wet": 1.0}),
         CheckpointWritten("run/best.pth", 100, is_best=True),
     ):
         state.apply(change)
@@ -24,6 +25,7 @@ def test_lines_name_iteration_losses_rate_scores_files_and_time_left():
         "validation at 100, in %:",
         "  student  crack: iou 50.0",
         "  student  mean: mIoU 62.5",
+        "validation at 100, in %:",
         "  teacher  road/wet: f1_2px 100.0",
         "saved run/best.pth",
     ]

@@ -16,6 +16,7 @@ from common.data.project import BACKGROUND
 from train.page.live import Curve, Frozen, send
 from train.page.previews import PreviewBoard
 from train.readers import duration
+from train.scores import THIN
 from train.state import ENDED, Change, Progressed, TrainingState, Validated
 
 CLASSES_SHOWN = 10
@@ -29,6 +30,7 @@ CHARTS = {
     "confident": ("Confident pseudo-labels, % of pixels", 1, 0, 100),
     "miou": ("Validation mIoU, %", 1, 4, 100),
     "iou": ("Validation IoU by class, %, of the better model", 1, 4, 100),
+    "thin": ("Thin objects: means over the classes, %, of the better model", 1, 4, 100),
 }
 PHASES = {
     "preparing": "Preparing: reading the photos",
@@ -89,7 +91,7 @@ class MonitorCard(TrainingLogs):
         self.previews = PreviewBoard()
         pairs = [
             Container([self.frames[left], self.frames[right]], direction="horizontal", fractions=[1, 1])
-            for left, right in (("loss", "miou"), ("iou", "confident"))
+            for left, right in (("loss", "miou"), ("iou", "thin"), ("confident", "lr"))
         ]
         self.display_widgets = [
             self.validator_text,
@@ -97,7 +99,6 @@ class MonitorCard(TrainingLogs):
             self.progress_bar_secondary,
             *viewer,
             *pairs,
-            self.frames["lr"],
             self.previews.container,
         ]
         self.container = Container(self.display_widgets)
@@ -202,6 +203,9 @@ class Monitor:
         by_class.pop(BACKGROUND, None)
         for name in list(by_class)[:CLASSES_SHOWN]:
             self._add("iou", name, iteration, by_class[name])
+        for name, title in THIN.items():
+            if f"{better}/{name}" in metrics:
+                self._add("thin", title, iteration, metrics[f"{better}/{name}"])
 
     def _add(self, key: str, name: str, iteration: int, value: float) -> None:
         self._curves[key].setdefault(name, Curve()).add(iteration, value)

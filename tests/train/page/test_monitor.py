@@ -29,12 +29,14 @@ def test_charts_hold_losses_rate_confidence_and_scores(card: MonitorCard):
         state.apply(PhaseChanged("training"))
         state.apply(Progressed(2, scalars, 75.0))
         scores = {"student/mIoU": 0.4, "teacher/mIoU": 0.5, "student/iou/class 0": 0.1, "teacher/iou/__bg__": 1.0}
-        state.apply(Validated(2, {**scores, **classes}))
+        thin = {"student/mclDice": 0.1, "teacher/mclDice": 0.25, "teacher/mF1_2px": 0.5}
+        state.apply(Validated(2, {**scores, **classes, **thin}))
     assert curves(card, "loss") == {"source": [(2, 0.5)], "target": [(2, 0.25)]}
     assert curves(card, "lr") == {"learning rate": [(2, 6e-5)]}
     assert curves(card, "confident") == {"confident": [(2, 75.0)]}
     assert curves(card, "miou") == {"student": [(2, 40.0)], "teacher": [(2, 50.0)]}
     assert curves(card, "iou") == {f"class {number}": [(2, 50.0)] for number in range(10)}, "of the better, ten classes"
+    assert curves(card, "thin") == {"F1 within 2 px": [(2, 50.0)], "clDice": [(2, 25.0)]}, "of the better"
     expected = "Training: iteration 2 of 4, 1:15 left. Loss source 0.5. Loss target 0.25. mIoU 50.0% at iteration 2."
     assert statuses[-1] == (expected, "info")
     assert DataJson()[card.progress_bar_main.widget_id]["percent"] == 50
