@@ -288,6 +288,9 @@ def report(
     first = statistics.median(size for moment, size in memory if length <= moment < 2 * length)
     last = statistics.median(size for moment, size in memory if end - length <= moment)
     print(f"memory: {first:.1f} MB in the second {length:.0f} s, {last:.1f} MB in the last, ratio {last / first:.4f}")
+    minutes_seen = range(int(max(moment for moment, _ in memory) // 60) + 1)
+    medians = [statistics.median([size for moment, size in memory if moment // 60 == n] or [0]) for n in minutes_seen]
+    print("memory by minute, MB: " + " ".join(f"{median:.0f}" for median in medians))
     print(f"overload: {dict(codes)} of {OVERLOAD} at once; clients killed: {killed}; service alive: {alive}")
     missed = [f"{count} × {what}" for what, count in tally.unexpected.most_common(5)]
     if last > MEMORY_BAR * first:
