@@ -10,6 +10,7 @@ from typing import Any
 
 from common.data.datasets import iterate
 from common.hrda import CheckpointBundle
+from train.collapse import CollapseWatch
 from train.device import find_device
 from train.learner import Learner, require_start
 from train.memory_errors import explained_measuring, explained_memory, learn_or_explain
@@ -134,7 +135,7 @@ def learn_all(
         measurement = measure_both(
             learner.student, learner.teacher, settings, data, learner.device, done, previews.keep
         )
-        return measurement, previews.write(measurement, learner.teacher, learner.device)
+        return measurement, previews.write(measurement, learner.teacher, learner.device, learner.cuts())
 
     batches = build_batches(settings, data)
     if settings.data.workers:
@@ -145,6 +146,7 @@ def learn_all(
     state.apply(PhaseChanged("training"))
     losses, time_left = RunningMeans(), TimeLeft(settings.iterations, settings.validation.interval)
     previews = PreviewWriter(folder.previews, data, settings)
+    collapse = CollapseWatch(data.classes, data.source_shares, settings.self_training)
     for batch in iterate(batches, done, settings.data.workers, pin_memory=learner.device.type == "cuda"):
         if stop.is_set():
             break
@@ -154,7 +156,10 @@ def learn_all(
 
         is_last = done == settings.iterations
         if done % settings.log_interval == 0 or is_last:
-            state.apply(Progressed(done, {**losses.take(done), "lr": rate}, time_left.report(done)))
+            means = losses.take(done)
+            state.apply(Progressed(done, {**means, "lr": rate}, time_left.report(done)))
+            for warning in collapse.look(means):
+                state.apply(Said(warning))
         if done % settings.validation.interval == 0 or is_last:
             state.apply(PhaseChanged("validating"))
             try:

@@ -61,6 +61,8 @@ class Learner:
             mode=settings.mode,
             generator=self._generator,
             class_weights=to_device(class_weights(settings.class_weights, data), device),
+            class_names=data.classes,
+            source_shares=torch.tensor(data.source_shares, device=device),
             imagenet_encoder=frozen_encoder(self.student, settings),
         )
         rates = settings.optimizer
@@ -96,6 +98,10 @@ class Learner:
         )
         self.optimizer.step()
         return step.scalars
+
+    def cuts(self) -> Tensor | None:
+        """Probability C from which each class is believed in pseudo-labels; None where the rule finds none."""
+        return self._training.cuts()
 
     def learning_rate(self, done: int) -> float:
         """The encoder's learning rate in the iteration that `done` iterations precede."""

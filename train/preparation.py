@@ -24,6 +24,7 @@ from common.data.project import (
     prepare_unlabelled,
 )
 from common.data.sampling import ClassSampler, class_sampler
+from common.hrda.feature_distance import class_indices
 from common.hrda.settings import SettingsError, closest
 from train.settings import TrainSettings
 
@@ -98,6 +99,8 @@ def prepare(
     more = open_project(domains.labelled_target) if has_more else None
     names = tuple(classes or source.class_names)
     check_class_weights(settings.class_weights, names)
+    if settings.self_training.feature_distance_weight > 0:
+        class_indices(settings.self_training.feature_distance_classes, (BACKGROUND, *names))
     # All that is quickly checked comes before the minutes that reading every photo may take.
     check_source(source, names)
     check_validation(validation, names)

@@ -95,7 +95,12 @@ class ChangeLines:
 
 def _progress_line(progressed: Progressed, total: int) -> str:
     parts = [f"{progressed.iteration:>{len(str(total))}}/{total}"]
-    parts += [f"{name} {_short(value)}" for name, value in progressed.scalars.items()]
+    # The shares of the single classes are for curves: there may be dozens.
+    parts += [
+        f"{name} {_short(value)}"
+        for name, value in progressed.scalars.items()
+        if not name.startswith("pseudo_label/share/")
+    ]
     if progressed.seconds_left is not None:
         parts.append(f"{duration(progressed.seconds_left)} left")
     return "  ".join(parts)

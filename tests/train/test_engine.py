@@ -261,7 +261,7 @@ def test_other_modes_need_no_more_than_they_learn_from(domains, mode, losses, tm
         (["class_weights={crak: 3}"], {}, "did you mean 'crack'"),
         (["class_weights=[1, 2, 3]"], {}, "one weight for each of __bg__, crack"),
         (
-            ["self_training.feature_distance_weight=0.005", "self_training.feature_distance_classes=[1]"],
+            ["self_training.feature_distance_weight=0.005", "self_training.feature_distance_classes=[crack]"],
             {},
             "feature_distance_weight",
         ),

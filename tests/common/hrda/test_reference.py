@@ -345,7 +345,7 @@ def test_three_complete_iterations(name: str) -> None:
     settings = SelfTrainingSettings(
         alpha=0.999 if with_distance else 0.99,
         feature_distance_weight=0.005 if with_distance else 0.0,
-        feature_distance_classes=(1, 2) if with_distance else (),
+        feature_distance_classes=("crack", "spall") if with_distance else (),
     )
     imagenet = None
     if with_distance:
@@ -355,7 +355,12 @@ def test_three_complete_iterations(name: str) -> None:
             convert_encoder_state_dict({k.removeprefix("backbone."): v for k, v in weights.items() if "backbone" in k})
         )
     training = SelfTraining(
-        student, teacher, settings, generator=torch.Generator().manual_seed(0), imagenet_encoder=imagenet
+        student,
+        teacher,
+        settings,
+        generator=torch.Generator().manual_seed(0),
+        class_names=("__bg__", "crack", "spall"),
+        imagenet_encoder=imagenet,
     )
     optimizer = torch.optim.AdamW(optimizer_groups(student, 1e-4, 1e-4))
     for k in range(3):

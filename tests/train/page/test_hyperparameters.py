@@ -78,6 +78,7 @@ def only_difference(text: str, path: str) -> object:
         ("form_iterations", 700, "iterations", 700),
         ("form_batch_size", 3, "batch_size", 3),
         ("form_crop_size", "256x256", "model.crop_size", [256, 256]),
+        ("form_masking", True, "self_training.masked_weight", 1.0),
         ("form_lr", "6e-5", "optimizer.lr", 6e-5),
         ("form_validation_interval", 50, "validation.interval", 50),
         ("form_adaptation", False, "mode", "source-only"),
