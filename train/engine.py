@@ -147,7 +147,7 @@ def learn_all(
     losses, time_left = RunningMeans(), TimeLeft(settings.iterations, settings.validation.interval)
     previews = PreviewWriter(folder.previews, data, settings)
     collapse = CollapseWatch(data.classes, data.source_shares, settings.self_training)
-    for batch in iterate(batches, done, settings.data.workers, pin_memory=learner.device.type == "cuda"):
+    for batch in iterate(batches, done, settings.data.workers, learner.device):
         if stop.is_set():
             break
         rate = learner.learning_rate(done)

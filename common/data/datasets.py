@@ -20,6 +20,7 @@ import numpy as np
 import torch
 from torch.utils.data import DataLoader, Dataset
 
+from common.data.batches import Batch, PackedBatch, PackedCrops
 from common.data.images import read_image
 from common.data.sampling import ClassSampler
 from common.data.transforms import (
@@ -30,8 +31,8 @@ from common.data.transforms import (
     crop_place,
     crop_place_holding,
     resize_mask,
+    straighten,
 )
-from common.hrda.predictor import IMAGENET_MEAN, IMAGENET_STD
 from common.hrda.settings import IGNORE_LABEL
 
 # Streams of random numbers that must not coincide.
@@ -41,19 +42,6 @@ _ORDER, _SAMPLE, _CLASS = 0, 1, 2
 # Share of a crop that must be foreground for the crop to count as holding some: 0.1% is a crack
 # 4 px wide that runs through a quarter of the side of a crop of 256 px.
 _FOREGROUND_SHARE = 0.001
-
-
-class Batch(NamedTuple):
-    """What one iteration trains on. B images, h×w the crop."""
-
-    source_images: torch.Tensor
-    """B×3×h×w float32, normalised."""
-    source_labels: torch.Tensor
-    """B×h×w int64 class indices, 255 where nothing counts."""
-    target_images: torch.Tensor | None
-    """B×3×h×w float32, normalised; None without a target."""
-    target_valid: torch.Tensor | None
-    """B×h×w bool, False in padding and in the margins whose pseudo-labels do not count."""
 
 
 class MemoryCache:
@@ -155,16 +143,24 @@ class TrainingBatches(Dataset[Batch]):
         return self._iterations
 
     def __getitem__(self, iteration: int) -> Batch:
+        return self.packed(iteration).unpack(torch.device("cpu"))
+
+    def packed(self, iteration: int) -> PackedBatch:
+        """The batch of an iteration as bytes."""
+        source = self._packed(iteration, self._draw_labelled)
+        return PackedBatch(source, self._packed(iteration, self._draw_target) if self._target else None)
+
+    def _packed(self, iteration: int, draw: Callable[[int, int], tuple[np.ndarray, np.ndarray, int]]) -> PackedCrops:
         crops, size = len(self._part), self._recipe.crop_size
-        images, labels = torch.empty(crops, 3, *size), torch.empty(crops, *size, dtype=torch.int64)
-        for slot, image, label in zip(self._part, images.numpy(), labels.numpy(), strict=True):
-            self._draw_labelled(iteration, slot, image, label)
-        if not self._target:
-            return Batch(images, labels, None, None)
-        target_images, valid = torch.empty(crops, 3, *size), torch.empty(crops, *size, dtype=torch.bool)
-        for slot, image, counts in zip(self._part, target_images.numpy(), valid.numpy(), strict=True):
-            self._draw_target(iteration, slot, image, counts)
-        return Batch(images, labels, target_images, valid)
+        images = torch.empty(crops, *size, 3, dtype=torch.uint8)
+        maps = torch.empty(crops, *size, dtype=torch.uint8)
+        sizes = []
+        for slot, image_out, map_out in zip(self._part, images.numpy(), maps.numpy(), strict=True):
+            image, map_, padding = draw(iteration, slot)
+            _write_padded(image, image_out, 0)
+            _write_padded(map_, map_out, padding)
+            sizes.append(map_.shape)
+        return PackedCrops(images, maps, tuple(sizes))
 
     def fill_cache(self, progress: Callable[[int, int], None] | None = None) -> None:
         """Decode photos and masks into the cache until all are there or it is full; `progress` gets (done, of)."""
@@ -194,8 +190,8 @@ class TrainingBatches(Dataset[Batch]):
             arrays["valid", path] = self._valid(path, image.shape[:2])
         return arrays
 
-    def _draw_labelled(self, iteration: int, slot: int, image_out: np.ndarray, label_out: np.ndarray) -> None:
-        """Write a crop of a labelled photo to `image_out` (3×h×w float32) and `label_out` (h×w int64)."""
+    def _draw_labelled(self, iteration: int, slot: int) -> tuple[np.ndarray, np.ndarray, int]:
+        """A crop of a labelled photo (H×W×3 uint8), its class indices (H×W uint8), and the index of padding."""
         recipe, rng = self._recipe, self._generator(_SOURCE, _SAMPLE, iteration, slot)
         labelled, number = self._labelled_at(iteration * self._batch_size + slot)
         if labelled.sampler is None:
@@ -214,11 +210,10 @@ class TrainingBatches(Dataset[Batch]):
             place = crop_place_holding(foreground, recipe.crop_size, rng, needed=needed)
         else:
             place = crop_place(mask.shape, recipe.crop_size, rng)
-        _write_image(augment_colour(image[place], recipe.augmentation.photometric, rng), image_out)
-        _write_padded(mask[place], label_out, IGNORE_LABEL)
+        return augment_colour(image[place], recipe.augmentation.photometric, rng), mask[place], IGNORE_LABEL
 
-    def _draw_target(self, iteration: int, slot: int, image_out: np.ndarray, valid_out: np.ndarray) -> None:
-        """Write a crop of a target photo to `image_out` (3×h×w float32) and `valid_out` (h×w bool)."""
+    def _draw_target(self, iteration: int, slot: int) -> tuple[np.ndarray, np.ndarray, int]:
+        """A crop of a target photo (H×W×3 uint8), where its pseudo-labels count (H×W uint8), and 0 for padding."""
         recipe, rng = self._recipe, self._generator(_TARGET, _SAMPLE, iteration, slot)
         path = self._target[self._pick(_TARGET, len(self._target), iteration * self._batch_size + slot)]
         image = self._image(path)
@@ -227,8 +222,7 @@ class TrainingBatches(Dataset[Batch]):
             valid = self._cache.get(("valid", path), lambda: self._valid(path, image.shape[:2]))
         image, valid = augment_geometry(image, valid, recipe.augmentation, rng)
         place = crop_place(valid.shape, recipe.crop_size, rng)
-        _write_image(image[place], image_out)
-        _write_padded(valid[place], valid_out, False)
+        return image[place], valid[place], 0
 
     def _labelled_at(self, place: int) -> tuple[_Labelled, int]:
         """Whose turn it is at this place of the endless sequence of labelled crops, and how many of theirs it had."""
@@ -274,41 +268,39 @@ def read_mask(path: Path) -> np.ndarray:
     return mask
 
 
-# Of each channel, the normalised value of each of the 256 bytes: looked up, they need no arithmetic on a whole crop.
-_NORMALISED = [
-    ((np.arange(256, dtype=np.float32) - mean) / std).reshape(1, 256)
-    for mean, std in zip(
-        *(np.asarray(values, dtype=np.float32).ravel() for values in (IMAGENET_MEAN, IMAGENET_STD)), strict=True
-    )
-]
-
-
-def _write_image(image: np.ndarray, out: np.ndarray) -> None:
-    """`image` (H×W×3 uint8) into `out` (3×h×w float32), normalised, with 0 at the bottom and right where it ends."""
-    for channel, values, place in zip(cv2.split(np.ascontiguousarray(image)), _NORMALISED, out, strict=True):
-        _write_padded(cv2.LUT(channel, values), place, 0.0)
-
-
-def _write_padded(array: np.ndarray, out: np.ndarray, value: float) -> None:
-    """`array` (H×W) into `out` (h×w), with `value` at the bottom and right where it ends."""
-    height, width = array.shape
-    out[:height, :width] = array
+def _write_padded(array: np.ndarray, out: np.ndarray, value: int) -> None:
+    """`array` (H×W or H×W×3) into `out` (h×w or h×w×3), with `value` at the bottom and right where it ends."""
+    height, width = array.shape[:2]
+    out[:height, :width] = straighten(array)
     out[height:] = value
     out[:height, width:] = value
 
 
-def iterate(batches: TrainingBatches, start: int, workers: int, *, pin_memory: bool = False) -> Iterator[Batch]:
-    """The batches from iteration `start` on, prepared ahead by `workers` processes (0: by this one)."""
-    return iter(
-        DataLoader(
-            batches,
-            batch_size=None,
-            sampler=range(start, len(batches)),
-            num_workers=workers,
-            worker_init_fn=_start_worker,
-            pin_memory=pin_memory,
-        )
+class _Packed(Dataset[PackedBatch]):
+    """The batches as bytes, which are what a process of a data loader copies to the one that trains."""
+
+    def __init__(self, batches: TrainingBatches) -> None:
+        self._batches = batches
+
+    def __getitem__(self, iteration: int) -> PackedBatch:
+        return self._batches.packed(iteration)
+
+
+def iterate(batches: TrainingBatches, start: int, workers: int, device: torch.device | None = None) -> Iterator[Batch]:
+    """The batches from iteration `start` on, drawn ahead by `workers` processes (0: by this one).
+
+    They are on `device`, on the CPU if that is None.
+    """
+    device = device or torch.device("cpu")
+    packed = DataLoader(
+        _Packed(batches),
+        batch_size=None,
+        sampler=range(start, len(batches)),
+        num_workers=workers,
+        worker_init_fn=_start_worker,
+        pin_memory=device.type == "cuda",
     )
+    return (batch.unpack(device) for batch in packed)
 
 
 def _start_worker(_worker: int) -> None:

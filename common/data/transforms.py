@@ -14,6 +14,9 @@ import numpy as np
 from common.hrda.predictor import fit_scale, resize_image
 from common.hrda.settings import PlainSettings, SettingsError
 
+# What OpenCV calls mirroring along these axes.
+_FLIPS = {(0,): 0, (1,): 1, (0, 1): -1}
+
 
 @dataclass(frozen=True)
 class InputScale(PlainSettings):
@@ -121,6 +124,18 @@ def augment_geometry(
     return image, mask
 
 
+def straighten(array: np.ndarray) -> np.ndarray:
+    """A mirrored or turned view (H×W or H×W×3) as an array of its own.
+
+    OpenCV turns pixels; numpy would copy them byte by byte.
+    """
+    mirrored = tuple(axis for axis in (0, 1) if array.strides[axis] < 0)
+    view = np.flip(array, mirrored)
+    if view.strides[0] < view.strides[1]:
+        view = cv2.transpose(view.swapaxes(0, 1))
+    return cv2.flip(view, _FLIPS[mirrored]) if mirrored else np.ascontiguousarray(view)
+
+
 def augment_colour(image: np.ndarray, strength: float, rng: np.random.Generator) -> np.ndarray:
     """`image` (H×W×3 uint8) with random brightness, contrast and saturation within ±`strength`.
 
@@ -129,7 +144,7 @@ def augment_colour(image: np.ndarray, strength: float, rng: np.random.Generator)
     """
     if strength == 0:
         return image
-    image = np.ascontiguousarray(image)
+    image = straighten(image)
     brightness, contrast, saturation = 1 + rng.uniform(-strength, strength, size=3)
     to_grey = np.tile([0.299, 0.587, 0.114], (3, 1))
     colour = brightness * contrast * (saturation * np.eye(3) + (1 - saturation) * to_grey)

@@ -67,6 +67,12 @@ def test_workers_and_the_start_of_a_resumed_run_change_nothing(photos):
     assert all(equal(a, b) for a, b in zip(here[2:], workers, strict=True))
 
 
+def test_a_fifth_of_the_bytes_travel_from_worker_to_training(photos):
+    packed, batch = batches(photos).packed(0), batches(photos)[0]
+    travelling = sum(tensor.nbytes for crops in packed for tensor in crops[:2])
+    assert travelling < sum(tensor.nbytes for tensor in batch) / 4
+
+
 def test_training_without_a_target_passes_through_workers(photos):
     [batch] = iterate(batches(photos, target=False, iterations=1), 0, 1)
     assert batch.target_images is None
@@ -167,7 +173,7 @@ def test_labelled_target_photos_have_their_share_of_the_labelled_crops_and_come_
 
 def test_photos_are_drawn_by_class_as_a_function_of_seed_and_place(photos):
     sampler = ClassSampler(np.array([0.25, 0.75]), (np.arange(7), np.array([2, 5])))
-    recipe = {"crop_size": (16, 16), "augmentation": PLAIN, "more": {"sampler": sampler}}
+    recipe = {"crop_size": (16, 16), "augmentation": PLAIN, "more": {"sampler": sampler, "cache": MemoryCache(2**30)}}
     data = batches(photos, batch_size=100, iterations=3, **recipe)
     seen = counted(data, 1)
     assert seen[[2, 5]].min() > 25 and seen.min() > 0

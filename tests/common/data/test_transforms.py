@@ -12,6 +12,7 @@ from common.data.transforms import (
     crop_place_around,
     crop_place_holding,
     resize_mask,
+    straighten,
 )
 from common.hrda.settings import IGNORE_LABEL, SettingsError
 
@@ -127,6 +128,18 @@ def test_crops_around_a_pixel_are_all_that_hold_it_and_none_else():
         assert {columns.start for _, columns in places} == lefts
     rows, columns = crop_place_around((3, 3), (5, 33), (8, 13), rng)
     assert (rows.start, np.zeros((5, 33))[rows, columns].shape) == (0, (5, 13)), "a short axis is taken whole"
+
+
+@pytest.mark.parametrize("channels", [(), (3,)])
+def test_mirrored_and_turned_views_are_straightened_to_the_same_pixels(channels):
+    whole = np.random.default_rng(0).integers(0, 256, (9, 14, *channels), dtype=np.uint8)
+    for part in (whole, whole[2:7, 3:11], whole[:1], whole[:, 4:5]):
+        for turns in range(4):
+            for axes in ((), (0,), (1,), (0, 1)):
+                view = np.flip(np.rot90(part, turns), axes)
+                straight = straighten(view)
+                assert straight.flags["C_CONTIGUOUS"]
+                assert np.array_equal(straight, view)
 
 
 def test_one_map_of_colour_is_brightness_then_contrast_then_saturation():
