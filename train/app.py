@@ -19,6 +19,7 @@ from common.data.project import BACKGROUND, ProjectError
 from common.hrda import ModelSettings, SettingsError, load_checkpoint
 from common.hrda.checkpoints import CheckpointError
 from train.benchmark import BenchmarkReport, Measuring, TrainedModel, run_benchmark
+from train.initialisation import recorded_pretrained
 from train.inputs import FoundDomain, InputError, download, find, overlap_with_target, spoken
 from train.leaving import Leaving, end_well
 from train.page.classes import AnyShapeClassesSelector
@@ -244,6 +245,7 @@ class HRDATrainApp(DomainTrainApp):
             raise Refused(str(error)) from error
         if result.iteration == 0:
             raise Refused("Stopped before the first iteration. Nothing was trained.")
+        settings = replace(settings, pretrained=recorded_pretrained(out / "settings.yaml"))
         config = out / "config.yaml"
         config.write_text(settings.to_yaml(), encoding="utf-8")
         return {

@@ -12,7 +12,8 @@ from common.data.datasets import iterate
 from common.hrda import CheckpointBundle
 from train.collapse import CollapseWatch
 from train.device import find_device
-from train.learner import Learner, require_start
+from train.initialisation import choose_start, recorded_pretrained, require_start
+from train.learner import Learner
 from train.memory_errors import explained_measuring, explained_memory, learn_or_explain
 from train.preparation import Domains, PreparedData, build_batches, prepare
 from train.previews import PreviewWriter
@@ -22,6 +23,7 @@ from train.run_folder import RunFolder, RunState
 from train.settings import TrainSettings
 from train.state import (
     CheckpointWritten,
+    Downloading,
     Finished,
     PhaseChanged,
     Preview,
@@ -64,23 +66,31 @@ def run(
     Raises:
         SettingsError: settings, classes or folders that cannot work; before any training.
         ProjectError: data that cannot be used; before any training.
-        TrainingError: the loss is no longer finite, or memory has run out.
+        TrainingError: the loss is no longer finite, memory has run out, or it is stopped during a download.
     """
     state, stop = state or TrainingState(), stop or threading.Event()
 
     def say(text: str) -> None:
         state.apply(Said(text))
 
+    def downloading(name: str, received: int, size: int | None) -> None:
+        if stop.is_set():
+            raise TrainingError(f"Stopped while {name} was downloaded. Nothing was trained.")
+        state.apply(Downloading(name, received, size))
+
     state.apply(PhaseChanged("preparing"))
     place = find_device(device)
     require_start(settings, init_checkpoint)
     folder = RunFolder(out)
     before = folder.claim(resume=resume)
+    earlier = None if before is None else recorded_pretrained(folder.settings)
+    start = choose_start(settings, init_checkpoint, say, downloading, resumed_from=earlier)
+    settings = replace(settings, pretrained=start.pretrained)
     data = prepare(settings, domains, classes, Path(settings.data.cache_dir or folder.cache), say)
     if before is not None:
         before.require_fit(data.classes, settings.iterations)
     with explained_memory(settings, place):
-        learner = Learner(settings, data, place, init_checkpoint, say)
+        learner = Learner(settings, data, place, start, say)
         return learn_all(learner, settings, data, folder, before, state, stop)
 
 

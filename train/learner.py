@@ -2,21 +2,19 @@
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Callable
 from dataclasses import replace
-from pathlib import Path
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from torch.optim import AdamW
 
 from common.data.datasets import Batch
-from common.hrda import HRDASegmentor, SelfTraining, SettingsError, build_segmentor
+from common.hrda import SelfTraining, build_segmentor
 from common.hrda.optimisation import optimizer_groups
 from common.hrda.teacher import make_teacher
 from train.device import seed_everything, to_device
-from train.initialisation import load_initial_weights
+from train.initialisation import Start, frozen_encoder, start_from
 from train.preparation import PreparedData, class_weights
 from train.schedule import lr_factor
 from train.settings import TrainSettings
@@ -29,7 +27,7 @@ class Learner:
         settings: of the run.
         data: whose classes are told apart.
         device: where to compute.
-        init_checkpoint: weights to start from.
+        start: weights to start from.
         say: gets sentences about them.
 
     Raises:
@@ -41,15 +39,14 @@ class Learner:
         settings: TrainSettings,
         data: PreparedData,
         device: torch.device,
-        init_checkpoint: Path | None,
+        start: Start,
         say: Callable[[str], None],
     ) -> None:
         self.device = device
         self._settings = settings
         seed_everything(settings.seed, 0)
         self.student = build_segmentor(replace(settings.model, num_classes=len(data.classes)))
-        if init_checkpoint is not None:
-            say(load_initial_weights(self.student, init_checkpoint))
+        start_from(self.student, start, say)
         # Convolutions are faster in this layout, on CUDA and by a tenth on the CPU.
         self.student.to(device, memory_format=torch.channels_last).train()
         self.teacher = make_teacher(self.student)
@@ -63,7 +60,7 @@ class Learner:
             class_weights=to_device(class_weights(settings.class_weights, data), device),
             class_names=data.classes,
             source_shares=torch.tensor(data.source_shares, device=device),
-            imagenet_encoder=frozen_encoder(self.student, settings),
+            imagenet_encoder=frozen_encoder(self.student, start, settings),
         )
         rates = settings.optimizer
         groups = optimizer_groups(self.student, rates.lr, rates.weight_decay, rates.head_lr_factor)
@@ -113,25 +110,3 @@ class Learner:
 
     def _lr_factor(self, done: int) -> float:
         return lr_factor(done, self._settings.iterations, self._settings.optimizer)
-
-
-def require_start(settings: TrainSettings, init_checkpoint: Path | None) -> None:
-    """Make sure that the weights to start from are there.
-
-    Raises:
-        SettingsError: the file is missing, or the feature distance is on without any.
-    """
-    if init_checkpoint is not None and not Path(init_checkpoint).is_file():
-        raise SettingsError(f"There are no initial weights at {init_checkpoint}. Give the path of a .pth file.")
-    if init_checkpoint is None and settings.self_training.feature_distance_weight > 0:
-        raise SettingsError(
-            "self_training.feature_distance_weight holds the encoder near its initial weights, which would be random. "
-            "Give pretrained weights to start from, or set it to 0."
-        )
-
-
-def frozen_encoder(student: HRDASegmentor, settings: TrainSettings) -> nn.Module | None:
-    """The encoder that the feature distance compares with: the student's, as it starts. None if it is off."""
-    if settings.self_training.feature_distance_weight == 0:
-        return None
-    return copy.deepcopy(student.backbone).eval().requires_grad_(False)

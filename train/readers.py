@@ -9,7 +9,17 @@ from pathlib import Path
 from typing import TextIO
 
 from train.scores import SHOWN
-from train.state import Change, CheckpointWritten, Progressed, Said, Started, TrainingState, Validated, encode
+from train.state import (
+    Change,
+    CheckpointWritten,
+    Downloading,
+    Progressed,
+    Said,
+    Started,
+    TrainingState,
+    Validated,
+    encode,
+)
 
 
 class ProgressLines:
@@ -27,6 +37,8 @@ class ProgressLines:
         match change:
             case Progressed():
                 self._print(_progress_line(change, state.total_iterations))
+            case Downloading(name, received, size):
+                self._print(f"downloading {name}: {megabytes(received, size)}")
             case Validated(iteration, metrics):
                 self._print(f"validation at {iteration}, in %:")
                 for row, scores in _score_rows(metrics).items():
@@ -120,6 +132,11 @@ def _score_rows(metrics: Mapping[str, float]) -> dict[str, list[str]]:
 
 def _short(value: float) -> str:
     return f"{value:.3f}" if 0.001 <= abs(value) < 1000 or value == 0 else f"{value:.2e}"
+
+
+def megabytes(received: int, size: int | None) -> str:
+    """How much of a file has come: 12 of 328 MB."""
+    return f"{received / 1e6:.0f} MB" if size is None else f"{received / 1e6:.0f} of {size / 1e6:.0f} MB"
 
 
 def duration(seconds: float) -> str:

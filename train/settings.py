@@ -24,6 +24,8 @@ from common.hrda.settings import (
 from train.yaml_edit import read_yaml
 
 UNCHOSEN_LABELS = ("background", "ignore")
+RANDOM, IMAGENET, AUTO = "none", "imagenet", "auto"
+"""What `pretrained` may be besides a file."""
 DEFAULT_YAML = Path(__file__).parent / "hyperparameters.yaml"
 
 
@@ -180,6 +182,11 @@ class TrainSettings(PlainSettings):
     class_weights: str | tuple[float, ...] | dict[str, float] = "off"
     """Weights of the classes in every loss: 'off', 'auto' (from the shares in the source), a weight for each class
     with the background first, or weights by class name (1 for those left out)."""
+    pretrained: str = RANDOM
+    """What the encoder starts from: 'none' (random weights), 'imagenet' (the published ones, for non-commercial use
+    only), 'auto' (these where they can be had, else random ones), or the path or URL of a file of a MiT encoder."""
+    pretrained_dir: str | None = None
+    """Folder in which downloaded weights are kept and looked for; null: torch's, `TORCH_HOME`/hub/checkpoints."""
     model: ModelSettings = field(default_factory=ModelSettings)
     """What the network is made of; its number of classes follows from the chosen classes."""
     self_training: SelfTrainingSettings = field(default_factory=SelfTrainingSettings)
@@ -199,6 +206,9 @@ class TrainSettings(PlainSettings):
         if self.class_weights is False:
             # YAML 1.1 reads an unquoted off as false.
             object.__setattr__(self, "class_weights", "off")
+        if self.pretrained is None or self.pretrained is False:
+            # What YAML reads from no and null.
+            object.__setattr__(self, "pretrained", RANDOM)
         if self.mode not in MODES:
             raise SettingsError(f"Unknown mode '{self.mode}': {closest(str(self.mode), MODES)}")
         for name in ("iterations", "batch_size", "log_interval"):
@@ -211,6 +221,13 @@ class TrainSettings(PlainSettings):
             self.self_training_start,
         )
         _require_class_weights(self.class_weights)
+        _require_pretrained(self.pretrained)
+        require(
+            self.pretrained_dir is None or isinstance(self.pretrained_dir, str),
+            "pretrained_dir",
+            "a folder or null",
+            self.pretrained_dir,
+        )
         require(
             self.optimizer.warmup_iterations < self.iterations,
             "optimizer.warmup_iterations",
@@ -286,6 +303,15 @@ def _require_class_weights(weights: Any) -> None:
     values = weights.values() if isinstance(weights, Mapping) else weights
     valid = isinstance(weights, Mapping | tuple) and len(weights) > 0 and all(_is_number(v, 0) for v in values)
     require(valid, "class_weights", "'off', 'auto', a list of numbers of 0 or more, or names with such", weights)
+
+
+def _require_pretrained(pretrained: Any) -> None:
+    expected = f"{RANDOM}, {IMAGENET}, {AUTO}, or the path or URL of a .pth file"
+    require(isinstance(pretrained, str) and pretrained != "", "pretrained", expected, pretrained)
+    is_file = "/" in pretrained or Path(pretrained).suffix != ""
+    if not is_file and pretrained not in (RANDOM, IMAGENET, AUTO):
+        hint = closest(pretrained, (RANDOM, IMAGENET, AUTO))
+        raise SettingsError(f"Unknown pretrained '{pretrained}': {hint} A file is given with its path.")
 
 
 def _nested(settings: type) -> dict[str, type]:

@@ -39,6 +39,17 @@ class PhaseChanged:
 
 
 @dataclass(frozen=True)
+class Downloading:
+    """A file that the run needs is on its way."""
+
+    name: str
+    received: int
+    """Bytes that have come."""
+    size: int | None
+    """Bytes of the whole file; None if its server does not say."""
+
+
+@dataclass(frozen=True)
 class Started:
     """Preparation is over."""
 
@@ -112,7 +123,7 @@ class Finished:
     """Scores from 0 to 1 of the best measurement, named as in `Validated`; empty if nothing was measured."""
 
 
-Change = PhaseChanged | Started | Progressed | Validated | CheckpointWritten | Said | Failed | Finished
+Change = PhaseChanged | Downloading | Started | Progressed | Validated | CheckpointWritten | Said | Failed | Finished
 Reader = Callable[["TrainingState", Change], None]
 
 _KINDS = {kind.__name__: kind for kind in get_args(Change)}
@@ -123,6 +134,8 @@ class TrainingState:
     """All that can be known of a run while it goes and afterwards."""
 
     phase: Phase = "preparing"
+    downloading: Downloading | None = None
+    """What is on its way while the run is prepared."""
     iteration: int = 0
     """Iterations done."""
     total_iterations: int = 0
@@ -151,7 +164,9 @@ class TrainingState:
         """Take a change in, then tell the readers."""
         match change:
             case PhaseChanged(phase):
-                self.phase = phase
+                self.phase, self.downloading = phase, None
+            case Downloading(_, received, size):
+                self.downloading = None if received == size else change
             case Started(iteration, total_iterations):
                 self.iteration, self.total_iterations = iteration, total_iterations
             case Progressed(iteration, scalars, seconds_left):

@@ -28,6 +28,8 @@ class EncoderSpec:
     """Channels of the first stage; the others have 2, 5 and 8 times as many."""
     depths: tuple[int, int, int, int]
     """Transformer blocks of the four stages."""
+    weights_file: str
+    """Name of the published ImageNet weights, as mmsegmentation has them. The digits at its end begin their SHA-256."""
     weights_licence: str = "NVIDIA Source Code License for SegFormer: non-commercial use only"
     """Licence of the published ImageNet weights (not of this code)."""
 
@@ -38,12 +40,12 @@ class EncoderSpec:
 
 
 ENCODERS: dict[str, EncoderSpec] = {
-    "mit_b0": EncoderSpec(32, (2, 2, 2, 2)),
-    "mit_b1": EncoderSpec(64, (2, 2, 2, 2)),
-    "mit_b2": EncoderSpec(64, (3, 4, 6, 3)),
-    "mit_b3": EncoderSpec(64, (3, 4, 18, 3)),
-    "mit_b4": EncoderSpec(64, (3, 8, 27, 3)),
-    "mit_b5": EncoderSpec(64, (3, 6, 40, 3)),
+    "mit_b0": EncoderSpec(32, (2, 2, 2, 2), "mit_b0_20220624-7e0fe6dd.pth"),
+    "mit_b1": EncoderSpec(64, (2, 2, 2, 2), "mit_b1_20220624-02e5a6a1.pth"),
+    "mit_b2": EncoderSpec(64, (3, 4, 6, 3), "mit_b2_20220624-66e8bf70.pth"),
+    "mit_b3": EncoderSpec(64, (3, 4, 18, 3), "mit_b3_20220624-13b1141c.pth"),
+    "mit_b4": EncoderSpec(64, (3, 8, 27, 3), "mit_b4_20220624-d588d980.pth"),
+    "mit_b5": EncoderSpec(64, (3, 6, 40, 3), "mit_b5_20220624-658746d9.pth"),
 }
 
 

@@ -353,22 +353,3 @@ def test_initial_weights_that_do_not_fit_are_refused(finished, tmp_path):
     (tmp_path / "text.pth").write_text("no weights")
     with pytest.raises(SettingsError, match="damaged"):
         load_initial_weights(larger, tmp_path / "text.pth")
-
-
-def test_published_encoder_file_loads_without_its_imagenet_classifier(tmp_path, monkeypatch):
-    student = build_segmentor(
-        ModelSettings(encoder="mit_b0", crop_size=(64, 64), decoder_channels=8, attention_channels=8)
-    )
-    encoder = {name: torch.full_like(value, 0.5) for name, value in student.backbone.state_dict().items()}
-    names = []
-
-    def convert(state):
-        names.extend(state)
-        return encoder
-
-    monkeypatch.setattr("train.initialisation.convert_encoder_state_dict", convert)
-    published = {"patch_embed1.proj.weight": torch.zeros(32, 3, 7, 7), "head.weight": torch.zeros(1000, 256)}
-    torch.save(published, tmp_path / "mit_b0.pth")
-    assert "Encoder weights" in load_initial_weights(student, tmp_path / "mit_b0.pth")
-    assert names == ["patch_embed1.proj.weight"]
-    assert all((value == 0.5).all() for value in student.backbone.state_dict().values())

@@ -15,7 +15,7 @@ from supervisely.nn.training.gui.training_logs import TrainingLogs
 from common.data.project import BACKGROUND
 from train.page.live import Curve, Frozen, send
 from train.page.previews import PreviewBoard
-from train.readers import duration
+from train.readers import duration, megabytes
 from train.scores import THIN
 from train.state import ENDED, Change, Progressed, TrainingState, Validated
 
@@ -173,7 +173,7 @@ class Monitor:
             if state.phase not in ENDED:
                 done, total = state.iteration, state.total_iterations
                 left = f", {duration(state.seconds_left)} left" if state.seconds_left is not None else ""
-                self._status = (self._sentence(state.phase, done, total, left), done, total)
+                self._status = (self._sentence(_doing(state), done, total, left), done, total)
         self._changed.set()
 
     def _note_scalars(self, iteration: int, scalars: Mapping[str, float]) -> None:
@@ -211,9 +211,9 @@ class Monitor:
         self._curves[key].setdefault(name, Curve()).add(iteration, value)
         self._touched.add(key)
 
-    def _sentence(self, phase: str, done: int, total: int, left: str) -> str:
+    def _sentence(self, doing: str, done: int, total: int, left: str) -> str:
         place = f": iteration {done} of {total}{left}" if total else ""
-        doing = "Stopping, saves and uploads" if self._stop.is_set() else PHASES[phase]
+        doing = "Stopping, saves and uploads" if self._stop.is_set() else doing
         return f"{doing}{place}.{self._details}{self._score}"
 
     def _work(self) -> None:
@@ -249,3 +249,10 @@ class Monitor:
             self._bar = self._card.progress_bar_main(message="Training", total=total, initial=done)
             self._card.progress_bar_main.show()
         self._bar.update(done - self._bar.n)
+
+
+def _doing(state: TrainingState) -> str:
+    if state.downloading is None:
+        return PHASES[state.phase]
+    coming = state.downloading
+    return f"Preparing: downloading {coming.name}, {megabytes(coming.received, coming.size)}"
