@@ -13,6 +13,7 @@ from common.data.sampling import RareClassSettings
 from common.data.transforms import AugmentationSettings, InputScale
 from common.hrda.settings import (
     MODES,
+    PRECISIONS,
     InferenceSettings,
     ModelSettings,
     PlainSettings,
@@ -55,6 +56,8 @@ class OptimizerSettings(PlainSettings):
     """Share of the rate at the very first iteration."""
     power: float = 1.0
     """Power of the polynomial by which the rate falls to 0 at the end of the run; 0 keeps it constant."""
+    skip_limit: int = 20
+    """An iteration whose loss or gradient is no finite number changes nothing; so many in a row end the run."""
 
     def __post_init__(self) -> None:
         require(_is_number(self.lr, 0) and self.lr > 0, "lr", "a number above 0", self.lr)
@@ -74,6 +77,7 @@ class OptimizerSettings(PlainSettings):
             "a number from 0 to 1",
             self.warmup_start_ratio,
         )
+        require(_is_count(self.skip_limit, 1), "skip_limit", "a whole number of 1 or more", self.skip_limit)
 
 
 @dataclass(frozen=True)
@@ -157,9 +161,47 @@ class CheckpointSettings(PlainSettings):
 
     interval: int = 1000
     """Iterations between writes of the last checkpoint; it is also written at the end and when stopped."""
+    keep: int = 2
+    """So many of the last states of the run are kept, each with all that going on from it needs."""
 
     def __post_init__(self) -> None:
-        require(_is_count(self.interval, 1), "interval", "a whole number of 1 or more", self.interval)
+        for name in ("interval", "keep"):
+            require(_is_count(getattr(self, name), 1), name, "a whole number of 1 or more", getattr(self, name))
+
+
+@dataclass(frozen=True)
+class ComputeSettings(PlainSettings):
+    """How an iteration is computed: what it costs in time and memory, hardly what it results in."""
+
+    precision: str = "auto"
+    """Precision of convolutions and matrix products; weights, losses and averages are float32 in any case. 'auto':
+    bfloat16 on graphics cards, float16 on those that lack it, float32 on processors."""
+    tf32: bool = True
+    """Whether graphics cards round what is computed in float32 to TF32 before they multiply."""
+    compile: bool = False
+    """Compile encoder and decoder with torch.compile: faster iterations after some minutes; without a compiler the run
+    says so and goes on without."""
+    accumulate: int = 1
+    """Parts of the batch that go through the network one after the other: less memory; batch norm sees one part."""
+    clip_norm: float | None = None
+    """The gradient of all weights is shortened to this length where it is longer; null: never."""
+    activation_checkpointing: bool = False
+    """Compute the encoder's blocks once more in the backward pass instead of keeping what they computed: less memory
+    for about a quarter more time."""
+
+    def __post_init__(self) -> None:
+        known = ("auto", *PRECISIONS)
+        if self.precision not in known:
+            raise SettingsError(f"Unknown precision '{self.precision}': {closest(str(self.precision), known)}")
+        for name in ("tf32", "compile", "activation_checkpointing"):
+            require(isinstance(getattr(self, name), bool), name, "true or false", getattr(self, name))
+        require(_is_count(self.accumulate, 1), "accumulate", "a whole number of 1 or more", self.accumulate)
+        require(
+            self.clip_norm is None or (_is_number(self.clip_norm, 0) and self.clip_norm > 0),
+            "clip_norm",
+            "a number above 0, or null",
+            self.clip_norm,
+        )
 
 
 @dataclass(frozen=True)
@@ -201,6 +243,8 @@ class TrainSettings(PlainSettings):
     """When the models are measured."""
     checkpoint: CheckpointSettings = field(default_factory=CheckpointSettings)
     """When the run is written to disk."""
+    compute: ComputeSettings = field(default_factory=ComputeSettings)
+    """How an iteration is computed."""
 
     def __post_init__(self) -> None:
         if self.class_weights is False:
@@ -233,6 +277,12 @@ class TrainSettings(PlainSettings):
             "optimizer.warmup_iterations",
             f"below iterations ({self.iterations}), or the learning rate never gets to its value",
             self.optimizer.warmup_iterations,
+        )
+        require(
+            self.batch_size % self.compute.accumulate == 0,
+            "compute.accumulate",
+            f"a number that divides batch_size ({self.batch_size})",
+            self.compute.accumulate,
         )
 
     @classmethod

@@ -72,6 +72,16 @@ class Progressed:
 
 
 @dataclass(frozen=True)
+class StepsSkipped:
+    """Iterations changed nothing, because a loss or a gradient was no finite number; said as often as `Progressed`."""
+
+    iteration: int
+    """Iterations done, these included."""
+    total: int
+    """Iterations of the whole run that were skipped so far."""
+
+
+@dataclass(frozen=True)
 class Validated:
     """Student and teacher were measured."""
 
@@ -123,7 +133,18 @@ class Finished:
     """Scores from 0 to 1 of the best measurement, named as in `Validated`; empty if nothing was measured."""
 
 
-Change = PhaseChanged | Downloading | Started | Progressed | Validated | CheckpointWritten | Said | Failed | Finished
+Change = (
+    PhaseChanged
+    | Downloading
+    | Started
+    | Progressed
+    | StepsSkipped
+    | Validated
+    | CheckpointWritten
+    | Said
+    | Failed
+    | Finished
+)
 Reader = Callable[["TrainingState", Change], None]
 
 _KINDS = {kind.__name__: kind for kind in get_args(Change)}
@@ -142,6 +163,8 @@ class TrainingState:
     """Iterations of the whole run; 0 while it is prepared."""
     seconds_left: float | None = None
     """Until all iterations are done; None while nothing can be said."""
+    skipped: int = 0
+    """Iterations that changed nothing, because a loss or a gradient was no finite number."""
     curves: dict[str, list[tuple[int, float]]] = field(default_factory=dict)
     """Points (iteration, value) by name, of losses, learning rate and shares of pseudo-labels."""
     validations: list[Validated] = field(default_factory=list)
@@ -173,6 +196,8 @@ class TrainingState:
                 self.iteration, self.seconds_left = iteration, seconds_left
                 for name, value in scalars.items():
                     self.curves.setdefault(name, []).append((iteration, value))
+            case StepsSkipped(_, total):
+                self.skipped = total
             case Validated():
                 self.validations.append(change)
             case CheckpointWritten(path):

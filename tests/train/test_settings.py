@@ -86,6 +86,8 @@ def test_settings_survive_yaml():
         ("class_weights=[1, -3]", "of 0 or more"),
         ("validation.max_images=0", "In validation"),
         ("checkpoint.interval=0", "In checkpoint"),
+        ("checkpoint.keep=0", "In checkpoint: keep must be a whole number of 1 or more"),
+        ("optimizer.skip_limit=0", "skip_limit"),
         ("model.encoder=mit_b9", "mit_b"),
         ("seed", "key=value"),
         ("model.crop_size=[1", "not valid YAML"),

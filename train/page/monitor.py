@@ -15,9 +15,9 @@ from supervisely.nn.training.gui.training_logs import TrainingLogs
 from common.data.project import BACKGROUND
 from train.page.live import Curve, Frozen, send
 from train.page.previews import PreviewBoard
-from train.readers import duration, megabytes
+from train.readers import duration, megabytes, skipped
 from train.scores import THIN
-from train.state import ENDED, Change, Progressed, TrainingState, Validated
+from train.state import ENDED, Change, Progressed, StepsSkipped, TrainingState, Validated
 
 CLASSES_SHOWN = 10
 SECONDS_BETWEEN_UPDATES = 1.0
@@ -143,7 +143,7 @@ class Monitor:
         self._touched: set[str] = set()
         self._validated: list[Validated] = []
         self._status = ("", 0, 0)
-        self._details = self._score = ""
+        self._details = self._score = self._skipped = ""
         self._bar: Any = None
         self._changed, self._closed = threading.Event(), threading.Event()
         self._worker = threading.Thread(target=self._work, name="monitor", daemon=True)
@@ -167,6 +167,8 @@ class Monitor:
             match change:
                 case Progressed(iteration, scalars):
                     self._note_scalars(iteration, scalars)
+                case StepsSkipped(_, total):
+                    self._skipped = f" {skipped(total)}."
                 case Validated(iteration, metrics):
                     self._note_metrics(iteration, metrics)
                     self._validated.append(change)
@@ -214,7 +216,7 @@ class Monitor:
     def _sentence(self, doing: str, done: int, total: int, left: str) -> str:
         place = f": iteration {done} of {total}{left}" if total else ""
         doing = "Stopping, saves and uploads" if self._stop.is_set() else doing
-        return f"{doing}{place}.{self._details}{self._score}"
+        return f"{doing}{place}.{self._details}{self._score}{self._skipped}"
 
     def _work(self) -> None:
         while not self._closed.is_set():

@@ -8,7 +8,7 @@ from supervisely.app import DataJson
 
 from train.page import monitor as module
 from train.page.monitor import Monitor, MonitorCard
-from train.state import PhaseChanged, Progressed, Started, TrainingState, Validated
+from train.state import PhaseChanged, Progressed, Started, StepsSkipped, TrainingState, Validated
 
 
 def curves(card: MonitorCard, key: str) -> dict[str, list[tuple[float, float]]]:
@@ -80,3 +80,14 @@ def test_status_says_that_a_stop_is_on_its_way(card: MonitorCard):
         state.subscribe(monitor)
         state.apply(Started(0, 4))
     assert statuses[-1].startswith("Stopping")
+
+
+def test_status_says_how_many_iterations_were_skipped(card: MonitorCard):
+    statuses: list[str] = []
+    state = TrainingState()
+    with Monitor(card, lambda sentence, kind: statuses.append(sentence), threading.Event()) as monitor:
+        state.subscribe(monitor)
+        state.apply(Started(0, 4))
+        state.apply(StepsSkipped(2, 1))
+        state.apply(Progressed(2, {"loss/source": 0.5}, None))
+    assert statuses[-1].endswith("1 iteration was skipped because a loss or gradient was no finite number.")
