@@ -134,6 +134,7 @@ class HRDATrainApp(DomainTrainApp):
         """
         try:
             settings = self.run_settings()
+            self.gui.training_process.chosen_devices(settings)
             self._continues = self.gui.wants_to_continue
             self._check_interrupted(settings)
             inputs = self.gui.input_selector.get_inputs()
@@ -233,7 +234,7 @@ class HRDATrainApp(DomainTrainApp):
                     domains,
                     out,
                     classes=self.classes,
-                    device=self.device or "auto",
+                    device=self.gui.training_process.chosen_devices(settings),
                     state=state,
                     stop=self._stop,
                     resume=self._continues,
