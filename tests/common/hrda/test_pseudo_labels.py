@@ -95,9 +95,9 @@ def test_teacher_that_believes_ever_more_drifts_no_further_than_it_is_let() -> N
     generator = torch.Generator().manual_seed(0)
     rules = [rule(balance_source=trust, balance_keep=1) for trust in (1.0, 0.5, 0.0)]
     each = [ClassCuts(torch.tensor([0.985, 0.015]), settings) for settings in rules]
-    for step in range(300):
+    for step in range(200):
         logits = torch.randn(2, 2, 64, 64, generator=generator)
-        logits[:, 1] += min(step / 50 - 4, -0.7)
+        logits[:, 1] += min(step / 25 - 4, -0.7)
         for cuts in each:
             cuts.learn(logits)
     fixed = pseudo_labels(logits, SelfTrainingSettings(pseudo_label_rule="per_class", class_threshold=0.6))
@@ -188,3 +188,13 @@ def test_shares_of_the_classes_leave_out_pixels_that_do_not_count() -> None:
     pseudo = PseudoLabels(labels, ones, torch.tensor([[[0.5, 0.5, 0.0, 0.5]]]), ones.mean())
     torch.testing.assert_close(pseudo.class_shares(4), torch.tensor([1 / 3, 1 / 3, 1 / 3, 0]))
     assert PseudoLabels(labels, ones, 0 * ones, ones.mean()).class_shares(4).tolist() == [0, 0, 0, 0]
+
+
+def test_finding_cuts_and_labels_reads_nothing_back_from_its_device() -> None:
+    """On the meta device tensors have no content: whatever asks for some, which on a GPU would wait for it, fails."""
+    settings, shares = rule(), torch.tensor([0.9, 0.1], device="meta")
+    cuts = ClassCuts(shares, settings, class_weights=shares)
+    logits = torch.empty(2, 2, 64, 64, device="meta")
+    cuts.learn(logits, torch.empty(2, 64, 64, dtype=torch.bool, device="meta"))
+    pseudo = labelled(cuts, logits, settings)
+    assert pseudo.class_shares(2).device.type == "meta"
