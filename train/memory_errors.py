@@ -12,14 +12,13 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
+from common import out_of_memory
 from common.data.datasets import Batch
 from common.hrda.settings import ENCODERS
 from train.learner import Learner
 from train.result import TrainingError
 from train.settings import TrainSettings
 
-# CUDA, its libraries and the CPU's allocator each have words of their own; only the first has a class of its own.
-_WORDS = re.compile(r"out of memory|can't allocate memory|CUBLAS_STATUS_ALLOC_FAILED|CUDNN_STATUS_ALLOC_FAILED", re.I)
 _CPU_ALLOCATOR = "DefaultCPUAllocator"
 _WORKER_KILLED = re.compile(r"DataLoader worker .*(killed by signal|exited unexpectedly)", re.S)
 _SHARED_MEMORY = re.compile(r"Bus error|shared memory|shm", re.I)
@@ -29,11 +28,8 @@ _CONTAINER_LIMITS = (Path("/sys/fs/cgroup/memory.max"), Path("/sys/fs/cgroup/mem
 
 def is_out_of_memory(error: BaseException) -> bool:
     """Whether an error says that the device, or torch on the CPU, has no memory left."""
-    if isinstance(error, torch.OutOfMemoryError):
-        return True
-    # The sentences of this module use the same words.
-    is_technical = isinstance(error, RuntimeError) and not isinstance(error, TrainingError)
-    return is_technical and _WORDS.search(str(error)) is not None
+    # The sentences of this module use the words of libraries.
+    return not isinstance(error, TrainingError) and out_of_memory.is_out_of_memory(error)
 
 
 def learn_or_explain(learner: Learner, batch: Batch, done: int, settings: TrainSettings) -> dict[str, Tensor]:
