@@ -160,8 +160,11 @@ class SegmentationMetrics:
     def _confusion_of(self, prediction: np.ndarray, truth: np.ndarray) -> np.ndarray:
         count = len(self.classes)
         counted = truth != IGNORE_LABEL
-        true, predicted = truth[counted].astype(np.int64), prediction[counted]
-        pairs = true * count + predicted
+        true, predicted = truth.ravel(), prediction.ravel()
+        if not counted.all():
+            # Only where needed: picking pixels takes longer than counting them.
+            true, predicted = truth[counted], prediction[counted]
+        pairs = true.astype(np.int64) * count + predicted
         if pairs.size and (pairs.min() < 0 or true.max() >= count or predicted.max() >= count):
             raise ValueError(f"Class indices must be below {count}, the number of classes: {', '.join(self.classes)}.")
         return np.bincount(pairs, minlength=count * count).reshape(count, count)
