@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from train.result import TrainingError
-from train.settings import OptimizerSettings
+from train.settings_sections import OptimizerSettings
 
 FINITE = "step/finite"
 """Name of the flag among an iteration's scalars: 0-dim bool, whether all losses and gradients are finite."""

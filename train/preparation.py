@@ -16,9 +16,7 @@ from common.data.project import (
     BACKGROUND,
     LabelledImages,
     Project,
-    check_labelled_target,
-    check_source,
-    check_validation,
+    check_labelled,
     open_project,
     prepare_labelled,
     prepare_unlabelled,
@@ -102,10 +100,10 @@ def prepare(
     if settings.self_training.feature_distance_weight > 0:
         class_indices(settings.self_training.feature_distance_classes, (BACKGROUND, *names))
     # All that is quickly checked comes before the minutes that reading every photo may take.
-    check_source(source, names)
-    check_validation(validation, names)
+    check_labelled(source, names, "source")
+    check_labelled(validation, names, "validation")
     if more:
-        check_labelled_target(more, names)
+        check_labelled(more, names, "labelled target")
         refuse_measured(more, validation)
 
     rules = {"skip_broken": settings.data.skip_broken, "progress": say}

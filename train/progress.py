@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from train.guard import StepGuard
-from train.settings import OptimizerSettings
+from train.settings_sections import OptimizerSettings
 from train.validation import Measurement
 
 # The pace of the last reports counts: an iteration takes longer once self-training has begun.

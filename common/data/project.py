@@ -156,33 +156,6 @@ def _read_meta(folder: Path) -> sly.ProjectMeta:
 
 
 # --------------------------------------------------------------------------------------------------------- checks
-def check_source(project: Project, classes: Sequence[str]) -> None:
-    """Refuse a source that cannot teach the chosen classes.
-
-    Raises:
-        ProjectError: No image, no annotated image, a class that the project does not have, or one without any label.
-    """
-    _check_labelled(project, classes, "source")
-
-
-def check_validation(project: Project, classes: Sequence[str]) -> None:
-    """Refuse a validation set on which the chosen classes cannot be measured.
-
-    Raises:
-        ProjectError: No image, no annotated image, no label at all, or a chosen class without a label.
-    """
-    _check_labelled(project, classes, "validation")
-
-
-def check_labelled_target(project: Project, classes: Sequence[str]) -> None:
-    """Refuse a labelled part of the target that teaches nothing; it need not show every class.
-
-    Raises:
-        ProjectError: No annotated image, a class that the project does not have, or no label of any chosen class.
-    """
-    _check_labelled(project, classes, "labelled target")
-
-
 def check_target(project: Project) -> None:
     """Refuse a target without photos; labels are not looked at.
 
@@ -193,7 +166,17 @@ def check_target(project: Project) -> None:
         raise ProjectError(f"The target {project.path} has no images. Choose another project or dataset.")
 
 
-def _check_labelled(project: Project, classes: Sequence[str], role: LabelledRole) -> None:
+def check_labelled(project: Project, classes: Sequence[str], role: LabelledRole) -> None:
+    """Refuse photos that cannot teach the chosen classes, or on which those cannot be measured.
+
+    Args:
+        project: the photos.
+        classes: names without the background.
+        role: what they are for. Every class must have a label; a labelled target needs one of any class.
+
+    Raises:
+        ProjectError: No image, no annotated image, a class that the project does not have, or labels that are missing.
+    """
     where = f"The {role} {project.path}"
     _check_classes(classes)
     if not len(project):
@@ -270,13 +253,13 @@ def prepare_labelled(
         Photos and mask files in the project's order. Photos without annotation file are left out.
 
     Raises:
-        ProjectError: As `check_source`, `check_validation` or `check_labelled_target`; images that are broken
+        ProjectError: As `check_labelled`; images that are broken
             (unreadable, annotation of another size, label without area), named; or no pixel is left of a class that
             must have some.
     """
     if unchosen not in ("background", "ignore"):
         raise ProjectError(f"Labels of unchosen classes become 'background' or 'ignore'. Received: {unchosen!r}")
-    _check_labelled(project, classes, role)
+    check_labelled(project, classes, role)
     annotated = [record for record in project if record.annotation_path]
     if len(annotated) < len(project):
         logger.warning("The %s: %d images have no annotation file.", role, len(project) - len(annotated))

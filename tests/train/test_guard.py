@@ -5,7 +5,7 @@ import torch
 
 from train.guard import SkipCounts, StepGuard
 from train.result import TrainingError
-from train.settings import OptimizerSettings
+from train.settings_sections import OptimizerSettings
 
 SETTINGS = OptimizerSettings(lr=0.003, warmup_iterations=50, skip_limit=3)
 YES, NO = torch.tensor(True), torch.tensor(False)

@@ -6,7 +6,8 @@ import yaml
 
 from common.hrda.settings import SettingsError
 from train.schedule import lr_factor
-from train.settings import DEFAULT_YAML, OptimizerSettings, TrainSettings
+from train.settings import DEFAULT_YAML, TrainSettings
+from train.settings_sections import OptimizerSettings
 
 
 def dotted(data, path=""):
