@@ -112,10 +112,10 @@ class Learner:
         settings = self._settings
         # Each iteration has random numbers of its own, whatever came before: a resumed run draws the same.
         self._generator.manual_seed(seed_everything(settings.seed, done + 1))
-        # From the labels as they come: which classes are in them need not be fetched from the device.
-        draws = StepDraws.draw(batch.source_labels, settings.self_training, self._generator, self.ranks)
-        draws = replace(draws, mask=to_device(draws.mask, self.device))
-        images, labels, target_images, target_valid = (to_device(tensor, self.device) for tensor in batch)
+        images, labels, target_images, target_valid = (to_device(tensor, self.device) for tensor in batch[:4])
+        draws = StepDraws.draw(
+            labels, settings.self_training, self._generator, self.ranks, present=batch.source_classes
+        )
         factor = self._lr_factor(done)
         for group, rate in zip(self.optimizer.param_groups, self._full_rates, strict=True):
             group["lr"] = rate * factor

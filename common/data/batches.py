@@ -7,6 +7,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from common.hrda.mixing import present_classes
 from common.hrda.predictor import normalise
 
 
@@ -21,6 +22,8 @@ class Batch(NamedTuple):
     """B×3×h×w float32, normalised; None without a target."""
     target_valid: Tensor | None
     """B×h×w bool, False in padding and in the margins whose pseudo-labels do not count."""
+    source_classes: Tensor | None = None
+    """B×256 bool on the CPU: the classes of each source label, so that nobody asks a device for them."""
 
 
 class PackedCrops(NamedTuple):
@@ -43,10 +46,11 @@ class PackedBatch(NamedTuple):
     def unpack(self, device: torch.device) -> Batch:
         """The batch on `device`, which normalises it."""
         images, labels = _unpack(self.source, device)
+        present = present_classes(self.source.maps)
         if self.target is None:
-            return Batch(images, labels.long(), None, None)
+            return Batch(images, labels.long(), None, None, present)
         target_images, valid = _unpack(self.target, device)
-        return Batch(images, labels.long(), target_images, valid.bool())
+        return Batch(images, labels.long(), target_images, valid.bool(), present)
 
 
 def _unpack(crops: PackedCrops, device: torch.device) -> tuple[Tensor, Tensor]:

@@ -18,25 +18,33 @@ BLUR_SIGMA = (0.15, 1.15)
 BLUR_REACH = 5.2
 
 
-def draw_classes(labels: Tensor, generator: torch.Generator, ranks: Ranks = ALONE) -> list[Tensor]:
+def present_classes(labels: Tensor) -> Tensor:
+    """Which classes each label has: B×256 bool, on the CPU. It waits for the device that the labels are on.
+
+    Args:
+        labels: B×H×W, whole numbers in 0..255; 255 counts as a class, as in the reference.
+    """
+    return torch.stack([y.flatten().bincount(minlength=IGNORE_LABEL + 1) > 0 for y in labels.cpu()])
+
+
+def draw_classes(present: Tensor, generator: torch.Generator, ranks: Ranks = ALONE) -> list[Tensor]:
     """For each label of the batch, half (rounded up) of the classes present in the whole batch.
 
     Args:
-        labels: B×H×W int64 in 0..255; 255 counts as a class, as in the reference. Best on the CPU: this waits for
-            another device.
+        present: of `present_classes`.
         generator: source of randomness (CPU), the same in all processes.
         ranks: the processes among which the batch is shared out.
     """
-    counts = labels.flatten().cpu().bincount(minlength=IGNORE_LABEL + 1)
-    present = ranks.mean((counts > 0).float()).nonzero().flatten()
-    half, size = math.ceil(len(present) / 2), len(labels)
+    size = len(present)
+    present = ranks.mean(present.any(dim=0).float()).nonzero().flatten()
+    half = math.ceil(len(present) / 2)
     drawn = [present[torch.randperm(len(present), generator=generator)[:half]] for _ in range(ranks.count * size)]
     return drawn[ranks.index * size :][:size]
 
 
 def class_masks(labels: Tensor, classes: list[Tensor]) -> Tensor:
     """Where each label has one of its drawn classes: B×H×W bool."""
-    return torch.stack([torch.isin(y, c.to(y.device)) for y, c in zip(labels, classes, strict=True)])
+    return torch.stack([torch.isin(y, c.to(y.device, non_blocking=True)) for y, c in zip(labels, classes, strict=True)])
 
 
 def paste(mask: Tensor, source: Tensor, target: Tensor) -> Tensor:

@@ -20,17 +20,22 @@ IMAGENET_MEAN = (123.675, 116.28, 103.53)
 IMAGENET_STD = (58.395, 57.12, 57.375)
 
 
+def _statistics(device: torch.device) -> tuple[Tensor, Tensor]:
+    """ImageNet's mean and deviation, 3×1×1. Nothing waits for the device."""
+    return tuple(
+        torch.tensor(values)[:, None, None].to(device, non_blocking=True) for values in (IMAGENET_MEAN, IMAGENET_STD)
+    )
+
+
 def normalise(images: Tensor) -> Tensor:
     """RGB values 0..255 (B×3×H×W, any dtype) → ImageNet-normalised float32."""
-    mean = torch.tensor(IMAGENET_MEAN, device=images.device)[:, None, None]
-    std = torch.tensor(IMAGENET_STD, device=images.device)[:, None, None]
+    mean, std = _statistics(images.device)
     return (images.float() - mean) / std
 
 
 def denormalise(images: Tensor) -> Tensor:
     """The inverse of `normalise`: float32 RGB in 0..255, not rounded."""
-    mean = torch.tensor(IMAGENET_MEAN, device=images.device)[:, None, None]
-    std = torch.tensor(IMAGENET_STD, device=images.device)[:, None, None]
+    mean, std = _statistics(images.device)
     return images * std + mean
 
 

@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from common.hrda.distributed import ALONE, Ranks
 from common.hrda.feature_distance import class_indices, feature_distance
 from common.hrda.masking import block_side, draw_kept_blocks, mask_blocks
-from common.hrda.mixing import ColorJitter, blur, class_masks, draw_classes, draw_sigma, paste
+from common.hrda.mixing import ColorJitter, blur, class_masks, draw_classes, draw_sigma, paste, present_classes
 from common.hrda.predictor import denormalise, normalise
 from common.hrda.pseudo_labels import ClassCuts, PseudoLabels, pseudo_labels
 from common.hrda.segmentor import HRDASegmentor, draw_detail_box
@@ -88,13 +88,27 @@ class StepDraws:
 
     @classmethod
     def draw(
-        cls, labels: Tensor, settings: SelfTrainingSettings, generator: torch.Generator, ranks: Ranks = ALONE
+        cls,
+        labels: Tensor,
+        settings: SelfTrainingSettings,
+        generator: torch.Generator,
+        ranks: Ranks = ALONE,
+        *,
+        present: Tensor | None = None,
     ) -> StepDraws:
-        """Draw for source labels B×H×W. Always the same number of draws, so that runs stay comparable; processes that
-        train together all draw for the whole batch."""
+        """Draw for source labels. Always the same number of draws, so that runs stay comparable.
+
+        Args:
+            labels: B×H×W.
+            settings: of the method.
+            generator: source of randomness (CPU).
+            ranks: processes that train together all draw for the whole batch.
+            present: of `present_classes`; where it is left out, this waits for the device that the labels are on.
+        """
         size = (labels.shape[-2], labels.shape[-1])
         boxes = draw_detail_box(size, generator), draw_detail_box(size, generator)
-        mask = class_masks(labels, draw_classes(labels, generator, ranks))
+        present = present_classes(labels) if present is None else present
+        mask = class_masks(labels, draw_classes(present, generator, ranks))
         strong = _draw_strong(len(labels), settings, generator, ranks)
         # Last, so that a run with masking draws for its other passes what a run without it draws.
         masked = MaskedDraws.draw(labels, settings, generator, ranks) if settings.masked_weight > 0 else None
