@@ -19,7 +19,7 @@ from common.hrda.reference_weights import convert_encoder_state_dict, find_encod
 
 PUBLISHED_URL = "https://download.openmmlab.com/mmsegmentation/v0.5/pretrain/segformer"
 """Where mmsegmentation publishes SegFormer's ImageNet weights of MiT, under its own names."""
-MIRROR = "HRDA_WEIGHTS_URL"
+MIRROR = "PRETRAINED_WEIGHTS_URL"
 """Environment variable: another address that has the same files."""
 
 _CONTAINERS = ("state_dict", "model")

@@ -124,7 +124,7 @@ class Visit:
 def no_downloads() -> Iterator[None]:
     """The apps find nobody who has pretrained weights."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("HRDA_WEIGHTS_URL", NOWHERE)
+        patch.setenv("PRETRAINED_WEIGHTS_URL", NOWHERE)
         yield
 
 

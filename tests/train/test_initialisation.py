@@ -78,7 +78,7 @@ def test_imagenet_weights_are_fetched_and_their_licence_is_said(settings, publis
 
 
 def test_weights_that_cannot_be_had_are_said_or_refused_as_the_setting_asks(settings, monkeypatch, kept):
-    monkeypatch.setenv("HRDA_WEIGHTS_URL", NOWHERE)
+    monkeypatch.setenv("PRETRAINED_WEIGHTS_URL", NOWHERE)
     start, [sentence], _ = choose(settings("pretrained=auto"))
     assert start == Start()
     assert "not used" in sentence and f"put it at {kept / ENCODERS['mit_b0'].weights_file}" in sentence

@@ -65,16 +65,16 @@ def test_run_starts_from_the_weights_and_records_it(domains, encoder_file, tmp_p
     ):
         assert recorded == "imagenet"
 
-    monkeypatch.setenv("HRDA_WEIGHTS_URL", NOWHERE)
+    monkeypatch.setenv("PRETRAINED_WEIGHTS_URL", NOWHERE)
     with monkeypatch.context() as patch, publishing(encoder_file, patch):
-        patch.setenv("HRDA_WEIGHTS_URL", NOWHERE)
+        patch.setenv("PRETRAINED_WEIGHTS_URL", NOWHERE)
         run(settings(tmp_path, "iterations=3"), domains, out, device="cpu", resume=True)
     assert load_checkpoint(out / "checkpoints" / "last.pth").iteration == 3
     assert TrainSettings.from_yaml((out / "settings.yaml").read_text()).pretrained == "imagenet"
 
 
 def test_run_without_a_server_says_so_and_starts_from_random_weights(domains, tmp_path, monkeypatch):
-    monkeypatch.setenv("HRDA_WEIGHTS_URL", NOWHERE)
+    monkeypatch.setenv("PRETRAINED_WEIGHTS_URL", NOWHERE)
     state, off = TrainingState(), "self_training.feature_distance_weight=0"
     run(settings(tmp_path, off, "iterations=1"), domains, tmp_path / "run", device="cpu", state=state)
     assert any("not used" in text and "put it at" in text for text in state.messages)

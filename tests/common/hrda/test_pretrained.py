@@ -134,7 +134,7 @@ def test_reading_weights_draws_no_random_numbers(state, tmp_path):
 
 @pytest.mark.parametrize("encoder", ENCODERS)
 def test_every_published_file_has_an_address_and_a_sum(encoder, monkeypatch):
-    monkeypatch.delenv("HRDA_WEIGHTS_URL", raising=False)
+    monkeypatch.delenv("PRETRAINED_WEIGHTS_URL", raising=False)
     remote = published_weights(encoder)
     assert remote.url.startswith("https://") and remote.url.endswith(f"/{remote.name}")
     assert remote.name.startswith(f"{encoder}_") and len(remote.sha256) == 8
@@ -153,6 +153,6 @@ def test_published_names_are_those_that_mmsegmentation_s_own_configs_have():
 
 
 def test_mirror_takes_the_place_of_the_publisher(monkeypatch):
-    monkeypatch.setenv("HRDA_WEIGHTS_URL", "http://mirror/weights/")
+    monkeypatch.setenv("PRETRAINED_WEIGHTS_URL", "http://mirror/weights/")
     remote = published_weights("mit_b0")
     assert remote.url == f"http://mirror/weights/{ENCODERS['mit_b0'].weights_file}"

@@ -278,7 +278,7 @@ def test_click_says_whether_the_weights_can_be_had(card, published, tmp_path, mo
             "success: Model: mit_b0, from ImageNet weights. Their licence"
         )
     assert {line.split()[0] for line in published.asked} == {"HEAD"}
-    monkeypatch.setenv("HRDA_WEIGHTS_URL", NOWHERE)
+    monkeypatch.setenv("PRETRAINED_WEIGHTS_URL", NOWHERE)
     answer = starting(card, "auto", tmp_path / "kept")
     assert answer.startswith("warning: Model: mit_b0, from random weights, because the ImageNet weights cannot be had.")
     assert f"put it at {tmp_path / 'kept'}" in answer
