@@ -44,18 +44,23 @@ def test_a_case_prints_a_line_for_each_way(monkeypatch: pytest.MonkeyPatch, caps
     seconds = {"plain": 2.0, "ours": 1.0}
 
     def child(given, case: str, way: str):
-        return {"seconds": seconds[way], "memory": 100 * seconds[way], "losses": [[1.0, 2.0]]}
+        return {
+            "seconds": seconds[way],
+            "processor": 3 * seconds[way],
+            "memory": 100 * seconds[way],
+            "losses": [[1.0, 2.0]],
+        }
 
     monkeypatch.setattr(benchmark, "run_child", child)
     assert benchmark.main(["--cases", "mit_b0:256x2", "--ways", "plain", "ours", "--repeats", "1"]) == 0
     [plain, ours] = capsys.readouterr().out.splitlines()[2:]
     assert plain.split()[:4] == ["mit_b0:256x2", "plain", "2.000", "1.00x"]
-    assert ours.split()[1:] == ["ours", "1.000", "2.00x", "100", "50%", "0.0e+00"]
+    assert ours.split()[1:] == ["ours", "1.000", "2.00x", "3.000", "2.00x", "100", "50%", "0.0e+00"]
 
 
 def test_loading_reads_real_files(tmp_path) -> None:
     settings = small("ours")
     batches = benchmark.photo_batches(tmp_path, settings, 2)
-    images, labels, target, _ = batches[1]
+    images, labels, target, *_ = batches[1]
     assert images.shape == target.shape == (2, 3, 64, 64)
     assert np.isin(labels.numpy(), (0, 1, 2)).all()
