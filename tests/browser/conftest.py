@@ -120,7 +120,7 @@ class Visit:
         assert self.problems == []
 
 
-@pytest.fixture(scope="session", autouse=True)
+@pytest.fixture(scope="module", autouse=True)
 def no_downloads() -> Iterator[None]:
     """The apps find nobody who has pretrained weights."""
     with pytest.MonkeyPatch.context() as patch:
