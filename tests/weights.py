@@ -135,5 +135,5 @@ def publishing(path: Path, patch: pytest.MonkeyPatch) -> Iterator[Server]:
     with serving() as server:
         server.offer(path, name)
         patch.setitem(ENCODERS, "mit_b0", dataclasses.replace(ENCODERS["mit_b0"], weights_file=name))
-        patch.setenv("HRDA_WEIGHTS_URL", server.address)
+        patch.setenv("PRETRAINED_WEIGHTS_URL", server.address)
         yield server

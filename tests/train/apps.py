@@ -176,7 +176,7 @@ def started(
         PYTHONPATH=ROOT,
         OMP_NUM_THREADS=1,
         PYTHONFAULTHANDLER=1,
-        HRDA_WEIGHTS_URL=NOWHERE,
+        PRETRAINED_WEIGHTS_URL=NOWHERE,
         **environment,
     )
     log = folder / "log.txt"

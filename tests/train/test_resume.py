@@ -33,13 +33,13 @@ SETTINGS = TrainSettings().with_overrides(
         "optimizer.warmup_iterations=4",
         "data.scale={long_edge: null, short_edge: null}",
         "data.workers=0",
-        "validation={interval: 5, max_images: 1, previews: 0}",
+        "validation={interval: 17, max_images: 1, previews: 0}",
         "checkpoint={interval: 3, keep: 20}",
         "self_training_start=0.1",
         "self_training.pseudo_label_rule=per_class",
     ]
 )
-START, CHECK = 3, 9
+START, CHECK = 15, 21
 """Iterations done in the state that children start from, and when what came of them is compared."""
 
 
@@ -143,10 +143,10 @@ def assert_same_state(out: Path, other: Path, iteration: int) -> None:
 @pytest.mark.parametrize(
     ("file", "moment", "left"),
     [
-        ("best.pth", "done", 3),
-        ("last.pth", "renamed", 3),
-        ("iteration_000006.pth", "half", 3),
-        ("iteration_000006.pth", "done", 6),
+        ("best.pth", "done", 15),
+        ("last.pth", "renamed", 15),
+        ("iteration_000018.pth", "half", 15),
+        ("iteration_000018.pth", "done", 18),
     ],
 )
 def test_kill_while_a_checkpoint_is_written_costs_nothing_but_time(
@@ -163,7 +163,7 @@ def test_kill_while_a_checkpoint_is_written_costs_nothing_but_time(
     assert watched.starts == [left]
     assert not list(out.rglob(".*.pth.*"))
     assert_same_state(out, whole, CHECK)
-    assert RunFolder(out).best_measurement().iteration == 5
+    assert RunFolder(out).best_measurement().iteration == 17
 
 
 def test_killed_process_resumed_for_30_iterations_equals_the_run_that_was_never_interrupted(
