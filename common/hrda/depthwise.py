@@ -1,8 +1,8 @@
-"""Dilated depthwise convolutions on the CPU, for training.
+"""Depthwise and pointwise convolutions on the CPU, for training.
 
-The decoder's three of them (dilations 6, 12 and 18 on 1024 channels) are a thousandth of its multiplications and take
-a third of its time in the CPU's own kernels. The fast one of these wants the channels side by side in memory, gives up
-on borders wider than some at the left and right, and knows no gradients. So a map brings such a border with it; the
+The decoder's dilated depthwise convolutions (6, 12 and 18 on 1024 channels) are a thousandth of its multiplications and
+take a third of its time in the CPU's own kernels. The fast one of these wants the channels side by side in memory, gives
+up on borders wider than some at the left and right, and knows no gradients. So a map brings such a border with it; the
 gradient of the map, which is a convolution too, takes the same way; and the gradient of the kernel is nine products of
 shifted maps. All are torch's sums in another order.
 """
@@ -19,6 +19,8 @@ from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
 WIDEST_BORDER = 6
+# Bordered maps up to so many values are made in memory that is used again: fresh memory takes as long as the sums.
+VALUES_AT_ONCE = 2**21
 # Two maps of 32×32 pixels and their product stay in the cache of a core.
 CHANNELS_AT_ONCE = 256
 
@@ -53,6 +55,21 @@ def dilated_depthwise(x: Tensor, weight: Tensor, dilation: int) -> Tensor:
     return _DilatedDepthwise.apply(x.contiguous(memory_format=torch.channels_last), weight, dilation)
 
 
+class PointwiseConv2d(nn.Conv2d):
+    """A 1×1 convolution; on the CPU it trains as the matrix product that it is, channels-last."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Convolve B×C×H×W."""
+        if self.training and x.device.type == "cpu" and not torch.compiler.is_compiling():
+            return pointwise(x, self.weight, self.bias)
+        return super().forward(x)
+
+
+def pointwise(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
+    """`F.conv2d(x, weight, bias)` of a 1×1 kernel, channels-last."""
+    return F.linear(x.permute(0, 2, 3, 1), weight.flatten(1), bias).permute(0, 3, 1, 2)
+
+
 class _DilatedDepthwise(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, x: Tensor, weight: Tensor, dilation: int) -> Tensor:
@@ -70,10 +87,23 @@ class _DilatedDepthwise(torch.autograd.Function):
 
 
 def _convolve(x: Tensor, weight: Tensor, dilation: int) -> Tensor:
-    padding = (dilation, dilation)
-    if dilation > WIDEST_BORDER:
-        x, padding = F.pad(x, (dilation, dilation)), (dilation, 0)
-    return F.conv2d(x, weight.to(x.dtype), padding=padding, dilation=dilation, groups=len(weight))
+    weight = weight.to(x.dtype)
+    if dilation <= WIDEST_BORDER:
+        return F.conv2d(x, weight, padding=dilation, dilation=dilation, groups=len(weight))
+    count, channels, height, width = x.shape
+    at_once = max(min(VALUES_AT_ONCE // (channels * height * width), count), 1)
+    shape = (at_once, channels, height, width + 2 * dilation)
+    bordered = torch.empty(shape, dtype=x.dtype, memory_format=torch.channels_last).zero_()
+    out = None if at_once == count else torch.empty_like(x)
+    for first in range(0, count, at_once):
+        images = x[first : first + at_once]
+        part = bordered[: len(images)]
+        part[..., dilation:-dilation].copy_(images)
+        convolved = F.conv2d(part, weight, padding=(dilation, 0), dilation=dilation, groups=len(weight))
+        if out is None:
+            return convolved
+        out[first : first + at_once] = convolved
+    return out
 
 
 def _kernel_gradient(x: Tensor, gradient: Tensor, dilation: int) -> Tensor:

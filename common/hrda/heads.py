@@ -11,7 +11,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from common.hrda import mmcv_operators
-from common.hrda.depthwise import DilatedDepthwiseConv2d
+from common.hrda.depthwise import DilatedDepthwiseConv2d, PointwiseConv2d, pointwise
 
 mmcv_operators.ensure_importable()
 
@@ -42,7 +42,7 @@ class _Embedding(nn.Module):
         self.proj = nn.Linear(in_channels, channels)
 
     def forward(self, x: Tensor) -> Tensor:
-        return F.conv2d(x, self.proj.weight[:, :, None, None], self.proj.bias)
+        return pointwise(x, self.proj.weight, self.proj.bias)
 
 
 def _joined_conv(maps: Sequence[Tensor], weight: Tensor, size: Sequence[int]) -> Tensor:
@@ -52,7 +52,7 @@ def _joined_conv(maps: Sequence[Tensor], weight: Tensor, size: Sequence[int]) ->
     and the sum is resized. Nothing is joined.
     """
     parts = weight.split([x.shape[1] for x in maps], dim=1)
-    first, *others = (F.conv2d(x, part) for x, part in zip(maps, parts, strict=True))
+    first, *others = (pointwise(x, part) for x, part in zip(maps, parts, strict=True))
     return sum((resize(other, size) for other in others), resize(first, size))
 
 
@@ -72,6 +72,7 @@ class _SeparableASPP(nn.Module):
         for branch in self.aspp_modules[1:]:
             # Same parameters, another forward: nothing needs to be copied.
             branch.depthwise_conv.conv.__class__ = DilatedDepthwiseConv2d
+            branch.pointwise_conv.conv.__class__ = PointwiseConv2d
         self.bottleneck = ConvModule(channels * len(ASPP_DILATIONS), channels, 3, padding=1, norm_cfg=NORM)
 
     def forward(self, embedded: Sequence[Tensor], size: Sequence[int]) -> Tensor:

@@ -7,7 +7,7 @@ import torch
 import torch.nn.functional as F
 
 from common.hrda import depthwise
-from common.hrda.depthwise import DilatedDepthwiseConv2d, dilated_depthwise
+from common.hrda.depthwise import DilatedDepthwiseConv2d, PointwiseConv2d, dilated_depthwise
 
 
 def inputs(shape: tuple[int, ...], dtype: torch.dtype = torch.float64, seed: int = 0):
@@ -83,3 +83,23 @@ def test_only_training_takes_our_kernel(monkeypatch: pytest.MonkeyPatch) -> None
     # What is exported, rearranged or counted sees a convolution.
     assert conv.train().to("meta")(x.to("meta")).shape == trained.shape
     assert len(calls) == 1
+
+
+def test_images_that_take_turns_are_all_there(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(depthwise, "VALUES_AT_ONCE", 2 * 4 * 20 * 20)
+    x, weight, given = inputs((5, 4, 20, 20))
+    for ours, theirs in zip(
+        with_gradients(dilated_depthwise, x, weight, 12, given),
+        with_gradients(torchs, x, weight, 12, given),
+        strict=True,
+    ):
+        torch.testing.assert_close(ours, theirs, rtol=0, atol=1e-12)
+
+
+def test_matrix_product_is_the_1x1_convolution() -> None:
+    x, _, _ = inputs((2, 6, 5, 7))
+    conv = PointwiseConv2d(6, 3, 1).double()
+    for layout in (torch.contiguous_format, torch.channels_last):
+        ours = conv.train()(x.contiguous(memory_format=layout))
+        assert ours.is_contiguous(memory_format=torch.channels_last)
+        torch.testing.assert_close(ours, conv.eval()(x), rtol=0, atol=1e-12)
