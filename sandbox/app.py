@@ -25,6 +25,7 @@ from sandbox import (
     proxy,
     tasks,
     teams,
+    videos,
 )
 from sandbox.errors import ApiError, not_found
 from sandbox.methods import PREFIX, Store
@@ -59,7 +60,8 @@ def build_app(storage: Storage, token: str) -> FastAPI:
     app.add_exception_handler(ApiError, errors.answer)
 
     for area in (
-        teams, projects, datasets, images, annotations, files, entity_collections, ecosystem, tasks, apps, proxy,
+        teams, projects, datasets, images, videos, annotations, files, entity_collections, ecosystem, tasks, apps,
+        proxy,
     ):  # fmt: skip
         app.include_router(area.router, dependencies=[Depends(_check_token)])
     app.include_router(proxy.net)

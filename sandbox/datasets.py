@@ -22,6 +22,7 @@ _COLUMNS = {
 _TABLE = "datasets d JOIN projects p ON p.id=d.project_id JOIN workspaces w ON w.id=p.workspace_id"
 _SELECT = """d.*, p.workspace_id, w.team_id,
     (SELECT COUNT(*) FROM images i WHERE i.dataset_id=d.id) AS images_count,
+    (SELECT COUNT(*) FROM videos v WHERE v.dataset_id=d.id) AS videos_count,
     (SELECT COALESCE(SUM(b.size), 0) FROM images i JOIN image_blobs b ON b.hash=i.hash WHERE i.dataset_id=d.id) AS size,
     (SELECT i.hash FROM images i WHERE i.dataset_id=d.id LIMIT 1) AS first_image"""
 
@@ -32,7 +33,7 @@ def _converter(base: str, *, custom_data: bool) -> Callable[[list[Row]], list[di
             {
                 "id": row["id"], "name": row["name"], "title": row["name"], "description": row["description"],
                 "size": str(row["size"]), "projectId": row["project_id"], "parentId": row["parent_id"],
-                "imagesCount": row["images_count"], "itemsCount": row["images_count"],
+                "imagesCount": row["images_count"], "itemsCount": row["images_count"] + row["videos_count"],
                 "createdAt": row["created_at"], "updatedAt": row["updated_at"], "createdBy": USER_ID,
                 "referenceImageUrl": base + content_path(row["first_image"]),
                 "teamId": row["team_id"], "workspaceId": row["workspace_id"],

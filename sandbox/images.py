@@ -149,7 +149,8 @@ def images_info(body: Json, store: Store, request: Request) -> dict:
 
 @router.method("images.internal.hashes.list")
 def hashes_list(hashes: list[str] = Body(), *, store: Store) -> list[str]:  # noqa: B008
-    rows = store.all("SELECT hash FROM image_blobs WHERE hash IN (SELECT value FROM json_each(?))", dump(hashes))
+    stored = "SELECT hash FROM image_blobs UNION SELECT hash FROM video_blobs"
+    rows = store.all(f"SELECT hash FROM ({stored}) WHERE hash IN (SELECT value FROM json_each(?))", dump(hashes))
     return [row["hash"] for row in rows]
 
 
@@ -257,9 +258,12 @@ def images_edit(body: Json, store: Store, request: Request) -> dict:
 @router.method("images.bulk.remove")
 def images_remove(body: Json, store: Store) -> dict:
     with store.transaction():
-        rows = get_rows(store, integers(body, "imageIds"))
-        for row in rows:
-            store.run("DELETE FROM images WHERE id=?", row["id"])
+        ids = integers(body, "imageIds")
+        videos = store.all("SELECT * FROM videos WHERE id IN (SELECT value FROM json_each(?))", dump(ids))
+        known = {row["id"] for row in videos}
+        rows = [*videos, *get_rows(store, [each for each in ids if each not in known])]
+        for table in ("images", "videos"):
+            store.run(f"DELETE FROM {table} WHERE id IN (SELECT value FROM json_each(?))", dump(ids))
         for dataset_id in {row["dataset_id"] for row in rows}:
             store.touch_dataset(dataset_id)
     return {"success": True}

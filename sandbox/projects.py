@@ -23,6 +23,7 @@ _TABLE = "projects p JOIN workspaces w ON w.id=p.workspace_id"
 _SELECT = """p.*, w.team_id,
     (SELECT COUNT(*) FROM datasets d WHERE d.project_id=p.id) AS datasets_count,
     (SELECT COUNT(*) FROM images i JOIN datasets d ON d.id=i.dataset_id WHERE d.project_id=p.id) AS images_count,
+    (SELECT COUNT(*) FROM videos v JOIN datasets d ON d.id=v.dataset_id WHERE d.project_id=p.id) AS videos_count,
     (SELECT COALESCE(SUM(b.size), 0) FROM images i JOIN datasets d ON d.id=i.dataset_id
         JOIN image_blobs b ON b.hash=i.hash WHERE d.project_id=p.id) AS size,
     (SELECT i.hash FROM images i JOIN datasets d ON d.id=i.dataset_id WHERE d.project_id=p.id LIMIT 1) AS first_image,
@@ -35,8 +36,8 @@ def _project(row: Row, base: str) -> dict:
         "id": row["id"], "name": row["name"], "title": row["name"], "description": row["description"],
         "size": str(row["size"]), "readme": row["readme"], "workspaceId": row["workspace_id"],
         "teamId": row["team_id"], "groupId": row["team_id"], "imagesCount": row["images_count"],
-        "itemsCount": row["images_count"], "datasetsCount": row["datasets_count"], "type": row["type"],
-        "createdAt": row["created_at"], "updatedAt": row["updated_at"], "createdBy": USER_ID,
+        "itemsCount": row["images_count"] + row["videos_count"], "datasetsCount": row["datasets_count"],
+        "type": row["type"], "createdAt": row["created_at"], "updatedAt": row["updated_at"], "createdBy": USER_ID,
         # The SDK edits this address in production, so it is a string even when there is no image.
         "referenceImageUrl": base + content_path(row["first_image"]),
         "customData": json.loads(row["custom_data"]), "settings": json.loads(row["settings"]),

@@ -32,6 +32,16 @@ CREATE TABLE IF NOT EXISTS images (
     name TEXT NOT NULL, hash TEXT NOT NULL REFERENCES image_blobs, meta TEXT NOT NULL, description TEXT NOT NULL,
     parent_id INTEGER, custom_big_data TEXT NOT NULL, created_at TEXT NOT NULL, updated_at TEXT NOT NULL,
     UNIQUE (dataset_id, name));
+CREATE TABLE IF NOT EXISTS video_blobs (
+    hash TEXT PRIMARY KEY, size INTEGER NOT NULL, codec TEXT NOT NULL, width INTEGER NOT NULL,
+    height INTEGER NOT NULL, frames INTEGER NOT NULL, fps REAL NOT NULL);
+CREATE TABLE IF NOT EXISTS videos (
+    id INTEGER PRIMARY KEY AUTOINCREMENT, dataset_id INTEGER NOT NULL REFERENCES datasets ON DELETE CASCADE,
+    name TEXT NOT NULL, hash TEXT NOT NULL REFERENCES video_blobs, meta TEXT NOT NULL, description TEXT NOT NULL,
+    created_at TEXT NOT NULL, updated_at TEXT NOT NULL, UNIQUE (dataset_id, name));
+-- images.bulk.remove takes ids of images and of videos: they must tell which is meant.
+INSERT INTO sqlite_sequence (name, seq)
+    SELECT 'videos', 1000000000 WHERE NOT EXISTS (SELECT 1 FROM sqlite_sequence WHERE name='videos');
 CREATE TABLE IF NOT EXISTS figures (
     id INTEGER PRIMARY KEY AUTOINCREMENT, image_id INTEGER NOT NULL REFERENCES images ON DELETE CASCADE,
     class_id INTEGER NOT NULL, geometry_type TEXT NOT NULL, geometry TEXT NOT NULL, extra TEXT NOT NULL,

@@ -18,6 +18,7 @@ from common.hrda.predictor import Segmentation
 from common.hrda.runtime import OnnxNetwork, RuntimeUnavailableError, TorchNetwork, export_onnx
 from common.hrda.settings import SettingsError
 from common.hrda.sliding import WindowNetwork
+from common.out_of_memory import is_out_of_memory
 from serve.errors import OutOfMemory, RequestError
 from serve.settings import ServeSettings
 
@@ -136,12 +137,11 @@ class Deployment:
                 )
                 try:
                     return work(predictor)
-                except torch.OutOfMemoryError as error:
+                except Exception as error:
+                    if not is_out_of_memory(error):
+                        raise
                     if windows.batch_size == 1:
-                        raise OutOfMemory(
-                            f"The memory of {self.device} does not suffice for one window of {windows.window} pixels. "
-                            "Close what else runs there, choose a smaller window, or deploy on the CPU."
-                        ) from error
+                        raise OutOfMemory(_remedy(self.device, windows.window)) from error
                 # Outside of the except block, which would keep the failed attempt's tensors alive.
                 windows = replace(windows, batch_size=windows.batch_size // 2)
                 torch.cuda.empty_cache()
@@ -200,6 +200,14 @@ def require_rgb(images: Sequence[np.ndarray]) -> None:
             raise RequestError(
                 f"Only 8-bit RGB images can be predicted. Received: {image.dtype} of shape {image.shape}."
             )
+
+
+def _remedy(device: torch.device, window: tuple[int, int] | None) -> str:
+    other = "send smaller images or fewer at once, or set long_side" if device.type == "cpu" else "or deploy on the CPU"
+    return (
+        f"The memory of {device} does not suffice for one window of {window} pixels. "
+        f"Close what else runs there, choose a smaller window, {other}."
+    )
 
 
 def _only(network: WindowNetwork) -> Callable[[str, bool], WindowNetwork]:

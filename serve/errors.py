@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import re
+import errno
 import traceback
 
 from fastapi.exceptions import RequestValidationError
@@ -14,6 +14,7 @@ from starlette.requests import ClientDisconnect
 from common.data.images import ImageError, ImageTooLarge
 from common.hrda.checkpoints import CheckpointError
 from common.hrda.settings import SettingsError
+from common.out_of_memory import is_out_of_memory
 
 
 class RequestError(ValueError):
@@ -72,6 +73,8 @@ CLIENT_ERRORS = (CheckpointError, ImageError, RequestError, SettingsError)
 """Errors whose message is for the client: an HTTP status of 4xx or 5xx, or a line on the terminal."""
 
 UNEXPECTED = "The service failed at this request, which is its own fault; its log says why, by the request's id."
+_NO_MEMORY = "The memory of the service does not suffice for this request. Send smaller images, or fewer at once."
+_NO_DISK = "The disk of the service is full, so that it cannot keep what was sent. Try again later."
 
 
 def status_and_message(error: BaseException) -> tuple[int, str]:
@@ -91,11 +94,12 @@ def status_and_message(error: BaseException) -> tuple[int, str]:
         return _of_instance(known)
     if isinstance(known, ConnectionFailed):
         return InstanceFailed.status, "The Supervisely instance cannot be reached. Try again later."
-    if isinstance(known, KeyError) and (said := str(known.args[0] if known.args else "")):
-        if said.startswith("Image (id"):
-            return NotFound.status, f"{said}."
-        if match := re.match(r"Frame \d+ not found in video", said):
-            return 400, f"{match[0].removesuffix(' in video')}: the video ends before it, or is damaged there."
+    if is_out_of_memory(known):
+        return OutOfMemory.status, _NO_MEMORY
+    if isinstance(known, OSError) and known.errno in (errno.ENOSPC, errno.EDQUOT):
+        return Unavailable.status, _NO_DISK
+    if isinstance(known, KeyError) and (said := str(known.args[0] if known.args else "")).startswith("Image (id"):
+        return NotFound.status, f"{said}."
     return 500, UNEXPECTED
 
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor, wait
 from contextlib import closing
 from typing import Any
 
@@ -27,11 +27,13 @@ KEPT_BYTES = 256 * 2**20
 KEPT_S = 600
 FETCHED_AHEAD = 8
 """Images that are fetched at the same time."""
+MOST_ANNOUNCED = 100
+"""Images that are fetched at most because a client says that it will ask for them."""
 _CHUNK = 1 << 20
 
 
 class InstanceImages(InferenceImageCache):
-    """The SDK's cache with images of our own; videos are the SDK's still."""
+    """The SDK's cache with images of our own; for videos see `serve.videos`."""
 
     def __init__(self, limits: Limits, folder: str) -> None:
         super().__init__(maxsize=256, ttl=KEPT_S, is_persistent=True, base_folder=folder)
@@ -57,18 +59,17 @@ class InstanceImages(InferenceImageCache):
         """Images of one dataset, in the order of their ids."""
         return [self.download_image(api, image_id) for image_id in image_ids]
 
-    def images(self, api: Api, image_ids: Sequence[int], is_stopped: Callable[[], bool]) -> FetchedImages:
-        """Images one after the other, the next ones on their way; none any more once `is_stopped` says so."""
-        return FetchedImages(self, api, image_ids, is_stopped)
+    def images(self, api: Api, image_ids: Sequence[int], goes_on: Callable[[], bool]) -> FetchedImages:
+        """Images one after the other, the next ones on their way; none any more once `goes_on` says no."""
+        return FetchedImages(self, api, image_ids, goes_on)
 
     def begin(self, api: Api, image_id: int) -> Future:
         """Start to fetch an image that will soon be asked for; what fails is told when it is."""
         return self._ahead.submit(self._content, api, image_id)
 
     def prefetch(self, api: Api, image_ids: Sequence[int]) -> None:
-        """Fetch images that will soon be asked for; what fails is told when they are."""
-        for image_id in image_ids:
-            self._content(api, image_id)
+        """Fetch images that will soon be asked for, as many as may be kept; what fails is told when they are."""
+        wait([self.begin(api, image_id) for image_id in image_ids[:MOST_ANNOUNCED]])
 
     def holds(self, image_id: int) -> bool:
         """Whether the image is there for some client."""
@@ -93,7 +94,7 @@ class InstanceImages(InferenceImageCache):
         if not first:
             return fetching.result()
         try:
-            content = self._fetch(api, image_id)
+            content = fetch(api, "images.download", {"id": image_id}, f"Image {image_id} of the instance", self._limits)
         except BaseException as error:
             fetching.set_exception(error)
             raise
@@ -107,25 +108,12 @@ class InstanceImages(InferenceImageCache):
             with self._guard:
                 del self._fetching[key]
 
-    def _fetch(self, api: Api, image_id: int) -> bytes:
-        content = bytearray()
-        with closing(api.post("images.download", {"id": image_id}, stream=True)) as response:
-            for chunk in response.iter_content(_CHUNK):
-                content += chunk
-                if len(content) > self._limits.max_image_bytes:
-                    raise TooLarge(
-                        f"Image {image_id} of the instance has more than {self._limits.max_image_mb:g} megabytes."
-                    )
-        return bytes(content)
-
 
 class FetchedImages(Sequence[np.ndarray]):
     """Images of the instance, fetched a few ahead and decoded when they are needed."""
 
-    def __init__(
-        self, source: InstanceImages, api: Api, image_ids: Sequence[int], is_stopped: Callable[[], bool]
-    ) -> None:
-        self._source, self._api, self._ids, self._is_stopped = source, api, image_ids, is_stopped
+    def __init__(self, source: InstanceImages, api: Api, image_ids: Sequence[int], goes_on: Callable[[], bool]) -> None:
+        self._source, self._api, self._ids, self._goes_on = source, api, image_ids, goes_on
 
     def __len__(self) -> int:
         return len(self._ids)
@@ -136,13 +124,36 @@ class FetchedImages(Sequence[np.ndarray]):
     def __iter__(self) -> Iterator[np.ndarray]:
         ahead = [self._source.begin(self._api, image_id) for image_id in self._ids[1:FETCHED_AHEAD]]
         for index in range(len(self)):
-            if self._is_stopped():
+            if not self._goes_on():
                 break
             if index > 0 and index + FETCHED_AHEAD <= len(self):
                 ahead.append(self._source.begin(self._api, self._ids[index + FETCHED_AHEAD - 1]))
             yield self[index]
         for each in ahead:
             each.cancel()
+
+
+def fetch(api: Api, method: str, body: dict[str, Any], name: str, limits: Limits) -> bytes:
+    """An encoded image from the instance.
+
+    Args:
+        api: the instance, as the client that asks.
+        method: that answers with the image.
+        body: of the request to it.
+        name: what an error message calls the image.
+        limits: of the service.
+
+    Raises:
+        requests.HTTPError: the instance refuses.
+        TooLarge: more bytes than an image may have.
+    """
+    content = bytearray()
+    with closing(api.post(method, body, stream=True)) as response:
+        for chunk in response.iter_content(_CHUNK):
+            content += chunk
+            if len(content) > limits.max_image_bytes:
+                raise TooLarge(f"{name[0].upper()}{name[1:]} has more than {limits.max_image_mb:g} megabytes.")
+    return bytes(content)
 
 
 def find_images(api: Api, image_ids: list[int]) -> list[dict[str, Any]]:

@@ -21,19 +21,23 @@ from supervisely import logger
 from supervisely.nn.inference.inference_request import InferenceRequest, InferenceRequestsManager
 
 from serve.admission import CURRENT
-from serve.errors import NotFound, TimedOut, forget_frames, status_and_message
+from serve.errors import NotFound, RequestError, TimedOut, forget_frames, status_and_message
 from serve.limits import Limits
 from serve.metrics import Metrics
 
 FINISHED_JOBS = 1000
 """Jobs whose results are kept at most; the oldest are forgotten first."""
+_PAUSE_S = 0.1
 
 
 class Job(InferenceRequest):
     """One prediction on its way: progress, results, and the wish to stop."""
 
     PAUSE_SLEEP_MAX_WAIT = 600
-    """Seconds that a job waits for its results to be fetched before it goes on with fewer of them in memory."""
+    """Seconds that a job of many results waits for some of them to be fetched, before it gives up."""
+
+    is_waited_for = False
+    """Whether a request waits for all of the results, which nobody fetches before."""
 
     details: Iterator[Mapping[str, Any]] | None = None
     """What the results, in their order, say besides their annotations, e.g. which image they belong to."""
@@ -43,6 +47,21 @@ class Job(InferenceRequest):
         if self.details is not None:
             results = [result | next(self.details) for result in results]
         super().add_results(results)
+
+    def goes_on(self) -> bool:
+        """Whether its work is still wanted. While too many results wait to be fetched, so does the caller.
+
+        Raises:
+            RequestError: nobody has fetched any for `PAUSE_SLEEP_MAX_WAIT` seconds.
+        """
+        while self.is_paused() and not self.is_waited_for and not self.is_stopped():
+            if self.paused_for() > self.PAUSE_SLEEP_MAX_WAIT:
+                raise RequestError(
+                    f"The job has ended early: {self.pending_num()} results wait, and none has been fetched for "
+                    f"{self.PAUSE_SLEEP_MAX_WAIT} seconds. Fetch them while the job runs, with pop_inference_results."
+                )
+            time.sleep(_PAUSE_S)
+        return not self.is_stopped()
 
     def exception_json(self) -> dict[str, str] | None:
         """What clients are told about the job's error: no traceback."""
@@ -113,6 +132,7 @@ class Jobs(InferenceRequestsManager):
             TimedOut: it takes longer than the service lets a client wait. What has begun ends at its next batch.
         """
         job = self._new()
+        job.is_waited_for = True
         # The gate writes a line about the request; half a dozen about its stages would hide it.
         job.progress.need_info_log = False
         future = self._submit(job, func, args, kwargs)

@@ -36,6 +36,8 @@ class Limits:
     """Bytes that those may have uploaded, in megabytes; more are answered 429."""
     max_batch_size: int = 16
     """Largest `batch_size` of a request: images that are decoded at once."""
+    max_frames: int = 1000
+    """Most frames of a video that are predicted while a client waits; a job predicts any number."""
     workers: int = 4
     """Requests that are prepared at the same time; the model computes one after the other."""
     jobs: int = 4

@@ -29,7 +29,7 @@ from serve.states import NEEDED, read_body
 PREDICTING = frozenset(
     {name for name in NEEDED if name.startswith("inference_")}
     | {"inference_image", "inference_batch", "inference_batch_async", "inference_video_async"}
-    | {"run_speedtest", "smart_cache"}
+    | {"predict_probabilities", "run_speedtest", "smart_cache"}
 )
 """Routes that take a place in the queue."""
 QUIET = frozenset({"is_ready", "readyz", "is_alive", "livez", "is_running", "metrics", "health"})

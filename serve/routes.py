@@ -22,7 +22,8 @@ from serve.errors import RequestError
 from serve.metrics import CONTENT_TYPE
 from serve.middleware import AnswerErrors, Gate, answer_error
 from serve.states import check_state
-from serve.uploads import UploadedImages, keep_video
+from serve.uploads import UploadedImages
+from serve.videos import keep_video
 
 if TYPE_CHECKING:
     from serve.server import HRDAServer
@@ -88,8 +89,8 @@ def _add_uploads(app: HRDAServer, server: FastAPI) -> None:
         """For scripts: all classes' probabilities of one image, as numpy's compressed archive."""
         request = read_state("predict_probabilities", state, "{}")
         _one(files)
-        [image] = UploadedImages.read(files, app.limits)
-        return Response(app.probabilities(image, request.get("settings") or {}), media_type="application/octet-stream")
+        content = app.probabilities(UploadedImages.read(files, app.limits), request.get("settings") or {})
+        return Response(content, media_type="application/octet-stream")
 
     @server.post("/inference_batch")
     def inference_batch(
@@ -112,7 +113,8 @@ def _add_uploads(app: HRDAServer, server: FastAPI) -> None:
     ) -> dict[str, str]:
         request = read_state("inference_video_async", state, settings)
         _one(files)
-        return _STARTED | {"inference_request_uuid": app.predict_video_later(keep_video(files[0], app.limits), request)}
+        uuid = app.predict_video_later(keep_video(files[0], request, app.limits), request)
+        return _STARTED | {"inference_request_uuid": uuid}
 
 
 def _add_by_reference(app: HRDAServer, server: FastAPI) -> None:

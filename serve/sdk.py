@@ -15,8 +15,9 @@ Private names that are overridden, and why:
 - `_create_label`: the SDK makes a label of the background in any case and has no place for confidences.
 - `_inference_auto`: a `rectangle` that does not fit the image is told in a sentence.
 - `_inference_image_ids`: waits for its own threads for a second at every request, where no labels are uploaded.
-- `_inference_project_id`, `_inference_video_id`, `_run_speedtest`: what is not there is told
-  in a sentence, before the SDK fails at it (or, at a project without images, never ends).
+- `_inference_video_id`: see `serve.videos` for what the SDK does to videos.
+- `_inference_project_id`, `_run_speedtest`: what is not there is told in a sentence, before the SDK fails at it (or,
+  at a project without images, never ends).
 - `_unfreeze_model`: requests that come while the model wakes wait for it.
 - `_schedule_freeze_on_inactivity`: of two requests at once one would leave a thread behind for an hour.
 - `_model_meta`: requests keep the classes of the model that they began with.
@@ -24,15 +25,15 @@ Private names that are overridden, and why:
 - `_reset_gui_state`: the SDK falls back to the tab of pretrained models, which is switched off here.
 - `_run_server`: host and port can be chosen, and our routes are in place before the first request.
 
-Private names that are read or set: `_app`, `_args`, `_inference_images`, `_inference_video`, `_is_cli_deploy`,
-`_model_frozen`, `_set_common_deploy_params`.
+Private names that are read or set: `_app`, `_args`, `_inference_images`, `_is_cli_deploy`, `_model_frozen`,
+`_set_common_deploy_params`.
 """
 
 from __future__ import annotations
 
 import threading
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass
 from pathlib import Path
@@ -53,7 +54,7 @@ from common.assets import use_assets
 from serve.admission import Admission
 from serve.deploy_request import completed
 from serve.deployment import Deployment
-from serve.errors import NotFound, RequestError, Unavailable
+from serve.errors import RequestError, Unavailable
 from serve.instance_images import InstanceImages, find_images, require_image_project
 from serve.jobs import Job, Jobs
 from serve.labels import LabelledMask, model_meta
@@ -63,6 +64,7 @@ from serve.rectangles import check_inside
 from serve.settings import without_client_arguments
 from serve.states import IMAGE_IDS
 from serve.uploads import UploadedImages
+from serve.videos import FrameChoice, Frames, FrameSource, InstanceVideo, VideoFile
 
 _DESCRIPTION = ("checkpoint_info", "device", "runtime", "model_source", "model_precision")
 """Public attributes in which the SDK keeps what is deployed."""
@@ -135,25 +137,43 @@ class SdkServer(SemanticSegmentation):
 
     def predict_later(self, images: UploadedImages, state: Mapping[str, Any]) -> str:
         """Start a job over `images`; its uuid, by which the SDK's routes give progress and results."""
-        request = self.inference_requests_manager.create()
-        images.stop_when(request.is_stopped)
-        self.inference_requests_manager.schedule_task(
-            self._inference_images, images, dict(state), inference_request=request
-        )
-        return request.uuid
+        jobs = self.inference_requests_manager
+        job = jobs.create()
+        images.ask_before_each(job.goes_on)
+        jobs.schedule_task(self._inference_images, images, dict(state), inference_request=job)
+        return job.uuid
 
     def predict_video_later(self, path: Path, state: Mapping[str, Any]) -> str:
-        """Start a job over the frames of a video file, which is removed at its end; the job's uuid."""
-        request, future = self.inference_requests_manager.schedule_task(
-            self._inference_video, path=str(path), state=dict(state)
-        )
+        """Start a job over frames of a video file, which is removed at its end; the job's uuid."""
+        job, future = self.inference_requests_manager.schedule_task(self.predict_video_file, path, dict(state))
         future.add_done_callback(lambda _: path.unlink(missing_ok=True))
-        return request.uuid
+        return job.uuid
+
+    def predict_video_file(self, path: Path, state: dict[str, Any], inference_request: Job) -> None:
+        """Predict frames of a video file."""
+        with closing(VideoFile(path, "that was uploaded", self.limits)) as video:
+            self.predict_frames(video, {}, state, inference_request)
 
     def predict_instance_video(self, api: Api, state: Mapping[str, Any]) -> dict[str, Any]:
         """Results for a video of the instance, frame by frame."""
         results = self.inference_requests_manager.run(self._inference_video_id, api, dict(state))
         return {"ann": results, "video_ann": None}
+
+    def predict_frames(
+        self, video: FrameSource, place: Mapping[str, Any], state: dict[str, Any], inference_request: Job
+    ) -> None:
+        """Predict the frames of a video that `state` asks for; results tell their indices and the video's `place`.
+
+        Raises:
+            RequestError: there are no such frames.
+            TooLarge: more of them than a client may wait for.
+        """
+        frames = Frames(video, FrameChoice.of(state), inference_request.goes_on)
+        if inference_request.is_waited_for:
+            frames.require_at_most(self.limits.max_frames)
+        inference_request.details = frames.details(place)
+        self._inference_images(frames, state, inference_request)
+        inference_request.final_result = {"video_ann": None}
 
     def start_speedtest(self, api: Api, state: Mapping[str, Any]) -> str:
         """Start a job that measures predictions of a project's images; its uuid."""
@@ -267,7 +287,7 @@ class SdkServer(SemanticSegmentation):
         if state.get("upload_mode") is None and state.get("output_project_id") is None:
             infos = find_images(api, ids)
             inference_request.details = iter(infos)
-            images = self.cache.images(api, ids, inference_request.is_stopped)
+            images = self.cache.images(api, ids, inference_request.goes_on)
             self._inference_images(images, state, inference_request)
         else:
             super()._inference_image_ids(api, state | {"batch_ids": ids}, inference_request)
@@ -277,11 +297,10 @@ class SdkServer(SemanticSegmentation):
         require_image_project(api, project_id)
         super()._inference_project_id(api, state | {"project_id": project_id}, inference_request)
 
-    def _inference_video_id(self, api: Api, state: dict[str, Any], inference_request: InferenceRequest) -> Any:
+    def _inference_video_id(self, api: Api, state: dict[str, Any], inference_request: Job) -> None:
         video_id = state.get("videoId") or state.get("video_id")
-        if api.video.get_info_by_id(video_id) is None:
-            raise NotFound(f"There is no video {video_id} on the instance, or it is not yours.")
-        return super()._inference_video_id(api, state, inference_request)
+        with closing(InstanceVideo(api, video_id, self.limits, inference_request.is_stopped)) as video:
+            self.predict_frames(video, video.place, state, inference_request)
 
     def _run_speedtest(self, api: Api, state: dict[str, Any], inference_request: InferenceRequest) -> None:
         require_image_project(api, state["projectId"])

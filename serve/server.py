@@ -19,6 +19,7 @@ from common.hrda.settings import SettingsError, closest
 from serve.admission import CURRENT
 from serve.deployment import Deployment, export
 from serve.errors import RequestError
+from serve.jobs import Job
 from serve.labels import LabelledMask
 from serve.local import predict_local
 from serve.rectangles import read_rectangle
@@ -136,11 +137,11 @@ class HRDAServer(SdkServer):
         steps = zip(("preprocess", "inference", "postprocess"), itertools.pairwise(times), strict=True)
         return predictions, {step: 1000 * (end - start) for step, (start, end) in steps}
 
-    def probabilities(self, image: np.ndarray, settings: dict[str, Any]) -> bytes:
+    def probabilities(self, images: Sequence[np.ndarray], settings: dict[str, Any]) -> bytes:
         """All classes' probabilities of an image.
 
         Args:
-            image: H×W×3 uint8 RGB.
+            images: one image, H×W×3 uint8 RGB, which is read when its turn has come.
             settings: of the request.
 
         Returns:
@@ -148,15 +149,22 @@ class HRDAServer(SdkServer):
 
         Raises:
             RequestError: no model is deployed.
+            TimedOut: it takes longer than the service lets a client wait.
         """
-        deployment = self.deployment
-        if deployment is None:
-            raise RequestError(_NO_MODEL)
-        self.count([image])
-        [probabilities] = deployment.probabilities([image], read_settings(settings))
-        file = io.BytesIO()
-        np.savez_compressed(file, probabilities=probabilities, classes=np.array(deployment.classes))
-        return file.getvalue()
+
+        def work(inference_request: Job) -> None:
+            deployment = self.deployment
+            if deployment is None:
+                raise RequestError(_NO_MODEL)
+            decoded = list(images)
+            [probabilities] = deployment.probabilities(decoded, read_settings(settings))
+            self.count(decoded)
+            file = io.BytesIO()
+            np.savez_compressed(file, probabilities=probabilities, classes=np.array(deployment.classes))
+            inference_request.add_results([{"file": file.getvalue()}])
+
+        [result] = self.inference_requests_manager.run(work)
+        return result["file"]
 
     def count(self, images: Sequence[np.ndarray]) -> None:
         """Note predicted images for the monitor and for the log line of the request that waits for them."""

@@ -8,6 +8,7 @@ from typing import Any
 
 from serve.errors import RequestError, TooLarge
 from serve.limits import Limits
+from serve.videos import DIRECTION, DIRECTIONS
 
 IMAGE_IDS = ("batch_ids", "image_ids", "images_ids", "imageIds", "image_id", "imageId")
 """Names under which clients send ids of images; the first that is there counts."""
@@ -43,7 +44,7 @@ _WHOLE = {
 }  # fmt: skip
 """Whole numbers by name, and the least value of each."""
 _LISTS = ("batch_ids", "image_ids", "images_ids", "imageIds", "dataset_ids", "datasetIds")
-_TEXTS = ("image_url", "upload_mode", "model_prediction_suffix", "direction", "framesDirection", *_JOB)
+_TEXTS = ("image_url", "upload_mode", "model_prediction_suffix", *_JOB)
 _UPLOAD_MODES = ("create", "append", "replace", "iou_merge")
 _MOST_SPEEDTESTS = 10_000
 
@@ -106,6 +107,9 @@ def check_state(route: str, state: Mapping[str, Any], limits: Limits) -> None:
         raise RequestError(
             f"upload_mode must be one of: {', '.join(_UPLOAD_MODES)}. Received: {given['upload_mode']!r:.200}."
         )
+    for name in DIRECTION:
+        if given.get(name, "forward") not in DIRECTIONS:
+            raise RequestError(f"{name} must be forward or backward. Received: {given[name]!r:.200}.")
     duration = given.get("duration", 1)
     if not isinstance(duration, int | float) or isinstance(duration, bool) or not 0 < duration < 1e9:
         raise RequestError(f"duration must be a positive number of seconds. Received: {duration!r:.200}.")

@@ -9,10 +9,13 @@ import signal
 import stat
 import sys
 import threading
+import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, TextIO
+
+from train.launched import SECONDS_TO_SAVE, Launched
 
 if TYPE_CHECKING:
     from train.settings import TrainSettings
@@ -31,6 +34,9 @@ modes:
 
 Ctrl-C saves the last checkpoint and exits; --resume goes on from it.
 
+several GPUs, one process each (docs/several_gpus.md):
+  torchrun --standalone --nproc-per-node 4 -m train --source … --out runs/first
+
 With --changes, another program reads the standard output: one JSON object a line for each change of the run. When it
 stops reading, or closes the pipe that is the standard input, the last checkpoint is saved and the run ends.
 """
@@ -47,6 +53,9 @@ def parse(arguments: Sequence[str] | None = None) -> argparse.Namespace:
     folder = "DIR[:DATASET]"
     parser.add_argument("--source", metavar=folder, help="labelled photos to learn from")
     parser.add_argument("--target", metavar=folder, help="photos to adapt to; no labels needed")
+    parser.add_argument(
+        "--labelled-target", metavar=folder, help="labelled photos of the target, learnt from along with the source"
+    )
     parser.add_argument("--val", metavar=folder, required=True, help="labelled photos to measure on")
     parser.add_argument("--out", metavar="DIR", type=Path, required=True, help="folder for checkpoints and curves")
     parser.add_argument(
@@ -66,7 +75,11 @@ def parse(arguments: Sequence[str] | None = None) -> argparse.Namespace:
         dest="overrides",
         help="change one setting, such as optimizer.lr=1e-3; may be repeated",
     )
-    parser.add_argument("--device", default="auto", help="auto, cpu, cuda or cuda:N (default: auto)")
+    parser.add_argument(
+        "--device",
+        default="auto",
+        help="auto, cpu, cuda or cuda:N; under torchrun also one for each process of a machine: cuda:0,cuda:2",
+    )
     parser.add_argument("--init", metavar="FILE", type=Path, help="checkpoint or encoder weights to start from")
     parser.add_argument(
         "--resume", action="store_true", help="go on with the run in --out, with its settings unless others are given"
@@ -74,27 +87,38 @@ def parse(arguments: Sequence[str] | None = None) -> argparse.Namespace:
     parser.add_argument(
         "--changes", action="store_true", help="print the changes of the run as JSON lines, and all else on stderr"
     )
+    parser.add_argument(
+        "--timeout",
+        metavar="MINUTES",
+        type=float,
+        default=30.0,
+        help="under torchrun: how long a process waits for another before the run fails (default: 30)",
+    )
     return parser.parse_args(arguments)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command line and return its exit code: 0 done or stopped, 2 refused or failed with a reason."""
-    given = parse(arguments)
+    given, launched = parse(arguments), Launched.from_environment()
     stop = threading.Event()
     # From here on, and not only once the imports are done, ending is decided between two iterations.
-    with stopping_on_signals(stop):
+    with stopping_on_signals(stop, launched):
+        if not launched.is_alone:
+            watch_torchrun(stop)
         if not given.changes:
-            return train(given, stop, None)
-        watch_input(stop)
+            return train(given, launched, stop, None)
+        if launched.is_first:
+            watch_input(stop)
         with output_for_changes() as stream:
-            return train(given, stop, stream)
+            return train(given, launched, stop, stream)
 
 
-def train(given: argparse.Namespace, stop: threading.Event, changes: TextIO | None) -> int:
+def train(given: argparse.Namespace, launched: Launched, stop: threading.Event, changes: TextIO | None) -> int:
     """Train as the arguments say.
 
     Args:
         given: of the command line.
+        launched: which of the processes that train together this one is.
         stop: ends the run once it is set.
         changes: where each change goes as a line of JSON; None: progress goes to the standard output.
 
@@ -103,27 +127,34 @@ def train(given: argparse.Namespace, stop: threading.Event, changes: TextIO | No
     """
     from common.data.project import ProjectError
     from common.hrda import SettingsError
+    from train.distributed import EndedElsewhere, device_name, joined
     from train.engine import Domains, TrainingError, run
     from train.readers import ChangeLines, ProgressLines, TensorBoardScalars
     from train.state import Failed, TrainingState
 
-    state = TrainingState()
-    if changes is not None:
-        state.subscribe(ChangeLines(changes, stop.set))
-    state.subscribe(ProgressLines())
-    state.subscribe(TensorBoardScalars(given.out / "tensorboard"))
+    state, is_news = TrainingState(), True
+    if launched.is_first:
+        if changes is not None:
+            state.subscribe(ChangeLines(changes, stop.set))
+        state.subscribe(ProgressLines())
+        state.subscribe(TensorBoardScalars(given.out / "tensorboard"))
     try:
-        result = run(
-            read_settings(given),
-            Domains(source=given.source, target=given.target, val=given.val),
-            given.out,
-            classes=read_classes(given.classes),
-            device=given.device,
-            state=state,
-            stop=stop,
-            resume=given.resume,
-            init_checkpoint=given.init,
-        )
+        device = device_name(given.device, launched)
+        with joined(launched, device, given.timeout) as ranks:
+            result = run(
+                ranks.from_first(lambda: read_settings(given)),
+                Domains(given.source, given.target, given.val, given.labelled_target),
+                given.out,
+                classes=read_classes(given.classes),
+                device=device,
+                state=state,
+                stop=stop,
+                resume=given.resume,
+                init_checkpoint=given.init,
+                ranks=ranks,
+            )
+    except EndedElsewhere as error:
+        failed, is_news = Failed(str(error), type(error).__name__), launched.is_first
     except (SettingsError, ProjectError, TrainingError) as error:
         failed = Failed(str(error), type(error).__name__)
     except OSError as error:
@@ -132,10 +163,15 @@ def train(given: argparse.Namespace, stop: threading.Event, changes: TextIO | No
         print("Ended without saving.", file=sys.stderr)
         return 130
     else:
-        print(f"Best checkpoint: {result.best}")
+        if launched.is_first:
+            print(f"Best checkpoint: {result.best}")
         return 0
-    state.apply(failed)
-    print(f"error: {failed.reason}", file=sys.stderr)
+    if is_news:
+        if changes is not None and not launched.is_first:
+            # Who reads would otherwise hear from the first process alone that another has ended.
+            state.subscribe(ChangeLines(changes, stop.set))
+        state.apply(failed)
+        print(f"error: {failed.reason}", file=sys.stderr)
     return 2
 
 
@@ -167,17 +203,23 @@ def read_classes(text: str | None) -> list[str] | None:
 
 
 @contextmanager
-def stopping_on_signals(stop: threading.Event) -> Iterator[None]:
-    """Within the block, SIGINT and SIGTERM set `stop`; a second one raises KeyboardInterrupt."""
+def stopping_on_signals(stop: threading.Event, launched: Launched) -> Iterator[None]:
+    """Within the block, SIGINT and SIGTERM set `stop`; a second one raises KeyboardInterrupt.
+
+    Under torchrun it does not: a signal may come from the terminal or the scheduler and from torchrun too, which also
+    ends the processes when they take too long.
+    """
 
     told = False
 
     def handle(_number: int, _frame: object) -> None:
         nonlocal told
-        if told:
+        if told and launched.is_alone:
             raise KeyboardInterrupt
+        if not told and launched.is_first:
+            again = "; once more ends without saving" if launched.is_alone else ""
+            print(f"Stopping after this iteration{again}.", file=sys.stderr, flush=True)
         told = True
-        print("Stopping after this iteration; once more ends without saving.", file=sys.stderr, flush=True)
         stop.set()
 
     handlers = {number: signal.signal(number, handle) for number in (signal.SIGINT, signal.SIGTERM)}
@@ -198,6 +240,20 @@ def watch_input(stop: threading.Event) -> None:
         stop.set()
 
     threading.Thread(target=wait, name="watch-input", daemon=True).start()
+
+
+def watch_torchrun(stop: threading.Event) -> None:
+    """Set `stop` when torchrun is gone, which alone could end this process if it hung; end it when that takes long."""
+    parent = os.getppid()
+
+    def wait() -> None:
+        while os.getppid() == parent:
+            time.sleep(1)
+        stop.set()
+        time.sleep(SECONDS_TO_SAVE)
+        os._exit(1)
+
+    threading.Thread(target=wait, name="watch-torchrun", daemon=True).start()
 
 
 @contextmanager

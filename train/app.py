@@ -19,7 +19,8 @@ from common.data.project import BACKGROUND, ProjectError
 from common.hrda import ModelSettings, SettingsError, load_checkpoint
 from common.hrda.checkpoints import CheckpointError
 from train.benchmark import BenchmarkReport, Measuring, TrainedModel, run_benchmark
-from train.inputs import FoundDomain, InputError, download, find, overlap_with_target
+from train.initialisation import recorded_pretrained
+from train.inputs import FoundDomain, InputError, download, find, overlap_with_target, spoken
 from train.leaving import Leaving, end_well
 from train.page.classes import AnyShapeClassesSelector
 from train.page.domains import DomainSelector
@@ -30,11 +31,12 @@ from train.page.monitor import Monitor, MonitorCard
 from train.page.previews import ROUTE, picture_file
 from train.page.result import ResultCard
 from train.page.training import StartCard
-from train.preparation import Domains
+from train.preparation import Domains, uses_labelled_target
 from train.process import run_in_process
 from train.readers import TensorBoardScalars
 from train.result import RunResult, TrainingError
 from train.run_folder import resumable
+from train.scores import shown
 from train.sdk import DomainTrainApp, Refused, Split, SplitItem
 from train.settings import DEFAULT_YAML, TrainSettings
 from train.state import TrainingState
@@ -108,6 +110,7 @@ class HRDATrainApp(DomainTrainApp):
             "source": Path(self.project_dir),
             "target": work_dir / "target",
             "validation": work_dir / "validation",
+            "labelled_target": work_dir / "labelled_target",
         }
 
     def begin_work(self) -> None:
@@ -124,13 +127,14 @@ class HRDATrainApp(DomainTrainApp):
         self.gui.offer_to_continue()
 
     def collect_data(self) -> tuple[Split, Split]:
-        """Download what the mode needs of the three domains.
+        """Download what the run needs of the domains.
 
         Raises:
             Refused: settings or domains cannot work, or the training is stopped meanwhile.
         """
         try:
             settings = self.run_settings()
+            self.gui.training_process.chosen_devices(settings)
             self._continues = self.gui.wants_to_continue
             self._check_interrupted(settings)
             inputs = self.gui.input_selector.get_inputs()
@@ -143,6 +147,8 @@ class HRDATrainApp(DomainTrainApp):
             logger.warning(overlap)
         if not needs_target(settings):
             found.pop("target", None)
+        if not uses_labelled_target(settings):
+            found.pop("labelled_target", None)
         self._found = found
         for role, domain in found.items():
             self._fetch(role, domain)
@@ -170,11 +176,11 @@ class HRDATrainApp(DomainTrainApp):
         folder = self.folders[role]
         note, content = folder / PHOTOS_NOTE, {"datasets": sorted(dataset.id for dataset in domain.datasets.values())}
         if note.is_file() and json.loads(note.read_text(encoding="utf-8")) == content:
-            logger.info(f"The {role} photos are here from the interrupted run.")
+            logger.info(f"The {spoken(role)} photos are here from the interrupted run.")
             return
         shutil.rmtree(folder, ignore_errors=True)
         use_cache = self.gui.input_selector.get_cache_value()
-        message = f"Downloading {role} photos of '{domain.project.name}'"
+        message = f"Downloading {spoken(role)} photos of '{domain.project.name}'"
         with self.progress_bar_main(message=message, total=domain.images_count) as bar:
             self.progress_bar_main.show()
 
@@ -211,8 +217,10 @@ class HRDATrainApp(DomainTrainApp):
             Refused: photos, labels or settings cannot be trained with, or the training cannot go on.
         """
         out = self.gui.run_folder
-        target = str(self.folders["target"]) if self.folders["target"].is_dir() else None
-        domains = Domains(str(self.folders["source"]), target, str(self.folders["validation"]))
+        folders = {role: str(folder) for role, folder in self.folders.items() if role in self._found}
+        domains = Domains(
+            folders["source"], folders.get("target"), folders["validation"], folders.get("labelled_target")
+        )
         state = TrainingState()
         try:
             settings, start = self.run_settings(), self.model_files.get("checkpoint")
@@ -226,7 +234,7 @@ class HRDATrainApp(DomainTrainApp):
                     domains,
                     out,
                     classes=self.classes,
-                    device=self.device or "auto",
+                    device=self.gui.training_process.chosen_devices(settings),
                     state=state,
                     stop=self._stop,
                     resume=self._continues,
@@ -238,6 +246,7 @@ class HRDATrainApp(DomainTrainApp):
             raise Refused(str(error)) from error
         if result.iteration == 0:
             raise Refused("Stopped before the first iteration. Nothing was trained.")
+        settings = replace(settings, pretrained=recorded_pretrained(out / "settings.yaml"))
         config = out / "config.yaml"
         config.write_text(settings.to_yaml(), encoding="utf-8")
         return {
@@ -301,8 +310,13 @@ def with_network_of(settings: TrainSettings, checkpoint: Path) -> TrainSettings:
 
 
 def scores_of_served_model(result: RunResult) -> dict[str, float]:
-    """Scores of the model that the best checkpoint is served with; empty if nothing was measured."""
+    """Scores, of those that are shown, of the model that the best checkpoint is served with; empty if nothing was
+    measured."""
     model = "teacher" if load_checkpoint(result.best).serve_teacher else "student"
-    return {
-        name.removeprefix(f"{model}/"): value for name, value in result.metrics.items() if name.startswith(f"{model}/")
-    }
+    return shown(
+        {
+            name.removeprefix(f"{model}/"): value
+            for name, value in result.metrics.items()
+            if name.startswith(f"{model}/")
+        }
+    )

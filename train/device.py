@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
+from functools import partial
+
 import numpy as np
 import torch
 from torch import Tensor
 
 from common.hrda import SettingsError
+from common.hrda.runtime import check_precision
 
 
 def find_device(name: str) -> torch.device:
@@ -28,6 +33,38 @@ def find_device(name: str) -> torch.device:
     return device
 
 
+def computing_precision(wanted: str, device: torch.device) -> str:
+    """The precision in which networks compute on `device`: 'float32', 'bfloat16' or 'float16'.
+
+    Args:
+        wanted: one of these, or 'auto': bfloat16 where a graphics card has it in hardware, float16 on older cards,
+            float32 on a processor.
+        device: where to compute.
+
+    Raises:
+        SettingsError: the device cannot compute in it.
+    """
+    if wanted == "auto":
+        if device.type != "cuda":
+            return "float32"
+        return "bfloat16" if torch.cuda.is_bf16_supported(including_emulation=False) else "float16"
+    check_precision(wanted, device)
+    return wanted
+
+
+def autocast_of(precision: str, device: torch.device) -> Callable[[], AbstractContextManager]:
+    """What makes the context in which networks compute in `precision`; their weights stay float32."""
+    if precision == "float32":
+        return nullcontext
+    return partial(torch.autocast, device.type, getattr(torch, precision))
+
+
+def allow_tf32(allowed: bool) -> None:
+    """Whether CUDA may round float32 to TF32 where it multiplies, in matrix products and convolutions."""
+    torch.backends.cuda.matmul.allow_tf32 = allowed
+    torch.backends.cudnn.allow_tf32 = allowed
+
+
 def seed_everything(seed: int, stream: int) -> int:
     """Seed torch's global generators with the number drawn for (seed, stream), and return that number."""
     [drawn] = np.random.SeedSequence([seed, stream]).generate_state(1, np.uint64)
@@ -36,5 +73,9 @@ def seed_everything(seed: int, stream: int) -> int:
 
 
 def to_device(tensor: Tensor | None, device: torch.device) -> Tensor | None:
-    """`tensor` on `device`; copied while the device works on, where memory is pinned."""
-    return None if tensor is None else tensor.to(device, non_blocking=True)
+    """`tensor` on `device`, copied from pinned memory while the device works on."""
+    if tensor is None:
+        return None
+    if device.type == "cuda" and tensor.device.type == "cpu" and not tensor.is_pinned():
+        tensor = tensor.pin_memory()
+    return tensor.to(device, non_blocking=True)

@@ -1,4 +1,4 @@
-"""What is wrong, or may be, with the choice of the three domains, for the page to say beside the selector."""
+"""What is wrong, or may be, with the choice of the domains, for the page to say beside the selector."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from itertools import pairwise
 from typing import Literal
 
 from train.domain_facts import DomainFacts
-from train.inputs import ROLES, FoundDomain, InputError, check_apart, overlap_with_target
+from train.inputs import FoundDomain, InputError, check_apart, overlap_with_target, spoken
 
 SIZE_RATIO = 2.0
 """Photos whose long edges differ by more than this show the same thing at very different sizes."""
@@ -19,7 +19,7 @@ class Problem:
     """A sentence for a person, and how bad it is."""
 
     role: str
-    """The domain whose choice causes it: source, target or validation."""
+    """The domain whose choice causes it: source, target, validation or labelled_target."""
     kind: Literal["error", "warning"]
     text: str
 
@@ -39,15 +39,18 @@ def overlaps(found: Mapping[str, FoundDomain]) -> list[Problem]:
 
 def problems_of(facts: Mapping[str, DomainFacts]) -> list[Problem]:
     """What the facts of the domains say; `facts` may lack domains that are not chosen or not yet read."""
-    problems = [problem for role in ("source", "validation") if role in facts for problem in _labels(role, facts[role])]
+    labelled = [role for role in ("source", "validation", "labelled_target") if role in facts]
+    problems = [problem for role in labelled for problem in _labels(role, facts[role])]
     if "source" in facts and "validation" in facts:
         problems += _classes(facts["source"], facts["validation"])
-    return [*problems, *_sizes({role: facts[role] for role in ROLES if role in facts})]
+    main = {role: facts[role] for role in ("source", "target", "validation") if role in facts}
+    part = {role: facts[role] for role in ("target", "labelled_target") if role in facts}
+    return [*problems, *_sizes(main), *(_sizes(part) if len(part) == 2 else ())]
 
 
 def _labels(role: str, facts: DomainFacts) -> Iterable[Problem]:
     if not facts.labelled_images:
-        yield Problem(role, "error", f"No image of the {role} has labels. Choose others, or label some.")
+        yield Problem(role, "error", f"No image of the {spoken(role)} has labels. Choose others, or label some.")
         return
     if role == "source":
         unlabelled = [name for name, one in facts.classes.items() if not one.images]
@@ -98,10 +101,11 @@ def _sizes(facts: Mapping[str, DomainFacts]) -> Iterable[Problem]:
     for (other, before), (role, edge) in pairs:
         if max(edge, before) > SIZE_RATIO * min(edge, before):
             larger = "larger" if edge > before else "smaller"
+            photos, others = f"The {spoken(role)} photos", f"those of the {spoken(other)}"
             yield Problem(
                 role,
                 "warning",
-                f"The {role} photos are much {larger} than those of the {other}: {edge} against {before} pixels on the "
+                f"{photos} are much {larger} than {others}: {edge} against {before} pixels on the "
                 "long edge (medians). Check the scale in step Hyperparameters.",
             )
 

@@ -6,27 +6,34 @@ import threading
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
-from common.data.datasets import MemoryCache, TrainingBatches, iterate
-from common.hrda import CheckpointBundle
+import torch
+
+from common.data.datasets import iterate
+from common.hrda.distributed import ALONE, Ranks
+from train.collapse import CollapseWatch
 from train.device import find_device
-from train.learner import Learner, require_start
+from train.distributed import part_of_batch
+from train.guard import FINITE
+from train.initialisation import Start, choose_start, on_this_machine, recorded_pretrained, require_start
+from train.learner import Learner
 from train.memory_errors import explained_measuring, explained_memory, learn_or_explain
-from train.preparation import Domains, PreparedData, prepare, recipe_of
+from train.preparation import Domains, PreparedData, build_batches, prepare
 from train.previews import PreviewWriter
-from train.progress import RunningMeans, TimeLeft
+from train.progress import RunProgress, TimeLeft
 from train.result import RunResult, TrainingError
 from train.run_folder import RunFolder, RunState
+from train.saving import CheckpointWriter
 from train.settings import TrainSettings
 from train.state import (
-    CheckpointWritten,
+    Downloading,
     Finished,
     PhaseChanged,
     Preview,
     Progressed,
     Said,
     Started,
+    StepsSkipped,
     TrainingState,
     Validated,
 )
@@ -46,6 +53,7 @@ def run(
     stop: threading.Event | None = None,
     resume: bool = False,
     init_checkpoint: Path | None = None,
+    ranks: Ranks = ALONE,
 ) -> RunResult:
     """Train, measure and save.
 
@@ -59,28 +67,49 @@ def run(
         stop: once set, the run saves the last checkpoint after the current iteration and returns.
         resume: go on with the run in `out`.
         init_checkpoint: weights to start from.
+        ranks: the processes that train together. All call this, each with its own device; the first one reads,
+            measures, writes and tells.
 
     Raises:
         SettingsError: settings, classes or folders that cannot work; before any training.
         ProjectError: data that cannot be used; before any training.
-        TrainingError: the loss is no longer finite, or memory has run out.
+        TrainingError: too many iterations were skipped in a row, memory has run out, the run cannot be saved, or it
+            is stopped during a download.
     """
     state, stop = state or TrainingState(), stop or threading.Event()
 
     def say(text: str) -> None:
         state.apply(Said(text))
 
+    def downloading(name: str, received: int, size: int | None) -> None:
+        if stop.is_set():
+            raise TrainingError(f"Stopped while {name} was downloaded. Nothing was trained.")
+        state.apply(Downloading(name, received, size))
+
     state.apply(PhaseChanged("preparing"))
     place = find_device(device)
-    require_start(settings, init_checkpoint)
+    if place.type == "cuda" and ranks.count > 1:
+        # Libraries that are told no device would all work on the first one.
+        torch.cuda.set_device(place)
     folder = RunFolder(out)
-    before = folder.claim(resume=resume)
-    data = prepare(settings, domains, classes, Path(settings.data.cache_dir or folder.cache), say)
-    if before is not None:
-        before.require_fit(data.classes, settings.iterations)
+
+    def begin() -> tuple[RunState | None, Start, PreparedData]:
+        part_of_batch(settings.batch_size, ranks, settings.compute.accumulate)
+        require_start(settings, init_checkpoint)
+        before = folder.claim(resume=resume, say=say)
+        earlier = None if before is None else recorded_pretrained(folder.settings)
+        start = choose_start(settings, init_checkpoint, say, downloading, resumed_from=earlier)
+        data = prepare(settings, domains, classes, Path(settings.data.cache_dir or folder.cache), say)
+        if before is not None:
+            before.require_fit(data.classes, settings.iterations)
+        return before, start, data
+
+    before, start, data = ranks.from_first(begin)
+    settings = replace(settings, pretrained=start.pretrained)
+    start = on_this_machine(start, settings)
     with explained_memory(settings, place):
-        learner = Learner(settings, data, place, init_checkpoint, say)
-        return learn_all(learner, settings, data, folder, before, state, stop)
+        learner = Learner(settings, data, place, start, say, ranks)
+        return learn_all(learner, settings, data, folder, before, state, stop, ranks)
 
 
 def learn_all(
@@ -91,6 +120,7 @@ def learn_all(
     before: RunState | None,
     state: TrainingState,
     stop: threading.Event,
+    ranks: Ranks = ALONE,
 ) -> RunResult:
     """Do the iterations that are left, measure and save.
 
@@ -102,81 +132,89 @@ def learn_all(
         before: what the run goes on from.
         state: is told of every change.
         stop: once set, the last checkpoint is saved after the current iteration.
+        ranks: the processes that train together, of which the first measures and writes.
 
     Raises:
         SettingsError: `before` does not fit the settings of the model.
-        TrainingError: the loss is no longer finite, or memory has run out.
+        TrainingError: too many iterations were skipped in a row, memory has run out, or the run cannot be saved.
     """
-    done, best, latest = 0, None, None
+    progress = RunProgress(settings.optimizer)
     if before is not None:
-        before.restore(learner.student, learner.teacher, learner.optimizer)
-        done, best, latest = before.iteration, before.best, before.latest
-    folder.write_settings(settings)
+        before.restore(learner, progress)
+        on_disk = folder.best_measurement()
+        if on_disk is not None and on_disk.iteration > before.iteration:
+            # It was written just before the run was interrupted, later than the state to go on from.
+            progress.best = on_disk
+    checkpoints = CheckpointWriter(folder, learner, progress, settings, data, state)
+    if ranks.is_first:
+        checkpoints.begin(resumed=before is not None)
 
-    def checkpoint(measurement: Measurement | None) -> CheckpointBundle:
-        return CheckpointBundle(
-            student=learner.student,
-            teacher=learner.teacher,
-            serve_teacher=measurement is not None and measurement.teacher_is_better,
-            classes=data.classes,
-            palette=data.palette,
-            settings=plain_settings(settings, student_classes=len(data.classes)),
-            metrics=dict(measurement.metrics) if measurement else {},
-            iteration=done,
-        )
-
-    def save_last() -> None:
-        parts = learner.student, learner.teacher, learner.optimizer
-        folder.save_last(checkpoint(latest), RunState.capture(done, data.classes, best, latest, *parts), settings)
-        state.apply(CheckpointWritten(str(folder.last), done, is_best=False))
-
-    def validate() -> tuple[Measurement, tuple[Preview, ...]]:
-        measurement = measure_both(
-            learner.student, learner.teacher, settings, data, learner.device, done, previews.keep
-        )
-        return measurement, previews.write(measurement, learner.teacher, learner.device)
-
-    batches = build_batches(settings, data)
+    batches = build_batches(settings, data, part_of_batch(settings.batch_size, ranks), ranks.local_count)
     if settings.data.workers:
         # Before the workers are forked, so that they share what it holds.
         state.apply(Said("Reading the training photos."))
         batches.fill_cache()
-    state.apply(Started(done, settings.iterations))
+    state.apply(Started(progress.done, settings.iterations))
     state.apply(PhaseChanged("training"))
-    losses, time_left = RunningMeans(), TimeLeft(settings.iterations, settings.validation.interval)
+    time_left = TimeLeft(settings.iterations, settings.validation.interval)
     previews = PreviewWriter(folder.previews, data, settings)
-    for batch in iterate(batches, done, settings.data.workers, pin_memory=learner.device.type == "cuda"):
-        if stop.is_set():
+    collapse = CollapseWatch(data.classes, data.source_shares, settings.self_training)
+    is_due = False
+    for batch in iterate(batches, progress.done, settings.data.workers, learner.device):
+        if ranks.any(stop.is_set()):
             break
-        rate = learner.learning_rate(done)
-        losses.add(learn_or_explain(learner, batch, done, settings))
-        done += 1
-
+        rate = learner.learning_rate(progress.done)
+        scalars = learn_or_explain(learner, batch, progress.done, settings)
+        done = progress.done = progress.done + 1
         is_last = done == settings.iterations
-        if done % settings.log_interval == 0 or is_last:
-            state.apply(Progressed(done, {**losses.take(done), "lr": rate}, time_left.report(done)))
-        if done % settings.validation.interval == 0 or is_last:
+        is_reported = done % settings.log_interval == 0 or is_last
+        is_measured = done % settings.validation.interval == 0 or is_last
+        is_due = is_due or done % settings.checkpoint.interval == 0
+
+        finite = scalars.pop(FINITE)
+        progress.means.add(scalars, finite)
+        try:
+            progress.guard.add(done, finite, scalars)
+            if is_reported or is_measured or is_due:
+                progress.guard.read()
+        except TrainingError as error:
+            # What is on the disk was written when all was well; the weights of now have not led to anything since.
+            raise TrainingError(f"{error} {checkpoints.what_is_left()}") from error
+        if is_reported:
+            report_skipped(progress, state)
+            means = progress.means.take()
+            state.apply(Progressed(done, {**means, "lr": rate}, time_left.report(done)))
+            for warning in collapse.look(means):
+                state.apply(Said(warning))
+        if is_measured and ranks.is_first:
             state.apply(PhaseChanged("validating"))
             try:
                 with time_left.measuring(), explained_measuring(settings, learner.device, done):
-                    latest, pictures = validate()
+                    progress.latest = measure_both(
+                        learner.student, learner.teacher, settings, data, learner.device, done, previews.keep
+                    )
+                    pictures = write_previews(previews, progress.latest, learner, state)
             except TrainingError:
                 # What was learnt so far is good, and the remedy is to continue with another setting.
-                save_last()
+                checkpoints.save()
                 raise
-            state.apply(Validated(done, latest.metrics, pictures))
-            if best is None or latest.score > best.score:
-                best = latest
-                folder.save_best(checkpoint(best))
-                state.apply(CheckpointWritten(str(folder.best), done, is_best=True))
+            state.apply(Validated(done, progress.latest.metrics, pictures))
+            is_best = progress.best is None or progress.latest.score > progress.best.score
+            if is_best and checkpoints.save_best(progress.latest):
+                progress.best = progress.latest
             state.apply(PhaseChanged("training"))
-        if done % settings.checkpoint.interval == 0 and not is_last:
-            save_last()
+        if is_due and not is_last and progress.guard.counts.in_a_row == 0:
+            # While iterations are skipped it waits: the last good checkpoint must not give way to a doubtful one.
+            if ranks.is_first:
+                checkpoints.save()
+            is_due = False
     state.apply(PhaseChanged("saving"))
+    done, best = progress.done, progress.best
     stopped = done < settings.iterations
     if stopped:
         state.apply(Said(f"Stopped after iteration {done} of {settings.iterations}."))
-    save_last()
+    if ranks.is_first:
+        checkpoints.finish()
     finished = Finished(
         stopped=stopped,
         iteration=done,
@@ -188,23 +226,18 @@ def learn_all(
     return RunResult.from_change(finished)
 
 
-def build_batches(settings: TrainSettings, data: PreparedData) -> TrainingBatches:
-    """The training batches of the whole run."""
-    return TrainingBatches(
-        data.source,
-        data.target,
-        recipe_of(settings),
-        batch_size=settings.batch_size,
-        iterations=settings.iterations,
-        seed=settings.seed,
-        cache=MemoryCache(settings.data.memory_cache_mb * 2**20),
-    )
+def report_skipped(progress: RunProgress, state: TrainingState) -> None:
+    """Tell how many iterations were skipped, if more were since it was last told."""
+    if progress.guard.take_news():
+        state.apply(StepsSkipped(progress.done, progress.guard.counts.total))
 
 
-def plain_settings(settings: TrainSettings, student_classes: int) -> dict[str, Any]:
-    """The settings as a checkpoint holds them: complete enough to rebuild the network and to predict."""
-    plain = settings.to_dict()
-    plain["model"] = replace(settings.model, num_classes=student_classes).to_dict()
-    if settings.data.scale.edges is not None:
-        plain["input"] = settings.data.scale.to_dict()
-    return plain
+def write_previews(
+    previews: PreviewWriter, measurement: Measurement, learner: Learner, state: TrainingState
+) -> tuple[Preview, ...]:
+    """Write the pictures of a validation; without them, as on a full disk, the run goes on and says so."""
+    try:
+        return previews.write(measurement, learner.teacher, learner.device, learner.cuts())
+    except OSError as error:
+        state.apply(Said(f"The pictures of this validation could not be written: {error.strerror or error}."))
+        return ()

@@ -1,4 +1,4 @@
-"""The three domains of a run on an instance: which projects and datasets they are, and their photos."""
+"""The domains of a run on an instance: which projects and datasets they are, and their photos."""
 
 from __future__ import annotations
 
@@ -12,7 +12,12 @@ import requests
 from supervisely import Api, DatasetInfo, ProjectInfo, ProjectType, logger
 from supervisely.project.download import download_fast, download_using_cache
 
-ROLES = ("source", "target", "validation")
+ROLES = ("source", "target", "validation", "labelled_target")
+
+
+def spoken(role: str) -> str:
+    """What a sentence calls a role."""
+    return role.replace("_", " ")
 
 
 class InputError(ValueError):
@@ -57,7 +62,7 @@ class Domain:
 
 @dataclass(frozen=True)
 class Inputs:
-    """Source, target and validation of a run."""
+    """Source, target and validation of a run, and a labelled part of the target where there is one."""
 
     source: Domain
     """Labelled photos to learn from: the project that the app was started on."""
@@ -65,14 +70,17 @@ class Inputs:
     """Photos to adapt to; None for the modes that need none."""
     validation: Domain
     """Labelled photos to measure on."""
+    labelled_target: Domain | None = None
+    """A labelled part of the target, which is learnt from along with the source."""
 
     @classmethod
     def from_state(cls, state: Any, launched_project_id: int) -> Self:
         """Read the `input` of an app state.
 
         Args:
-            state: `{"source": …, "target": …, "validation": …}`, each as `Domain.from_state` reads it. A source that
-                is left out is the whole project that the app was started on; a target may be left out or null.
+            state: `{"source": …, "target": …, "validation": …, "labelled_target": …}`, each as `Domain.from_state`
+                reads it. A source that is left out is the whole project that the app was started on; target and
+                labelled target may be left out or null.
             launched_project_id: number of the project that the app was started on.
 
         Raises:
@@ -92,12 +100,11 @@ class Inputs:
                 f"The source must be the project that the app was started on, {launched_project_id}. Start the app on "
                 f"project {source.project_id} instead. Received: input.source.project_id = {source.project_id}."
             )
-        target = state.get("target")
-        return cls(
-            source=source,
-            target=None if target is None else Domain.from_state("target", target),
-            validation=Domain.from_state("validation", state["validation"]),
-        )
+
+        def read(role: str) -> Domain | None:
+            return None if state.get(role) is None else Domain.from_state(role, state[role])
+
+        return cls(source, read("target"), read("validation"), read("labelled_target"))
 
     def to_state(self) -> dict[str, Any]:
         """What `from_state` reads."""
@@ -105,6 +112,7 @@ class Inputs:
             "source": self.source.to_state(),
             "target": self.target and self.target.to_state(),
             "validation": self.validation.to_state(),
+            **({"labelled_target": self.labelled_target.to_state()} if self.labelled_target else {}),
         }
 
 
@@ -128,10 +136,11 @@ def find(api: Api, inputs: Inputs) -> dict[str, FoundDomain]:
     """Look the domains up on the instance.
 
     Returns:
-        By role; without `target` where there is none.
+        By role; without target and labelled target where there are none.
 
     Raises:
-        InputError: no such project or dataset, not images, no images, or source and validation share a dataset.
+        InputError: no such project or dataset, not images, no images, or what is learnt from shares a dataset with the
+            validation.
     """
     domains = {role: domain for role in ROLES if (domain := getattr(inputs, role)) is not None}
     found = {role: find_domain(api, role, domain) for role, domain in domains.items()}
@@ -144,30 +153,31 @@ def find_domain(api: Api, role: str, domain: Domain) -> FoundDomain:
 
     Args:
         api: of the instance.
-        role: what an error message calls it: source, target or validation.
+        role: one of `ROLES`, for the messages.
         domain: what to look for.
 
     Raises:
         InputError: no such project or dataset, not images, or no images.
     """
+    name = spoken(role)
     try:
         project = api.project.get_info_by_id(domain.project_id)
     except requests.HTTPError as error:
         logger.debug("Project lookup refused", exc_info=True)
-        raise InputError(f"The instance refuses to show project {domain.project_id} ({role}): {error}.") from error
+        raise InputError(f"The instance refuses to show project {domain.project_id} ({name}): {error}.") from error
     if project is None:
         raise InputError(
-            f"There is no project {domain.project_id} for the {role}, or this token may not see it. "
+            f"There is no project {domain.project_id} for the {name}, or this token may not see it. "
             "Name a project that exists."
         )
     if project.type != str(ProjectType.IMAGES):
-        raise InputError(f"Project {project.id} '{project.name}' ({role}) holds {project.type}. Choose one of images.")
+        raise InputError(f"Project {project.id} '{project.name}' ({name}) holds {project.type}. Choose one of images.")
     existing = {"/".join([*parents, dataset.name]): dataset for parents, dataset in api.dataset.tree(project.id)}
     missing = set(domain.dataset_ids or ()) - {dataset.id for dataset in existing.values()}
     if missing:
         known = ", ".join(f"{dataset.id} '{path}'" for path, dataset in existing.items()) or "none"
         raise InputError(
-            f"Project {project.id} '{project.name}' ({role}) has no dataset {min(missing)}. Its datasets: {known}."
+            f"Project {project.id} '{project.name}' ({name}) has no dataset {min(missing)}. Its datasets: {known}."
         )
     chosen = {
         path: dataset
@@ -177,7 +187,7 @@ def find_domain(api: Api, role: str, domain: Domain) -> FoundDomain:
     found = FoundDomain(project, chosen, is_whole=len(chosen) == len(existing))
     if found.images_count == 0:
         raise InputError(
-            f"The datasets of the {role} in project {project.id} '{project.name}' hold no images. "
+            f"The datasets of the {name} in project {project.id} '{project.name}' hold no images. "
             "Add images, or choose other datasets."
         )
     return found
@@ -187,14 +197,15 @@ def check_apart(found: Mapping[str, FoundDomain]) -> None:
     """Refuse to measure on what is learnt from; `found` may lack domains.
 
     Raises:
-        InputError: source and validation share a dataset.
+        InputError: source or labelled target shares a dataset with the validation.
     """
-    shared = _shared(found, "source", "validation")
-    if shared:
-        raise InputError(
-            f"Source and validation share {shared}. Choose other datasets for one of them: measured on photos that it "
-            "has learnt from, a model looks better than it is."
-        )
+    for role in ("source", "labelled_target"):
+        shared = _shared(found, role, "validation")
+        if shared:
+            raise InputError(
+                f"{spoken(role).capitalize()} and validation share {shared}. Choose other datasets for one of them: "
+                "measured on photos that it has learnt from, a model looks better than it is."
+            )
 
 
 def overlap_with_target(found: Mapping[str, FoundDomain]) -> str | None:

@@ -41,7 +41,16 @@ def best_card() -> GraphicsCard | None:
 
 def memory_of(settings: TrainSettings) -> int:
     """Bytes that a training with `settings` takes on its device."""
-    estimate = estimate_training_memory(settings.model, batch_size=settings.batch_size, adapting=settings.mode == "uda")
+    compute = settings.compute
+    # 16 bits, whichever: that is all that counts here.
+    reduced = torch.cuda.is_available() if compute.precision == "auto" else compute.precision != "float32"
+    estimate = estimate_training_memory(
+        settings.model,
+        batch_size=settings.batch_size // compute.accumulate,
+        adapting=settings.mode == "uda",
+        reduced_precision=reduced,
+        activation_checkpointing=compute.activation_checkpointing,
+    )
     return round(estimate * GAPS) + CONTEXT_BYTES
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 
@@ -11,16 +11,18 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from common.data.datasets import Recipe
+from common.data.datasets import MemoryCache, Recipe, TrainingBatches
 from common.data.project import (
     BACKGROUND,
     LabelledImages,
-    check_source,
-    check_validation,
+    Project,
+    check_labelled,
     open_project,
     prepare_labelled,
     prepare_unlabelled,
 )
+from common.data.sampling import ClassSampler, class_sampler
+from common.hrda.feature_distance import class_indices
 from common.hrda.settings import SettingsError, closest
 from train.settings import TrainSettings
 
@@ -40,6 +42,8 @@ class Domains:
     """Photos to adapt to. Their labels are not looked at, except in mode 'supervised', which learns from them."""
     val: str
     """Labelled photos to measure on."""
+    labelled_target: str | None = None
+    """A labelled part of the target, which is learnt from along with the source; not used in mode 'supervised'."""
 
 
 @dataclass(frozen=True)
@@ -58,6 +62,12 @@ class PreparedData:
     """Image files; empty where the mode needs none."""
     validation: list[tuple[Path, Path]]
     """Pairs of image file and mask file."""
+    labelled_target: list[tuple[Path, Path]] = field(default_factory=list)
+    """Pairs of image file and mask file; empty where there is none."""
+    source_sampler: ClassSampler | None = None
+    """Draws the source's crops by class; None: each photo comes once a pass."""
+    labelled_target_sampler: ClassSampler | None = None
+    """The same of the labelled target."""
 
 
 def prepare(
@@ -77,23 +87,33 @@ def prepare(
         say: gets sentences about progress.
 
     Raises:
-        SettingsError: a domain that the mode needs is not given, or class weights that do not fit the classes.
+        SettingsError: a domain that the mode needs is not given, or settings that name classes do not fit the classes.
         ProjectError: photos or labels that cannot be used.
     """
     learn_from, adapt_to = domains_of_mode(settings.mode, domains)
     source, validation = open_project(learn_from), open_project(domains.val)
     target = open_project(adapt_to) if adapt_to else None
+    has_more = domains.labelled_target is not None and uses_labelled_target(settings)
+    more = open_project(domains.labelled_target) if has_more else None
     names = tuple(classes or source.class_names)
     check_class_weights(settings.class_weights, names)
+    if settings.self_training.feature_distance_weight > 0:
+        class_indices(settings.self_training.feature_distance_classes, (BACKGROUND, *names))
     # All that is quickly checked comes before the minutes that reading every photo may take.
-    check_source(source, names)
-    check_validation(validation, names)
+    check_labelled(source, names, "source")
+    check_labelled(validation, names, "validation")
+    if more:
+        check_labelled(more, names, "labelled target")
+        refuse_measured(more, validation)
 
     rules = {"skip_broken": settings.data.skip_broken, "progress": say}
     draw = partial(
         prepare_labelled, classes=names, cache_dir=cache_dir, unchosen=settings.data.unchosen_classes, **rules
     )
     labelled = draw(source, role="source")
+    more_labelled = draw(more, role="labelled target") if more else None
+    sampler = _sampler(settings, labelled, "source", say)
+    more_sampler = _sampler(settings, more_labelled, "labelled target", say) if more_labelled else None
     data = PreparedData(
         classes=labelled.classes,
         palette=((0, 0, 0), *(source.colours[name] for name in names)),
@@ -101,10 +121,14 @@ def prepare(
         source_shares=tuple(labelled.class_shares.tolist()),
         target=[record.image_path for record in prepare_unlabelled(target, cache_dir, **rules)] if target else [],
         validation=_files(draw(validation, role="validation")),
+        labelled_target=_files(more_labelled) if more_labelled else [],
+        source_sampler=sampler,
+        labelled_target_sampler=more_sampler,
     )
+    more_photos = f"{len(data.labelled_target)} labelled target photos, " if more else ""
     say(
-        f"{len(data.source)} labelled photos, {len(data.target)} target photos, {len(data.validation)} validation "
-        f"photos; classes: {', '.join(names)}."
+        f"{len(data.source)} labelled photos, {more_photos}{len(data.target)} target photos, {len(data.validation)} "
+        f"validation photos; classes: {', '.join(names)}."
     )
     return data
 
@@ -116,8 +140,44 @@ def recipe_of(settings: TrainSettings) -> Recipe:
         scale=settings.data.scale,
         augmentation=settings.data.augmentation,
         rare_class_share=settings.data.rare_class_share,
+        labelled_target_share=settings.data.labelled_target_share,
         margins=settings.self_training.ignore_margins,
     )
+
+
+def build_batches(
+    settings: TrainSettings, data: PreparedData, part: range | None = None, sharing: int = 1
+) -> TrainingBatches:
+    """The training batches of the whole run.
+
+    Args:
+        settings: of the run.
+        data: what it trains on.
+        part: the places in each batch that this process draws; None: all.
+        sharing: processes that share the machine's memory.
+    """
+    return TrainingBatches(
+        data.source,
+        data.target,
+        recipe_of(settings),
+        batch_size=settings.batch_size,
+        iterations=settings.iterations,
+        seed=settings.seed,
+        cache=MemoryCache(settings.data.memory_cache_mb * 2**20 // sharing),
+        sampler=data.source_sampler,
+        labelled_target=data.labelled_target,
+        labelled_target_sampler=data.labelled_target_sampler,
+        part=part,
+    )
+
+
+def _sampler(
+    settings: TrainSettings, labelled: LabelledImages, role: str, say: Callable[[str], None]
+) -> ClassSampler | None:
+    sampler, explanation = class_sampler(settings.data.rare_class_sampling, labelled.pixels, labelled.classes, role)
+    if explanation:
+        say(explanation)
+    return sampler
 
 
 def _files(labelled: LabelledImages) -> list[tuple[Path, Path]]:
@@ -141,6 +201,26 @@ def domains_of_mode(mode: str, domains: Domains) -> tuple[str, str | None]:
     if domains.target is None:
         raise SettingsError("Mode 'uda' adapts to a target. Received: no target. The baseline is mode 'source-only'.")
     return domains.source, domains.target
+
+
+def uses_labelled_target(settings: TrainSettings) -> bool:
+    """Whether a run learns from a labelled part of the target besides what its mode learns from."""
+    return settings.mode != "supervised" and settings.data.labelled_target_share > 0
+
+
+def refuse_measured(labelled_target: Project, validation: Project) -> None:
+    """Refuse to measure on photos that are learnt from.
+
+    Raises:
+        SettingsError: a photo is in both.
+    """
+    measured = {record.image_path.resolve() for record in validation}
+    shared = [record.key for record in labelled_target if record.image_path.resolve() in measured]
+    if shared:
+        raise SettingsError(
+            f"{len(shared)} labelled target photos are validation photos too, such as {shared[0]}. Name other "
+            "datasets: measured on photos that it has learnt from, a model looks better than it is."
+        )
 
 
 def check_class_weights(weights: ClassWeights, names: Sequence[str]) -> None:

@@ -14,6 +14,9 @@ from train.yaml_edit import read_yaml, set_values
 DEFAULT_PRESET = "cracks"
 """Name of the preset that is the default text unchanged."""
 
+CHOSEN_WITH_THE_MODEL = ("model.encoder", "pretrained")
+"""Settings that the model card decides, whatever the preset."""
+
 _FOLDER = Path(__file__).with_name("presets")
 _NAMES = ("quick_look", "cracks", "street_scenes")
 
@@ -44,8 +47,8 @@ def presets() -> dict[str, Preset]:
 
 
 def differences(settings: TrainSettings, other: TrainSettings) -> list[str]:
-    """Dotted names of the values in which the two differ. The encoder is left out: it is chosen with the model."""
-    return [name for name in _differing(settings.to_dict(), other.to_dict()) if name != "model.encoder"]
+    """Dotted names of the values in which the two differ, but for those that are chosen with the model."""
+    return [name for name in _differing(settings.to_dict(), other.to_dict()) if name not in CHOSEN_WITH_THE_MODEL]
 
 
 def _differing(data: dict[str, Any], other: dict[str, Any], before: str = "") -> Iterator[str]:

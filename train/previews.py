@@ -17,7 +17,7 @@ from common.data.images import read_image
 from common.data.transforms import InputScale
 from common.hrda import HRDASegmentor, InferenceSettings, SelfTrainingSettings
 from common.hrda.predictor import PhotoPixels
-from common.hrda.self_training import pseudo_labels
+from common.hrda.pseudo_labels import pseudo_labels
 from common.hrda.settings import IGNORE_LABEL
 from common.hrda.sliding import sweep
 from train.preparation import PreparedData
@@ -81,13 +81,20 @@ class PreviewWriter:
             )
         self._sketches[number].predictions[model] = shrink_labels(prediction, size)
 
-    def write(self, measurement: Measurement, teacher: HRDASegmentor, device: torch.device) -> tuple[Preview, ...]:
+    def write(
+        self,
+        measurement: Measurement,
+        teacher: HRDASegmentor,
+        device: torch.device,
+        cuts: Tensor | None = None,
+    ) -> tuple[Preview, ...]:
         """Write the pictures of a validation: the kept photos by the better model, target photos by the teacher.
 
         Args:
             measurement: what was measured.
             teacher: looks at the target photos; its mode is put back afterwards.
             device: where it lies.
+            cuts: C, probability from which training believes each class; None where its rule finds none.
 
         Returns:
             One preview a photo, validation first.
@@ -109,7 +116,7 @@ class PreviewWriter:
         with modes_kept(teacher):
             teacher.eval()
             for number, path in enumerate(self._target):
-                pictures = self._target_pictures(read_image(path), teacher, device)
+                pictures = self._target_pictures(read_image(path), teacher, device, cuts)
                 previews.append(Preview("target", path.name, save(folder, f"target_{number}", pictures)))
         return tuple(previews)
 
@@ -118,16 +125,17 @@ class PreviewWriter:
         return np.where(truth == IGNORE_LABEL, len(self._colours) - 1, truth)
 
     def _target_pictures(
-        self, image: np.ndarray, teacher: HRDASegmentor, device: torch.device
+        self, image: np.ndarray, teacher: HRDASegmentor, device: torch.device, cuts: Tensor | None
     ) -> dict[str, np.ndarray]:
         settings = self._settings
         labels, confidence = believe(
-            teacher, image, settings.data.scale, settings.inference, settings.self_training, device
+            teacher, image, settings.data.scale, settings.inference, settings.self_training, device, cuts
         )
         size = small_size(image.shape[:2])
         photo = shrink_photo(image, size)
         # Told apart before they are made small: along a thin crack no small pixel would be confident as a whole.
-        sure = confidence >= settings.self_training.pseudo_label_threshold
+        needed = settings.self_training.pseudo_label_threshold if cuts is None else cuts.cpu().numpy()[labels]
+        sure = confidence >= needed
         strengths = np.where(shrink_labels(np.where(sure, labels, 0), size) > 0, _STRONG, _WEAK)
         return {
             "photo": photo,
@@ -145,6 +153,7 @@ def believe(
     inference: InferenceSettings,
     rule: SelfTrainingSettings,
     device: torch.device,
+    cuts: Tensor | None = None,
 ) -> tuple[np.ndarray, np.ndarray]:
     """Pseudo-labels of a whole photo by the rule of training.
 
@@ -155,6 +164,7 @@ def believe(
         inference: windows and their batches.
         rule: of the pseudo-labels.
         device: where to compute.
+        cuts: C, probability from which each class is believed, where the rule finds them.
 
     Returns:
         At the scale of training, h×w: class indices uint8, and the probability of each pixel's label float32.
@@ -163,7 +173,7 @@ def believe(
     labels, confidence = np.zeros(image.shape[:2], np.uint8), np.zeros(image.shape[:2], np.float32)
 
     def take(top: int, logits: Tensor) -> None:
-        pseudo = pseudo_labels(logits[None], rule)
+        pseudo = pseudo_labels(logits[None], rule, cuts)
         rows = slice(top, top + logits.shape[1])
         labels[rows] = pseudo.labels[0].cpu().numpy()
         confidence[rows] = pseudo.confidence[0].cpu().numpy()

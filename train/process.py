@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import io
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -19,6 +20,8 @@ from supervisely import logger
 
 from common.data.project import ProjectError
 from common.hrda.settings import SettingsError
+from train.distributed import EndedElsewhere
+from train.launched import SECONDS_TO_SAVE, torchrun
 from train.preparation import Domains
 from train.result import RunResult, TrainingError
 from train.run_folder import RunFolder, resumable
@@ -30,8 +33,8 @@ _ERRORS = {error.__name__: error for error in (SettingsError, ProjectError, Trai
 _SECONDS_BETWEEN_LOOKS = 0.2
 # A person waits for this process's answers and nobody for the child's next iteration, should they share cores.
 _NICENESS = 5
-# Writing the last checkpoint of the largest network to a slow disk takes less.
-_SECONDS_TO_SAVE = 120.0
+# How torchrun tells that one of its processes was ended by a signal.
+_SIGNAL_IN_LOG = re.compile(r"exitcode\s*: -(\d+)")
 
 
 def run_in_process(
@@ -52,7 +55,8 @@ def run_in_process(
     folder and to the app's log. When this process ends, however it does, the child saves and ends.
 
     Args:
-        settings, domains, out, classes, device, resume, init_checkpoint: as for `train.engine.run`.
+        settings, domains, out, classes, resume, init_checkpoint: as for `train.engine.run`.
+        device: as for `train.engine.run`, or several with commas: each gets a process.
         state: is told of every change.
         stop: once set, the child saves after its current iteration and ends normally.
 
@@ -75,12 +79,15 @@ def run_in_process(
                 # A child that is killed may leave half a line.
                 if line.endswith("\n"):
                     change = decode(line)
+                    if isinstance(end, Failed):
+                        # Of several processes the first that fails has the cause; others fail for want of it.
+                        continue
                     state.apply(change)
                     end = change if isinstance(change, Finished | Failed) else end
     if isinstance(end, Finished):
         return RunResult.from_change(end)
-    if not isinstance(end, Failed):
-        end = Failed(_reason(child.returncode, log.last_line, folder, settings))
+    if not isinstance(end, Failed) or (end.kind == EndedElsewhere.__name__ and log.signal):
+        end = Failed(_reason(-log.signal or child.returncode, log.last_line, folder, settings))
         state.apply(end)
     raise _ERRORS.get(end.kind, TrainingError)(end.reason)
 
@@ -98,6 +105,7 @@ def _command(
         "source": domains.source,
         "target": domains.target,
         "val": domains.val,
+        "labelled-target": domains.labelled_target,
         "out": out,
         "classes": None if classes is None else _comma_separated(classes),
         "settings": settings_file,
@@ -105,8 +113,9 @@ def _command(
         "init": init_checkpoint,
     }
     given = [f"--{name}={value}" for name, value in options.items() if value is not None]
-    # The handler says in the log where a crash in native code happened.
-    command = [sys.executable, "-X", "faulthandler", "-m", "train", "--changes", *given]
+    devices = device.split(",")
+    python = torchrun(len(devices)) if len(devices) > 1 else [sys.executable, "-m"]
+    command = [*python, "train", "--changes", *given]
     return [*command, "--resume"] if resume else command
 
 
@@ -137,7 +146,8 @@ def _child(
             stdout=subprocess.PIPE,
             stderr=file,
             encoding="utf-8",
-            env=os.environ | {"PYTHONPATH": os.pathsep.join(paths)},
+            # The handler says in the log where a crash in native code happened.
+            env=os.environ | {"PYTHONPATH": os.pathsep.join(paths), "PYTHONFAULTHANDLER": "1"},
             # A terminal's Ctrl-C is this process's to handle.
             start_new_session=True,
         )
@@ -153,7 +163,7 @@ def _child(
         _ask_to_stop(child)
         # A pipe that nobody empties would hold the child up.
         child.stdout.close()
-        if not ended.wait(_SECONDS_TO_SAVE):
+        if not ended.wait(SECONDS_TO_SAVE):
             child.kill()
         raise
     finally:
@@ -195,6 +205,8 @@ class _LogFollower(threading.Thread):
         super().__init__(name="follow-training-log")
         self._log, self._start, self._ended = log, start, ended
         self.last_line = ""
+        self.signal = 0
+        """The first signal that ended one of torchrun's processes, as torchrun says; 0 for none."""
 
     def run(self) -> None:
         with self._log.open(encoding="utf-8", errors="replace", newline="\n") as file:
@@ -212,6 +224,8 @@ class _LogFollower(threading.Thread):
         text = line.rstrip().rpartition("\r")[2]
         if text:
             self.last_line = text.strip()
+            if not self.signal and (found := _SIGNAL_IN_LOG.search(text)):
+                self.signal = int(found[1])
             logger.info(text)
 
 

@@ -1,16 +1,20 @@
-"""What is said between two reports of a run: means, and the time that is left."""
+"""How far a run is: its means and measurements, and the time that is left."""
 
 from __future__ import annotations
 
-import math
 import time
 from collections import deque
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import asdict
+from typing import Any
 
+import torch
 from torch import Tensor
 
-from train.result import TrainingError
+from train.guard import StepGuard
+from train.settings_sections import OptimizerSettings
+from train.validation import Measurement
 
 # The pace of the last reports counts: an iteration takes longer once self-training has begun.
 _REPORTS_COUNTED = 10
@@ -20,30 +24,32 @@ class RunningMeans:
     """Means of an iteration's scalars since they were last asked for."""
 
     def __init__(self) -> None:
-        self._sums: dict[str, Tensor] = {}
-        self._counts: dict[str, int] = {}
+        self._sums: dict[str, tuple[Tensor, Tensor]] = {}
 
-    def add(self, scalars: Mapping[str, Tensor]) -> None:
-        """Count 0-dim tensors; nothing waits for the device."""
-        for name, value in scalars.items():
-            self._sums[name] = self._sums.get(name, 0) + value
-            self._counts[name] = self._counts.get(name, 0) + 1
+    def add(self, scalars: Mapping[str, Tensor], finite: Tensor) -> None:
+        """Count an iteration; nothing waits for the device.
 
-    def take(self, iteration: int) -> dict[str, float]:
-        """The means, and start anew.
-
-        Raises:
-            TrainingError: one of them is no finite number.
+        Args:
+            scalars: 0-dim, by name.
+            finite: 0-dim bool; where it is false, the iteration does not count.
         """
-        means = {name: float(total) / self._counts[name] for name, total in self._sums.items()}
-        self._sums, self._counts = {}, {}
-        for name, value in means.items():
-            if not math.isfinite(value):
-                raise TrainingError(
-                    f"Training has diverged: {name} is {value} at iteration {iteration}. Lower optimizer.lr or "
-                    "lengthen optimizer.warmup_iterations, and start again."
-                )
+        for name, value in scalars.items():
+            total, count = self._sums.get(name, (0, 0))
+            self._sums[name] = total + torch.where(finite, value, 0), count + finite.long()
+
+    def take(self) -> dict[str, float]:
+        """The means of the iterations that count, and start anew. What never counted has none."""
+        means = {name: float(total) / int(count) for name, (total, count) in self._sums.items() if count}
+        self._sums = {}
         return means
+
+    def to_plain(self) -> dict[str, list[Tensor]]:
+        """What is gathered, for a run that goes on later."""
+        return {name: list(sums) for name, sums in self._sums.items()}
+
+    def restore(self, plain: Mapping[str, Sequence[Tensor]], device: torch.device) -> None:
+        """Go on from what `to_plain` gave, on the device that the scalars will come from."""
+        self._sums = {name: tuple(part.to(device) for part in sums) for name, sums in plain.items()}
 
 
 class TimeLeft:
@@ -80,3 +86,39 @@ class TimeLeft:
         # The end is always measured, and so is this iteration if its turn has come.
         measurements = -(-self._iterations // self._interval) - (iteration - 1) // self._interval
         return pace * (self._iterations - iteration) + self._last_measurement * measurements
+
+
+class RunProgress:
+    """What a run has gathered besides what it has learnt.
+
+    Args:
+        settings: whose limit of skipped iterations ends the run.
+    """
+
+    def __init__(self, settings: OptimizerSettings) -> None:
+        self.done = 0
+        """Iterations done."""
+        self.best: Measurement | None = None
+        """The best measurement so far."""
+        self.latest: Measurement | None = None
+        """The last measurement so far."""
+        self.means = RunningMeans()
+        self.guard = StepGuard(settings)
+
+    def to_plain(self) -> dict[str, Any]:
+        """All but the iterations, as tensors and data that load without executing anything."""
+        best, latest = (None if one is None else asdict(one) for one in (self.best, self.latest))
+        return {"best": best, "latest": latest, "means": self.means.to_plain(), "skipped": self.guard.to_plain()}
+
+    def restore(self, done: int, plain: Mapping[str, Any], device: torch.device) -> None:
+        """Go on from what `to_plain` gave.
+
+        Args:
+            done: iterations done.
+            plain: what was gathered.
+            device: where the iterations' scalars will come from.
+        """
+        self.done = done
+        self.best, self.latest = (plain[name] and Measurement(**plain[name]) for name in ("best", "latest"))
+        self.means.restore(plain["means"], device)
+        self.guard.restore(plain["skipped"])

@@ -4,19 +4,32 @@ from __future__ import annotations
 
 import json
 import pickle
-from collections.abc import Mapping
-from dataclasses import asdict, dataclass, fields
+import re
+import zipfile
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Self
 
 import torch
-from torch import nn
-from torch.optim import Optimizer
 
 from common.hrda import CheckpointBundle, SettingsError, save_checkpoint
-from common.hrda.checkpoints import write_atomically
+from common.hrda.files import WriteError, remove_halves, replacing
+from train.learner import Learner
+from train.progress import RunProgress
 from train.settings import TrainSettings
 from train.validation import Measurement
+
+_DAMAGED = (
+    zipfile.BadZipFile,
+    pickle.UnpicklingError,
+    RuntimeError,
+    EOFError,
+    OSError,
+    ValueError,
+    KeyError,
+    TypeError,
+)
 
 
 @dataclass(frozen=True)
@@ -28,46 +41,31 @@ class RunState:
     """Iterations done."""
     classes: tuple[str, ...]
     """Names by index."""
-    best: Measurement | None
-    """The best measurement so far."""
-    latest: Measurement | None
-    """The last measurement so far."""
     student: Mapping[str, Any]
     """State dict of the student."""
     teacher: Mapping[str, Any]
     """State dict of the teacher."""
-    optimizer: Mapping[int, Any]
-    """The optimiser's averages by parameter; its rates follow from the settings and the iteration."""
+    learner: Mapping[str, Any]
+    """What else learning depends on, as `Learner.extra_state` gives it."""
+    progress: Mapping[str, Any]
+    """What the run has gathered, as `RunProgress.to_plain` gives it."""
 
     @classmethod
-    def capture(
-        cls,
-        iteration: int,
-        classes: tuple[str, ...],
-        best: Measurement | None,
-        latest: Measurement | None,
-        student: nn.Module,
-        teacher: nn.Module,
-        optimizer: Optimizer,
-    ) -> Self:
-        """The state at this moment; it shares the tensors."""
-        averages = optimizer.state_dict()["state"]
-        return cls(iteration, classes, best, latest, student.state_dict(), teacher.state_dict(), averages)
-
-    @classmethod
-    def from_plain(cls, content: Mapping[str, Any]) -> Self:
-        """The inverse of `to_plain`."""
-        values = {f.name: content[f.name] for f in fields(cls)}
-        for name in ("best", "latest"):
-            values[name] = Measurement(**values[name]) if values[name] else None
-        return cls(**values | {"classes": tuple(values["classes"])})
-
-    def to_plain(self) -> dict[str, Any]:
-        """The state as tensors and data that load without executing anything."""
-        plain = {f.name: getattr(self, f.name) for f in fields(self)}
-        for name in ("best", "latest"):
-            plain[name] = asdict(plain[name]) if plain[name] else None
-        return plain | {"classes": list(self.classes)}
+    def read(cls, path: Path) -> Self:
+        """The state in a file; an error of some kind if it is damaged."""
+        with zipfile.ZipFile(path) as archive:
+            # torch itself does not look at the sums.
+            damaged = archive.testzip()
+        if damaged is not None:
+            raise ValueError(f"{damaged} does not have its sum.")
+        content = torch.load(path, map_location="cpu", weights_only=True)
+        return cls(
+            iteration=content["iteration"],
+            classes=tuple(content["classes"]),
+            student=content["state_dict"],
+            teacher=content["teacher_state_dict"],
+            **content["resume"],
+        )
 
     def require_fit(self, classes: tuple[str, ...], iterations: int) -> None:
         """Make sure that there is something left to do, with the same classes.
@@ -83,22 +81,22 @@ class RunState:
         if self.iteration >= iterations:
             raise SettingsError(f"The run is complete after {self.iteration} iterations. Raise iterations to go on.")
 
-    def restore(self, student: nn.Module, teacher: nn.Module, optimizer: Optimizer) -> None:
+    def restore(self, learner: Learner, progress: RunProgress) -> None:
         """Put the state into these.
 
         Raises:
             SettingsError: the models are not of the shape that was saved.
         """
         try:
-            student.load_state_dict(self.student)
-            teacher.load_state_dict(self.teacher)
+            learner.student.load_state_dict(self.student)
+            learner.teacher.load_state_dict(self.teacher)
         except RuntimeError as error:
             raise SettingsError(
                 "A run is resumed with the settings of the model it was started with: "
                 f"{' '.join(str(error).split())[:200]}"
             ) from error
-        groups = optimizer.state_dict()["param_groups"]
-        optimizer.load_state_dict({"state": self.optimizer, "param_groups": groups})
+        learner.load_extra_state(self.learner)
+        progress.restore(self.iteration, self.progress, learner.device)
 
 
 @dataclass(frozen=True)
@@ -116,18 +114,20 @@ class Resumable:
 
 
 def resumable(out: Path) -> Resumable | None:
-    """The run in the folder `out` that `run(…, resume=True)` would go on with; None if there is none.
+    """The run in the folder `out` that `run(…, resume=True)` would go on with; None if there is none, or one that has
+    learnt nothing yet.
 
     Reads a few bytes and no weights.
     """
     folder = RunFolder(out)
-    if not folder.state.is_file():
+    iteration = folder.latest
+    if not iteration:
         return None
     try:
-        content = json.loads(folder.summary.read_text(encoding="utf-8"))
-        return Resumable(**content | {"classes": tuple(content["classes"])})
+        content = json.loads(folder.facts.read_text(encoding="utf-8"))
+        return Resumable(iteration=iteration, **content | {"classes": tuple(content["classes"])})
     except (OSError, ValueError, TypeError, KeyError):
-        # Without its summary there is no telling; the run itself can still be resumed by its folder.
+        # Without these facts there is no telling; the run itself can still be resumed by its folder.
         return None
 
 
@@ -144,64 +144,145 @@ class RunFolder:
         self.settings = self.out / "settings.yaml"
         self.log = self.out / "training.log"
         """What a run in a process of its own says."""
-        # Beside the checkpoints and not among them: they are of no use to anyone but this run.
-        self.state = self.out / "resume.pth"
-        self.summary = self.out / "resume.json"
+        # Beside the checkpoints and not among them, which are handed on: what else is in these only this run needs.
+        self.states = self.out / "resume"
+        self.facts = self.out / "resume.json"
 
-    def claim(self, *, resume: bool) -> RunState | None:
+    @property
+    def kept(self) -> dict[int, Path]:
+        """Files of the states to go on from by iterations done, newest first. Whatever has its name is whole."""
+        found = {}
+        for path in self.states.glob("iteration_*.pth"):
+            number = re.fullmatch(r"iteration_(\d+)", path.stem)
+            if number:
+                found[int(number[1])] = path
+        return dict(sorted(found.items(), reverse=True))
+
+    @property
+    def latest(self) -> int | None:
+        """Iterations done in the newest state; None if there is none."""
+        return next(iter(self.kept), None)
+
+    def claim(self, *, resume: bool, say: Callable[[str], None]) -> RunState | None:
         """Make sure that the folder can be written and holds a run only where one is to go on.
+
+        Args:
+            resume: whether one is to go on.
+            say: gets a sentence if its newest state is damaged and an older one takes its place.
 
         Returns:
             The state to go on from, when resuming.
 
         Raises:
-            SettingsError: a run is there and `resume` is not set, none is there and it is, or its file is damaged.
+            SettingsError: a run is there and `resume` is not set, none is there and it is, or its files are damaged.
         """
         if resume:
             self._remove_halves()
-            return self._read_state()
-        if self.state.exists() or any(self.checkpoints.glob("*.pth")):
+            return self._read_state(say)
+        # A run that has learnt nothing is not worth keeping.
+        if self.latest or any(self.checkpoints.glob("*.pth")):
             raise SettingsError(f"{self.out} already holds a run. Resume it, or choose another folder for the new one.")
         try:
-            self.checkpoints.mkdir(parents=True, exist_ok=True)
+            for folder in (self.checkpoints, self.states):
+                folder.mkdir(parents=True, exist_ok=True)
         except OSError as error:
             raise SettingsError(f"The run's folder {self.out} cannot be made: {error.strerror}.") from error
+        self._remove_halves()
         return None
 
-    def write_settings(self, settings: TrainSettings) -> None:
-        """Keep the settings, complete and readable, beside the checkpoints."""
-        self.settings.write_text(settings.to_yaml(), encoding="utf-8")
+    def write_settings(self, settings: TrainSettings, classes: tuple[str, ...]) -> None:
+        """Keep the settings, complete and readable, and what choosing to resume needs.
 
-    def save_best(self, bundle: CheckpointBundle) -> None:
-        """Write the best checkpoint."""
-        save_checkpoint(self.best, bundle)
+        Args:
+            settings: of the run.
+            classes: names by index.
 
-    def save_last(self, bundle: CheckpointBundle, state: RunState, settings: TrainSettings) -> None:
-        """Write the last checkpoint and what resuming needs."""
-        save_checkpoint(self.last, bundle)
-        write_atomically(self.state, state.to_plain())
-        summary = Resumable(
-            state.iteration, settings.iterations, state.classes[1:], settings.model.encoder, settings.mode
-        )
-        written = self.summary.with_suffix(".json.part")
-        written.write_text(json.dumps(asdict(summary)), encoding="utf-8")
-        written.replace(self.summary)
+        Raises:
+            WriteError: the disk is full or not writable.
+        """
+        facts = {
+            "total_iterations": settings.iterations,
+            "classes": classes[1:],
+            "encoder": settings.model.encoder,
+            "mode": settings.mode,
+        }
+        for path, text in ((self.settings, settings.to_yaml()), (self.facts, json.dumps(facts))):
+            with replacing(path) as file:
+                file.write(text.encode())
+
+    def save_best(self, bundle: CheckpointBundle, keep: int) -> None:
+        """Write the best checkpoint, as `save_state`."""
+        self._write(self.best, bundle, None, keep)
+
+    def save_last(self, bundle: CheckpointBundle, keep: int) -> None:
+        """Write the last checkpoint, as `save_state`."""
+        self._write(self.last, bundle, None, keep)
+
+    def save_state(self, bundle: CheckpointBundle, resume: Mapping[str, Any], keep: int) -> None:
+        """Write what resuming needs, then forget all but the last states.
+
+        Args:
+            bundle: student, teacher and what describes them.
+            resume: `learner` and `progress` of a `RunState`.
+            keep: number of states that stay.
+
+        Raises:
+            WriteError: the disk is full or not writable; what was there before is untouched.
+        """
+        self._write(self.states / f"iteration_{bundle.iteration:06d}.pth", bundle, resume, keep)
+        # Later ones are of a course that was left, such as one with a damaged file: going on starts from this one.
+        for iteration, path in self.kept.items():
+            if iteration > bundle.iteration:
+                path.unlink()
+        self._forget(keep)
+
+    def best_measurement(self) -> Measurement | None:
+        """What the best checkpoint says of itself; None if there is none or it cannot be read."""
+        if not self.best.is_file():
+            return None
+        try:
+            # Weights are not read: a mapped file is read where it is looked at.
+            content = torch.load(self.best, map_location="cpu", weights_only=True, mmap=True)
+            return Measurement(
+                content["iteration"], content["score"], content["serve_teacher"], dict(content["metrics"])
+            )
+        except _DAMAGED:
+            return None
+
+    def _write(self, path: Path, bundle: CheckpointBundle, resume: Mapping[str, Any] | None, keep: int) -> None:
+        try:
+            save_checkpoint(path, bundle, resume)
+        except WriteError as error:
+            # The oldest state goes once the next one is written; where that is the room that is missing it goes
+            # before. The newest stays in any case.
+            if not error.is_disk_full or not self._forget(max(keep - 1, 1)):
+                raise
+            save_checkpoint(path, bundle, resume)
+
+    def _forget(self, keep: int) -> bool:
+        """Remove all but the newest states; whether there were any to remove."""
+        old = list(self.kept.values())[keep:]
+        for path in old:
+            path.unlink(missing_ok=True)
+        return bool(old)
 
     def _remove_halves(self) -> None:
         """Remove files that a killed run was still writing."""
-        for path in (self.best, self.last, self.state):
-            for half in path.parent.glob(f".{path.name}.*"):
-                half.unlink(missing_ok=True)
+        for path in (self.best, self.last, self.settings, self.facts, self.states / "iteration_*"):
+            remove_halves(path)
 
-    def _read_state(self) -> RunState:
-        if not self.state.is_file():
-            raise SettingsError(
-                f"{self.out} holds no run to resume: {self.state.name} is missing. Start it without resuming."
-            )
-        try:
-            return RunState.from_plain(torch.load(self.state, map_location="cpu", weights_only=True))
-        except (pickle.UnpicklingError, RuntimeError, EOFError, KeyError, TypeError) as error:
-            raise SettingsError(
-                f"{self.state} is damaged and the run cannot be resumed. Start another from {self.last.name} "
-                "as initial weights."
-            ) from error
+    def _read_state(self, say: Callable[[str], None]) -> RunState:
+        kept = self.kept
+        if not kept:
+            raise SettingsError(f"{self.out} holds no run to resume. Start it without resuming.")
+        for iteration, path in kept.items():
+            try:
+                state = RunState.read(path)
+            except _DAMAGED:
+                say(f"{path} is damaged: the run cannot go on from iteration {iteration}.")
+            else:
+                return state
+        raise SettingsError(
+            f"All of {self.states} is damaged and the run cannot be resumed. Start another from {self.last.name} as "
+            "initial weights."
+        )

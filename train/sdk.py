@@ -29,9 +29,9 @@ __all__ = ["DomainTrainApp", "DomainTrainGUI", "Refused", "Split", "SplitItem", 
 
 REACHES = {
     # Overridden
-    "TrainApp._prepare": "three domains are downloaded; the SDK would split one project and drop its unchosen labels",
+    "TrainApp._prepare": "several domains are downloaded; the SDK would split one project and drop its unchosen labels",
     "TrainApp._prepare_working_dir": "it empties the folder; photos that are needed again are kept",
-    "TrainApp._workflow_input": "target and validation belong to the workflow's picture too",
+    "TrainApp._workflow_input": "the other domains belong to the workflow's picture too",
     "TrainApp._has_splits_selector": "there are splits, though no card to choose them on",
     "TrainApp._get_train_val_splits_for_app_state": "the app state names the domains instead of a split",
     "TrainApp._postprocess_splits": "the validation images lie in another project",
@@ -146,7 +146,7 @@ class DomainTrainApp(BenchmarkedTrainApp):
         return self._server
 
     def get_app_state(self, experiment_info: dict | None = None) -> dict:
-        """The app state with which this run can be repeated, its three domains included."""
+        """The app state with which this run can be repeated, its domains included."""
         state = super().get_app_state(experiment_info)
         return state | {
             "model": self.gui.model_selector.to_state() or state["model"],
@@ -211,7 +211,7 @@ class DomainTrainApp(BenchmarkedTrainApp):
     def _workflow_input(self) -> None:
         super()._workflow_input()
         inputs = self.gui.input_selector.get_inputs()
-        for domain in (inputs.target, inputs.validation):
+        for domain in (inputs.target, inputs.validation, inputs.labelled_target):
             if domain is not None and domain.project_id != self.project_id:
                 try:
                     self.api.app.workflow.add_input_project(domain.project_id)

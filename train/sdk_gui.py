@@ -17,7 +17,7 @@ from supervisely import Api, is_production, logger
 from supervisely.nn.training.gui.gui import TrainGUI
 
 REACHES = {
-    "TrainGUI._init_input": "an app state's three domains are shown and checked",
+    "TrainGUI._init_input": "an app state's domains are shown and checked",
     "TrainGUI._init_model": "a model may also be a checkpoint of the former app, which has no task",
     "TrainGUI._api": "the instance",
 }
@@ -146,7 +146,7 @@ class DomainTrainGUI(TrainGUI):
         self.model_selector.choose(model_settings)
         if "checkpoint_path" not in model_settings:
             is_valid = super()._init_model(model_settings, options, click_cb, validate)
-            self.model_selector.show_need()
+            self.model_selector.show_network()
             return is_valid
         is_valid = not validate or self.model_selector.validate_step()
         if is_valid and click_cb:

@@ -9,7 +9,6 @@ from typing import Any, Self
 
 import yaml
 
-from common.data.transforms import AugmentationSettings, InputScale
 from common.hrda.settings import (
     MODES,
     InferenceSettings,
@@ -20,126 +19,20 @@ from common.hrda.settings import (
     closest,
     require,
 )
+from train.settings_sections import (
+    CheckpointSettings,
+    ComputeSettings,
+    DataSettings,
+    OptimizerSettings,
+    ValidationSettings,
+    is_count,
+    is_number,
+)
 from train.yaml_edit import read_yaml
 
-UNCHOSEN_LABELS = ("background", "ignore")
+RANDOM, IMAGENET, AUTO = "none", "imagenet", "auto"
+"""What `pretrained` may be besides a file."""
 DEFAULT_YAML = Path(__file__).parent / "hyperparameters.yaml"
-
-
-def _is_count(value: Any, least: int) -> bool:
-    return isinstance(value, int) and not isinstance(value, bool) and value >= least
-
-
-def _is_number(value: Any, least: float, most: float = float("inf")) -> bool:
-    return isinstance(value, int | float) and not isinstance(value, bool) and least <= value <= most
-
-
-@dataclass(frozen=True)
-class OptimizerSettings(PlainSettings):
-    """AdamW and its learning rate over the run."""
-
-    lr: float = 1e-4
-    """Learning rate of the encoder after the warm-up."""
-    head_lr_factor: float = 10.0
-    """Learning rate of the decoder as a multiple of `lr`."""
-    weight_decay: float = 1e-4
-    """Decay of all weights but those of norms and position blocks."""
-    betas: tuple[float, float] = (0.9, 0.999)
-    """AdamW's averaging factors of the gradient and of its square."""
-    warmup_iterations: int = 500
-    """Iterations over which the rate grows from `warmup_start_ratio` of its value to all of it."""
-    warmup_start_ratio: float = 1e-6
-    """Share of the rate at the very first iteration."""
-    power: float = 1.0
-    """Power of the polynomial by which the rate falls to 0 at the end of the run; 0 keeps it constant."""
-
-    def __post_init__(self) -> None:
-        require(_is_number(self.lr, 0) and self.lr > 0, "lr", "a number above 0", self.lr)
-        for name in ("head_lr_factor", "weight_decay", "power"):
-            require(_is_number(getattr(self, name), 0), name, "a number of 0 or more", getattr(self, name))
-        betas = isinstance(self.betas, tuple) and len(self.betas) == 2 and all(_is_number(b, 0) for b in self.betas)
-        require(betas and max(self.betas) < 1, "betas", "two numbers from 0 to below 1", self.betas)
-        require(
-            _is_count(self.warmup_iterations, 0),
-            "warmup_iterations",
-            "a whole number of 0 or more",
-            self.warmup_iterations,
-        )
-        require(
-            _is_number(self.warmup_start_ratio, 0, 1),
-            "warmup_start_ratio",
-            "a number from 0 to 1",
-            self.warmup_start_ratio,
-        )
-
-
-@dataclass(frozen=True)
-class DataSettings(PlainSettings):
-    """How photos and labels are read and turned into crops."""
-
-    scale: InputScale = field(default_factory=InputScale)
-    """Scale at which photos are trained on and predicted; stored in the checkpoint for serving."""
-    augmentation: AugmentationSettings = field(default_factory=AugmentationSettings)
-    """Random changes of the training photos."""
-    rare_class_share: float = 0.0
-    """Share of the source crops that are drawn again, up to 10 times, until they hold foreground; 0 is off."""
-    unchosen_classes: str = "background"
-    """What labels of classes that are not trained become: 'background', or 'ignore' for no loss there."""
-    skip_broken: bool = False
-    """Leave unreadable photos out, with a warning, instead of stopping."""
-    workers: int = 2
-    """Processes that prepare batches ahead; 0 prepares them in the training process."""
-    memory_cache_mb: int = 2048
-    """Decoded photos are kept in memory up to this many megabytes; 0 decodes them every time."""
-    cache_dir: str | None = None
-    """Folder for the masks drawn from labels; null: the folder `cache` of the run."""
-
-    def __post_init__(self) -> None:
-        require(
-            _is_number(self.rare_class_share, 0, 1), "rare_class_share", "a number from 0 to 1", self.rare_class_share
-        )
-        if self.unchosen_classes not in UNCHOSEN_LABELS:
-            hint = closest(str(self.unchosen_classes), UNCHOSEN_LABELS)
-            raise SettingsError(f"Unknown unchosen_classes '{self.unchosen_classes}': {hint}")
-        require(isinstance(self.skip_broken, bool), "skip_broken", "true or false", self.skip_broken)
-        for name in ("workers", "memory_cache_mb"):
-            require(_is_count(getattr(self, name), 0), name, "a whole number of 0 or more", getattr(self, name))
-        require(
-            self.cache_dir is None or isinstance(self.cache_dir, str), "cache_dir", "a folder or null", self.cache_dir
-        )
-
-
-@dataclass(frozen=True)
-class ValidationSettings(PlainSettings):
-    """When the student and the teacher are measured."""
-
-    interval: int = 1000
-    """Iterations between measurements; there is always one at the end."""
-    max_images: int | None = None
-    """At most so many validation photos, picked at even distances; null: all."""
-    previews: int = 4
-    """Pictures are written of so many validation photos and as many target photos at each measurement; 0 is off."""
-
-    def __post_init__(self) -> None:
-        require(_is_count(self.interval, 1), "interval", "a whole number of 1 or more", self.interval)
-        require(
-            self.max_images is None or _is_count(self.max_images, 1),
-            "max_images",
-            "a whole number of 1 or more, or null for all",
-            self.max_images,
-        )
-        require(_is_count(self.previews, 0), "previews", "a whole number of 0 or more", self.previews)
-
-
-@dataclass(frozen=True)
-class CheckpointSettings(PlainSettings):
-    """When the run is written to disk."""
-
-    interval: int = 1000
-    """Iterations between writes of the last checkpoint; it is also written at the end and when stopped."""
-
-    def __post_init__(self) -> None:
-        require(_is_count(self.interval, 1), "interval", "a whole number of 1 or more", self.interval)
 
 
 @dataclass(frozen=True)
@@ -162,6 +55,11 @@ class TrainSettings(PlainSettings):
     class_weights: str | tuple[float, ...] | dict[str, float] = "off"
     """Weights of the classes in every loss: 'off', 'auto' (from the shares in the source), a weight for each class
     with the background first, or weights by class name (1 for those left out)."""
+    pretrained: str = RANDOM
+    """What the encoder starts from: 'none' (random weights), 'imagenet' (the published ones, for non-commercial use
+    only), 'auto' (these where they can be had, else random ones), or the path or URL of a file of a MiT encoder."""
+    pretrained_dir: str | None = None
+    """Folder in which downloaded weights are kept and looked for; null: torch's, `TORCH_HOME`/hub/checkpoints."""
     model: ModelSettings = field(default_factory=ModelSettings)
     """What the network is made of; its number of classes follows from the chosen classes."""
     self_training: SelfTrainingSettings = field(default_factory=SelfTrainingSettings)
@@ -176,28 +74,46 @@ class TrainSettings(PlainSettings):
     """When the models are measured."""
     checkpoint: CheckpointSettings = field(default_factory=CheckpointSettings)
     """When the run is written to disk."""
+    compute: ComputeSettings = field(default_factory=ComputeSettings)
+    """How an iteration is computed."""
 
     def __post_init__(self) -> None:
         if self.class_weights is False:
             # YAML 1.1 reads an unquoted off as false.
             object.__setattr__(self, "class_weights", "off")
+        if self.pretrained is None or self.pretrained is False:
+            # What YAML reads from no and null.
+            object.__setattr__(self, "pretrained", RANDOM)
         if self.mode not in MODES:
             raise SettingsError(f"Unknown mode '{self.mode}': {closest(str(self.mode), MODES)}")
         for name in ("iterations", "batch_size", "log_interval"):
-            require(_is_count(getattr(self, name), 1), name, "a whole number of 1 or more", getattr(self, name))
-        require(_is_count(self.seed, 0), "seed", "a whole number of 0 or more", self.seed)
+            require(is_count(getattr(self, name), 1), name, "a whole number of 1 or more", getattr(self, name))
+        require(is_count(self.seed, 0), "seed", "a whole number of 0 or more", self.seed)
         require(
-            _is_number(self.self_training_start, 0, 1),
+            is_number(self.self_training_start, 0, 1),
             "self_training_start",
             "a number from 0 to 1",
             self.self_training_start,
         )
         _require_class_weights(self.class_weights)
+        _require_pretrained(self.pretrained)
+        require(
+            self.pretrained_dir is None or isinstance(self.pretrained_dir, str),
+            "pretrained_dir",
+            "a folder or null",
+            self.pretrained_dir,
+        )
         require(
             self.optimizer.warmup_iterations < self.iterations,
             "optimizer.warmup_iterations",
             f"below iterations ({self.iterations}), or the learning rate never gets to its value",
             self.optimizer.warmup_iterations,
+        )
+        require(
+            self.batch_size % self.compute.accumulate == 0,
+            "compute.accumulate",
+            f"a number that divides batch_size ({self.batch_size})",
+            self.compute.accumulate,
         )
 
     @classmethod
@@ -266,8 +182,17 @@ def _require_class_weights(weights: Any) -> None:
             )
         return
     values = weights.values() if isinstance(weights, Mapping) else weights
-    valid = isinstance(weights, Mapping | tuple) and len(weights) > 0 and all(_is_number(v, 0) for v in values)
+    valid = isinstance(weights, Mapping | tuple) and len(weights) > 0 and all(is_number(v, 0) for v in values)
     require(valid, "class_weights", "'off', 'auto', a list of numbers of 0 or more, or names with such", weights)
+
+
+def _require_pretrained(pretrained: Any) -> None:
+    expected = f"{RANDOM}, {IMAGENET}, {AUTO}, or the path or URL of a .pth file"
+    require(isinstance(pretrained, str) and pretrained != "", "pretrained", expected, pretrained)
+    is_file = "/" in pretrained or Path(pretrained).suffix != ""
+    if not is_file and pretrained not in (RANDOM, IMAGENET, AUTO):
+        hint = closest(pretrained, (RANDOM, IMAGENET, AUTO))
+        raise SettingsError(f"Unknown pretrained '{pretrained}': {hint} A file is given with its path.")
 
 
 def _nested(settings: type) -> dict[str, type]:

@@ -39,6 +39,17 @@ class PhaseChanged:
 
 
 @dataclass(frozen=True)
+class Downloading:
+    """A file that the run needs is on its way."""
+
+    name: str
+    received: int
+    """Bytes that have come."""
+    size: int | None
+    """Bytes of the whole file; None if its server does not say."""
+
+
+@dataclass(frozen=True)
 class Started:
     """Preparation is over."""
 
@@ -58,6 +69,16 @@ class Progressed:
     """Means since the last change of this kind, such as `loss/source`, `pseudo_label/confident_share` and `lr`."""
     seconds_left: float | None
     """Until all iterations are done, validations included; None while nothing can be said."""
+
+
+@dataclass(frozen=True)
+class StepsSkipped:
+    """Iterations changed nothing, because a loss or a gradient was no finite number; said as often as `Progressed`."""
+
+    iteration: int
+    """Iterations done, these included."""
+    total: int
+    """Iterations of the whole run that were skipped so far."""
 
 
 @dataclass(frozen=True)
@@ -112,7 +133,18 @@ class Finished:
     """Scores from 0 to 1 of the best measurement, named as in `Validated`; empty if nothing was measured."""
 
 
-Change = PhaseChanged | Started | Progressed | Validated | CheckpointWritten | Said | Failed | Finished
+Change = (
+    PhaseChanged
+    | Downloading
+    | Started
+    | Progressed
+    | StepsSkipped
+    | Validated
+    | CheckpointWritten
+    | Said
+    | Failed
+    | Finished
+)
 Reader = Callable[["TrainingState", Change], None]
 
 _KINDS = {kind.__name__: kind for kind in get_args(Change)}
@@ -123,12 +155,16 @@ class TrainingState:
     """All that can be known of a run while it goes and afterwards."""
 
     phase: Phase = "preparing"
+    downloading: Downloading | None = None
+    """What is on its way while the run is prepared."""
     iteration: int = 0
     """Iterations done."""
     total_iterations: int = 0
     """Iterations of the whole run; 0 while it is prepared."""
     seconds_left: float | None = None
     """Until all iterations are done; None while nothing can be said."""
+    skipped: int = 0
+    """Iterations that changed nothing, because a loss or a gradient was no finite number."""
     curves: dict[str, list[tuple[int, float]]] = field(default_factory=dict)
     """Points (iteration, value) by name, of losses, learning rate and shares of pseudo-labels."""
     validations: list[Validated] = field(default_factory=list)
@@ -151,13 +187,17 @@ class TrainingState:
         """Take a change in, then tell the readers."""
         match change:
             case PhaseChanged(phase):
-                self.phase = phase
+                self.phase, self.downloading = phase, None
+            case Downloading(_, received, size):
+                self.downloading = None if received == size else change
             case Started(iteration, total_iterations):
                 self.iteration, self.total_iterations = iteration, total_iterations
             case Progressed(iteration, scalars, seconds_left):
                 self.iteration, self.seconds_left = iteration, seconds_left
                 for name, value in scalars.items():
                     self.curves.setdefault(name, []).append((iteration, value))
+            case StepsSkipped(_, total):
+                self.skipped = total
             case Validated():
                 self.validations.append(change)
             case CheckpointWritten(path):

@@ -6,8 +6,11 @@ loading, number of workers or earlier iteration changes it, and a resumed run ne
 
 from __future__ import annotations
 
+import math
+import os
 import signal
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple
@@ -17,40 +20,28 @@ import numpy as np
 import torch
 from torch.utils.data import DataLoader, Dataset
 
+from common.data.batches import Batch, PackedBatch, PackedCrops
 from common.data.images import read_image
+from common.data.sampling import ClassSampler
 from common.data.transforms import (
     AugmentationSettings,
     InputScale,
     augment_colour,
     augment_geometry,
     crop_place,
-    crop_place_with_foreground,
-    pad_to,
+    crop_place_holding,
     resize_mask,
+    straighten,
 )
-from common.hrda.predictor import IMAGENET_MEAN, IMAGENET_STD
 from common.hrda.settings import IGNORE_LABEL
 
 # Streams of random numbers that must not coincide.
-_SOURCE, _TARGET = 0, 1
-_ORDER, _SAMPLE = 0, 1
+_SOURCE, _TARGET, _LABELLED_TARGET = 0, 1, 2
+_ORDER, _SAMPLE, _CLASS = 0, 1, 2
 
 # Share of a crop that must be foreground for the crop to count as holding some: 0.1% is a crack
 # 4 px wide that runs through a quarter of the side of a crop of 256 px.
 _FOREGROUND_SHARE = 0.001
-
-
-class Batch(NamedTuple):
-    """What one iteration trains on. B images, h×w the crop."""
-
-    source_images: torch.Tensor
-    """B×3×h×w float32, normalised."""
-    source_labels: torch.Tensor
-    """B×h×w int64 class indices, 255 where nothing counts."""
-    target_images: torch.Tensor | None
-    """B×3×h×w float32, normalised; None without a target."""
-    target_valid: torch.Tensor | None
-    """B×h×w bool, False in padding and in the margins whose pseudo-labels do not count."""
 
 
 class MemoryCache:
@@ -84,15 +75,29 @@ class Recipe:
     scale: InputScale
     augmentation: AugmentationSettings
     rare_class_share: float = 0.0
-    """Share of the source crops that are drawn again, up to 10 times, until they hold foreground."""
+    """Share of the labelled crops that are drawn again, up to 10 times, until they hold foreground; where photos are
+    drawn by class, crops are drawn for that class instead."""
+    labelled_target_share: float = 0.25
+    """Share of the labelled crops that come from labelled target photos, where there are any."""
     margins: tuple[int, int, int, int] = (0, 0, 0, 0)
     """Pixels at the top, bottom, left and right of a target photo, before it is resized, that do not count."""
+
+
+class _Labelled(NamedTuple):
+    """Labelled photos that crops are drawn from."""
+
+    domain: int
+    """Number of their streams of random numbers."""
+    photos: list[tuple[Path, Path]]
+    sampler: ClassSampler | None
 
 
 class TrainingBatches(Dataset[Batch]):
     """Item k is the batch of iteration k.
 
-    Each domain is gone through in an order that is shuffled anew at every pass, independently of the other.
+    Each domain is gone through in an order that is shuffled anew at every pass, independently of the others; labelled
+    photos with a sampler are drawn by class instead. Where there are labelled target photos, an even share of the
+    labelled crops is of them.
 
     Args:
         source: pairs of image file and mask file (PNG of class indices, same size as the image).
@@ -102,6 +107,10 @@ class TrainingBatches(Dataset[Batch]):
         iterations: number of batches.
         seed: decides every random choice.
         cache: keeps decoded images at input scale; pass None to decode every time.
+        sampler: draws source photos by class; None: each comes once a pass.
+        labelled_target: pairs like those of `source`.
+        labelled_target_sampler: like `sampler`, of the labelled target photos.
+        part: the places in each batch that are drawn, where several processes share it; None: all.
     """
 
     def __init__(
@@ -114,63 +123,118 @@ class TrainingBatches(Dataset[Batch]):
         iterations: int,
         seed: int,
         cache: MemoryCache | None = None,
+        sampler: ClassSampler | None = None,
+        labelled_target: Sequence[tuple[Path, Path]] = (),
+        labelled_target_sampler: ClassSampler | None = None,
+        part: range | None = None,
     ) -> None:
         if not source:
             raise ValueError("Training needs at least one labelled source image. Received: none.")
-        self._source, self._target = list(source), list(target)
+        self._source = _Labelled(_SOURCE, list(source), sampler)
+        self._labelled_target = _Labelled(_LABELLED_TARGET, list(labelled_target), labelled_target_sampler)
+        self._target = list(target)
         self._recipe = recipe
         self._batch_size, self._iterations, self._seed = batch_size, iterations, seed
+        self._part = range(batch_size) if part is None else part
         self._cache = cache or MemoryCache(0)
+        self._orders: dict[int, tuple[int, np.ndarray]] = {}
 
     def __len__(self) -> int:
         return self._iterations
 
     def __getitem__(self, iteration: int) -> Batch:
-        slots = range(self._batch_size)
-        images, labels = zip(*(self._source_sample(iteration, slot) for slot in slots), strict=True)
-        if not self._target:
-            return Batch(torch.stack(images), torch.stack(labels), None, None)
-        target_images, valid = zip(*(self._target_sample(iteration, slot) for slot in slots), strict=True)
-        return Batch(torch.stack(images), torch.stack(labels), torch.stack(target_images), torch.stack(valid))
+        return self.packed(iteration).unpack(torch.device("cpu"))
+
+    def packed(self, iteration: int) -> PackedBatch:
+        """The batch of an iteration as bytes."""
+        source = self._packed(iteration, self._draw_labelled)
+        return PackedBatch(source, self._packed(iteration, self._draw_target) if self._target else None)
+
+    def _packed(self, iteration: int, draw: Callable[[int, int], tuple[np.ndarray, np.ndarray, int]]) -> PackedCrops:
+        crops, size = len(self._part), self._recipe.crop_size
+        images = torch.empty(crops, *size, 3, dtype=torch.uint8)
+        maps = torch.empty(crops, *size, dtype=torch.uint8)
+        sizes = []
+        for slot, image_out, map_out in zip(self._part, images.numpy(), maps.numpy(), strict=True):
+            image, map_, padding = draw(iteration, slot)
+            _write_padded(image, image_out, 0)
+            _write_padded(map_, map_out, padding)
+            sizes.append(map_.shape)
+        return PackedCrops(images, maps, tuple(sizes))
 
     def fill_cache(self, progress: Callable[[int, int], None] | None = None) -> None:
-        """Decode photos into the cache until all are there or it is full; `progress` gets (done, of)."""
-        paths = [path for path, _ in self._source] + self._target
-        for done, path in enumerate(paths, 1):
-            if self._cache.full:
-                return
-            self._image(path)
-            if progress is not None:
-                progress(done, len(paths))
+        """Decode photos and masks into the cache until all are there or it is full; `progress` gets (done, of)."""
+        labelled = self._source.photos + self._labelled_target.photos
+        photos = [*labelled, *((path, None) for path in self._target)]
+        with ThreadPoolExecutor(os.cpu_count()) as pool:
+            # Only this thread writes to the cache; the others decode, which OpenCV does without holding Python up.
+            for done, arrays in enumerate(pool.map(self._decode, photos), 1):
+                for key, array in arrays.items():
+                    self._cache.get(key, lambda array=array: array)
+                if self._cache.full:
+                    pool.shutdown(wait=False, cancel_futures=True)
+                    return
+                if progress is not None:
+                    progress(done, len(photos))
 
-    def _source_sample(self, iteration: int, slot: int) -> tuple[torch.Tensor, torch.Tensor]:
-        recipe, rng = self._recipe, self._generator(_SOURCE, iteration, slot)
-        image_path, mask_path = self._source[self._pick(_SOURCE, len(self._source), iteration, slot)]
+    def _decode(self, photo: tuple[Path, Path | None]) -> dict[object, np.ndarray]:
+        """What the cache keeps of a photo; nothing once the cache is full."""
+        path, mask_path = photo
+        if self._cache.full:
+            return {}
+        image = self._read_image(path)
+        arrays = {("image", path): image}
+        if mask_path is not None:
+            arrays["mask", mask_path] = resize_mask(read_mask(mask_path), image.shape[:2])
+        elif any(self._recipe.margins):
+            arrays["valid", path] = self._valid(path, image.shape[:2])
+        return arrays
+
+    def _draw_labelled(self, iteration: int, slot: int) -> tuple[np.ndarray, np.ndarray, int]:
+        """A crop of a labelled photo (H×W×3 uint8), its class indices (H×W uint8), and the index of padding."""
+        recipe, rng = self._recipe, self._generator(_SOURCE, _SAMPLE, iteration, slot)
+        labelled, number = self._labelled_at(iteration * self._batch_size + slot)
+        if labelled.sampler is None:
+            wanted, index = None, self._pick(labelled.domain, len(labelled.photos), number)
+        else:
+            wanted, index = labelled.sampler.draw(self._generator(_SOURCE, _CLASS, iteration, slot))
+        image_path, mask_path = labelled.photos[index]
         image = self._image(image_path)
         mask = self._cache.get(("mask", mask_path), lambda: resize_mask(read_mask(mask_path), image.shape[:2]))
         image, mask = augment_geometry(image, mask, recipe.augmentation, rng)
-        if rng.random() < recipe.rare_class_share:
-            place = crop_place_with_foreground(mask, recipe.crop_size, rng, min_share=_FOREGROUND_SHARE)
+        if wanted is not None:
+            place = labelled.sampler.place(mask, wanted, recipe.crop_size, rng)
+        elif rng.random() < recipe.rare_class_share:
+            foreground = (mask != 0) & (mask != IGNORE_LABEL)
+            needed = _FOREGROUND_SHARE * math.prod(recipe.crop_size)
+            place = crop_place_holding(foreground, recipe.crop_size, rng, needed=needed)
         else:
             place = crop_place(mask.shape, recipe.crop_size, rng)
-        image = augment_colour(image[place], recipe.augmentation.photometric, rng)
-        label = pad_to(mask[place], recipe.crop_size, IGNORE_LABEL).astype(np.int64)
-        return _to_input(image, recipe.crop_size), torch.from_numpy(label)
+        return augment_colour(image[place], recipe.augmentation.photometric, rng), mask[place], IGNORE_LABEL
 
-    def _target_sample(self, iteration: int, slot: int) -> tuple[torch.Tensor, torch.Tensor]:
-        recipe, rng = self._recipe, self._generator(_TARGET, iteration, slot)
-        path = self._target[self._pick(_TARGET, len(self._target), iteration, slot)]
+    def _draw_target(self, iteration: int, slot: int) -> tuple[np.ndarray, np.ndarray, int]:
+        """A crop of a target photo (H×W×3 uint8), where its pseudo-labels count (H×W uint8), and 0 for padding."""
+        recipe, rng = self._recipe, self._generator(_TARGET, _SAMPLE, iteration, slot)
+        path = self._target[self._pick(_TARGET, len(self._target), iteration * self._batch_size + slot)]
         image = self._image(path)
         valid = np.ones(image.shape[:2], dtype=np.uint8)
         if any(recipe.margins):
             valid = self._cache.get(("valid", path), lambda: self._valid(path, image.shape[:2]))
         image, valid = augment_geometry(image, valid, recipe.augmentation, rng)
         place = crop_place(valid.shape, recipe.crop_size, rng)
-        valid = pad_to(valid[place], recipe.crop_size, 0).astype(bool)
-        return _to_input(image[place], recipe.crop_size), torch.from_numpy(valid)
+        return image[place], valid[place], 0
+
+    def _labelled_at(self, place: int) -> tuple[_Labelled, int]:
+        """Whose turn it is at this place of the endless sequence of labelled crops, and how many of theirs it had."""
+        share = self._recipe.labelled_target_share if self._labelled_target.photos else 0.0
+        before, after = math.floor(place * share), math.floor((place + 1) * share)
+        return (self._labelled_target, before) if after > before else (self._source, place - before)
 
     def _image(self, path: Path) -> np.ndarray:
-        return self._cache.get(("image", path), lambda: self._recipe.scale.resize(read_image(path)))
+        return self._cache.get(("image", path), lambda: self._read_image(path))
+
+    def _read_image(self, path: Path) -> np.ndarray:
+        return self._recipe.scale.resize(read_image(path))
 
     def _valid(self, path: Path, size: tuple[int, int]) -> np.ndarray:
         """1 where a pseudo-label of the photo counts, at input scale."""
@@ -180,13 +244,16 @@ class TrainingBatches(Dataset[Batch]):
         valid[top : height - bottom, left : width - right] = 1
         return resize_mask(valid, size)
 
-    def _pick(self, domain: int, count: int, iteration: int, slot: int) -> int:
-        """Which of `count` images stands at this place of the endless shuffled sequence."""
-        passes, place = divmod(iteration * self._batch_size + slot, count)
-        return int(np.random.default_rng([self._seed, domain, _ORDER, passes]).permutation(count)[place])
+    def _pick(self, domain: int, count: int, number: int) -> int:
+        """Which of `count` images stands at place `number` of the endless shuffled sequence."""
+        passes, place = divmod(number, count)
+        if self._orders.get(domain, (None,))[0] != passes:
+            rng = np.random.default_rng([self._seed, domain, _ORDER, passes])
+            self._orders[domain] = passes, rng.permutation(count)
+        return int(self._orders[domain][1][place])
 
-    def _generator(self, domain: int, iteration: int, slot: int) -> np.random.Generator:
-        return np.random.default_rng([self._seed, domain, _SAMPLE, iteration, slot])
+    def _generator(self, domain: int, purpose: int, iteration: int, slot: int) -> np.random.Generator:
+        return np.random.default_rng([self._seed, domain, purpose, iteration, slot])
 
 
 def read_mask(path: Path) -> np.ndarray:
@@ -201,25 +268,39 @@ def read_mask(path: Path) -> np.ndarray:
     return mask
 
 
-def _to_input(image: np.ndarray, size: tuple[int, int]) -> torch.Tensor:
-    """`image` (H×W×3 uint8) as 3×h×w float32, normalised, then filled with 0 up to `size`."""
-    mean, std = (np.asarray(v, dtype=np.float32).reshape(3) for v in (IMAGENET_MEAN, IMAGENET_STD))
-    normalised = pad_to((image.astype(np.float32) - mean) / std, size, 0.0)
-    return torch.from_numpy(np.ascontiguousarray(normalised.transpose(2, 0, 1)))
+def _write_padded(array: np.ndarray, out: np.ndarray, value: int) -> None:
+    """`array` (H×W or H×W×3) into `out` (h×w or h×w×3), with `value` at the bottom and right where it ends."""
+    height, width = array.shape[:2]
+    out[:height, :width] = straighten(array)
+    out[height:] = value
+    out[:height, width:] = value
 
 
-def iterate(batches: TrainingBatches, start: int, workers: int, *, pin_memory: bool = False) -> Iterator[Batch]:
-    """The batches from iteration `start` on, prepared ahead by `workers` processes (0: by this one)."""
-    return iter(
-        DataLoader(
-            batches,
-            batch_size=None,
-            sampler=range(start, len(batches)),
-            num_workers=workers,
-            worker_init_fn=_start_worker,
-            pin_memory=pin_memory,
-        )
+class _Packed(Dataset[PackedBatch]):
+    """The batches as bytes, which are what a process of a data loader copies to the one that trains."""
+
+    def __init__(self, batches: TrainingBatches) -> None:
+        self._batches = batches
+
+    def __getitem__(self, iteration: int) -> PackedBatch:
+        return self._batches.packed(iteration)
+
+
+def iterate(batches: TrainingBatches, start: int, workers: int, device: torch.device | None = None) -> Iterator[Batch]:
+    """The batches from iteration `start` on, drawn ahead by `workers` processes (0: by this one).
+
+    They are on `device`, on the CPU if that is None.
+    """
+    device = device or torch.device("cpu")
+    packed = DataLoader(
+        _Packed(batches),
+        batch_size=None,
+        sampler=range(start, len(batches)),
+        num_workers=workers,
+        worker_init_fn=_start_worker,
+        pin_memory=device.type == "cuda",
     )
+    return (batch.unpack(device) for batch in packed)
 
 
 def _start_worker(_worker: int) -> None:

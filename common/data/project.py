@@ -46,6 +46,7 @@ BACKGROUND = "__bg__"
 """Name of class 0. A project's own class of this name is background too."""
 
 Unchosen = Literal["background", "ignore"]
+LabelledRole = Literal["source", "validation", "labelled target"]
 
 _AREAS = (sly.Bitmap, sly.Polygon, sly.Rectangle, sly.Multipolygon, sly.AlphaMask)
 
@@ -155,24 +156,6 @@ def _read_meta(folder: Path) -> sly.ProjectMeta:
 
 
 # --------------------------------------------------------------------------------------------------------- checks
-def check_source(project: Project, classes: Sequence[str]) -> None:
-    """Refuse a source that cannot teach the chosen classes.
-
-    Raises:
-        ProjectError: No image, no annotated image, a class that the project does not have, or one without any label.
-    """
-    _check_labelled(project, classes, "source")
-
-
-def check_validation(project: Project, classes: Sequence[str]) -> None:
-    """Refuse a validation set on which the chosen classes cannot be measured.
-
-    Raises:
-        ProjectError: No image, no annotated image, no label at all, or a chosen class without a label.
-    """
-    _check_labelled(project, classes, "validation")
-
-
 def check_target(project: Project) -> None:
     """Refuse a target without photos; labels are not looked at.
 
@@ -183,7 +166,17 @@ def check_target(project: Project) -> None:
         raise ProjectError(f"The target {project.path} has no images. Choose another project or dataset.")
 
 
-def _check_labelled(project: Project, classes: Sequence[str], role: str) -> None:
+def check_labelled(project: Project, classes: Sequence[str], role: LabelledRole) -> None:
+    """Refuse photos that cannot teach the chosen classes, or on which those cannot be measured.
+
+    Args:
+        project: the photos.
+        classes: names without the background.
+        role: what they are for. Every class must have a label; a labelled target needs one of any class.
+
+    Raises:
+        ProjectError: No image, no annotated image, a class that the project does not have, or labels that are missing.
+    """
     where = f"The {role} {project.path}"
     _check_classes(classes)
     if not len(project):
@@ -195,6 +188,10 @@ def _check_labelled(project: Project, classes: Sequence[str], role: str) -> None
             hint = closest(name, project.class_names) if project.class_names else "it has no classes at all."
             raise ProjectError(f"{where} has no class '{name}': {hint}")
     labels = _count_labels(project)
+    if role == "labelled target":
+        if any(labels[name] for name in classes):
+            return
+        raise ProjectError(f"{where} has no label of {', '.join(classes)}. Label some, or choose another dataset.")
     for name in classes:
         if not labels[name]:
             existing = ", ".join(f"{other} ({count})" for other, count in labels.most_common()) or "none"
@@ -233,7 +230,7 @@ def prepare_labelled(
     classes: Sequence[str],
     cache_dir: str | Path,
     *,
-    role: Literal["source", "validation"] = "source",
+    role: LabelledRole = "source",
     unchosen: Unchosen = "background",
     skip_broken: bool = False,
     progress: Progress | None = None,
@@ -256,12 +253,13 @@ def prepare_labelled(
         Photos and mask files in the project's order. Photos without annotation file are left out.
 
     Raises:
-        ProjectError: As `check_source` or `check_validation`; images that are broken (unreadable, annotation of another
-            size, label without area), named; or a class of which no pixel is left.
+        ProjectError: As `check_labelled`; images that are broken
+            (unreadable, annotation of another size, label without area), named; or no pixel is left of a class that
+            must have some.
     """
     if unchosen not in ("background", "ignore"):
         raise ProjectError(f"Labels of unchosen classes become 'background' or 'ignore'. Received: {unchosen!r}")
-    (check_validation if role == "validation" else check_source)(project, classes)
+    check_labelled(project, classes, role)
     annotated = [record for record in project if record.annotation_path]
     if len(annotated) < len(project):
         logger.warning("The %s: %d images have no annotation file.", role, len(project) - len(annotated))
@@ -270,8 +268,9 @@ def prepare_labelled(
         drawn, left_out = for_each_image(annotated, draw, f"Masks of the {role}", skip_broken, progress)
     items = [(record, path) for record, (path, _) in drawn]
     pixels = np.stack([counts[: len(classes) + 1] for _, (_, counts) in drawn])
-    for name, count in zip(classes, pixels.sum(axis=0)[1:], strict=True):
-        if not count:
+    counts = dict(zip(classes, pixels.sum(axis=0)[1:].tolist(), strict=True))
+    for name in classes:
+        if not counts[name] and (role != "labelled target" or not any(counts.values())):
             raise ProjectError(
                 f"The {role} {project.path} has no pixel of the class '{name}' in the {len(items)} images that can be "
                 f"used ({len(left_out)} were left out): its labels lie in those, or later labels cover them."

@@ -12,7 +12,10 @@ import cv2
 import numpy as np
 
 from common.hrda.predictor import fit_scale, resize_image
-from common.hrda.settings import IGNORE_LABEL, PlainSettings, SettingsError
+from common.hrda.settings import PlainSettings, SettingsError
+
+# What OpenCV calls mirroring along these axes.
+_FLIPS = {(0,): 0, (1,): 1, (0, 1): -1}
 
 
 @dataclass(frozen=True)
@@ -121,16 +124,34 @@ def augment_geometry(
     return image, mask
 
 
+def straighten(array: np.ndarray) -> np.ndarray:
+    """A mirrored or turned view (H×W or H×W×3) as an array of its own.
+
+    OpenCV turns pixels; numpy would copy them byte by byte.
+    """
+    mirrored = tuple(axis for axis in (0, 1) if array.strides[axis] < 0)
+    view = np.flip(array, mirrored)
+    if view.strides[0] < view.strides[1]:
+        view = cv2.transpose(view.swapaxes(0, 1))
+    return cv2.flip(view, _FLIPS[mirrored]) if mirrored else np.ascontiguousarray(view)
+
+
 def augment_colour(image: np.ndarray, strength: float, rng: np.random.Generator) -> np.ndarray:
-    """`image` (H×W×3 uint8) with random brightness, contrast and saturation within ±`strength`."""
+    """`image` (H×W×3 uint8) with random brightness, contrast and saturation within ±`strength`.
+
+    One affine map of the colour does all three: brightness times the pixel, contrast about the mean of the image,
+    saturation about the pixel's grey.
+    """
     if strength == 0:
         return image
+    image = straighten(image)
     brightness, contrast, saturation = 1 + rng.uniform(-strength, strength, size=3)
-    pixels = image.astype(np.float32) * brightness
-    pixels = (pixels - pixels.mean()) * contrast + pixels.mean()
-    grey = pixels @ np.array([0.299, 0.587, 0.114], dtype=np.float32)
-    pixels = (pixels - grey[..., None]) * saturation + grey[..., None]
-    return np.clip(np.rint(pixels), 0, 255).astype(np.uint8)
+    to_grey = np.tile([0.299, 0.587, 0.114], (3, 1))
+    colour = brightness * contrast * (saturation * np.eye(3) + (1 - saturation) * to_grey)
+    offset = np.full((3, 1), brightness * (1 - contrast) * np.mean(cv2.mean(image)[:3]))
+    # On floats: for bytes, OpenCV rounds the coefficients of the map to ten bits.
+    pixels = cv2.transform(image.astype(np.float32), np.hstack([colour, offset]))
+    return cv2.add(pixels, (0, 0, 0, 0), dtype=cv2.CV_8U)
 
 
 def crop_place(shape: tuple[int, ...], crop_size: tuple[int, int], rng: np.random.Generator) -> tuple[slice, slice]:
@@ -140,20 +161,22 @@ def crop_place(shape: tuple[int, ...], crop_size: tuple[int, int], rng: np.rando
     return slice(top, top + crop_size[0]), slice(left, left + crop_size[1])
 
 
-def crop_place_with_foreground(
-    mask: np.ndarray, crop_size: tuple[int, int], rng: np.random.Generator, *, min_share: float, tries: int = 10
+def crop_place_holding(
+    wanted: np.ndarray, crop_size: tuple[int, int], rng: np.random.Generator, *, needed: float, tries: int = 10
 ) -> tuple[slice, slice]:
-    """A random crop of which at least `min_share` is foreground, or the fullest of `tries`.
+    """A random crop that holds at least `needed` of the pixels that are wanted, or the fullest of `tries`.
 
     Args:
-        mask: H×W uint8; foreground is every class but index 0 and `IGNORE_LABEL`.
+        wanted: H×W bool.
+        crop_size: height and width of the crop in pixels.
+        rng: decides.
+        needed: number of pixels.
+        tries: crops drawn at most.
     """
-    needed = min_share * crop_size[0] * crop_size[1]
     best, most = None, -1
     for _ in range(tries):
-        place = crop_place(mask.shape, crop_size, rng)
-        part = mask[place]
-        amount = int(np.count_nonzero((part != 0) & (part != IGNORE_LABEL)))
+        place = crop_place(wanted.shape, crop_size, rng)
+        amount = int(np.count_nonzero(wanted[place]))
         if amount > most:
             best, most = place, amount
         if amount >= needed:
@@ -161,10 +184,12 @@ def crop_place_with_foreground(
     return best
 
 
-def pad_to(array: np.ndarray, size: tuple[int, int], value: float) -> np.ndarray:
-    """`array` (H×W or H×W×C) filled with `value` at its bottom and right up to `size`."""
-    bottom, right = (max(0, wanted - is_) for wanted, is_ in zip(size, array.shape, strict=False))
-    if bottom == 0 and right == 0:
-        return array
-    widths = [(0, bottom), (0, right)] + [(0, 0)] * (array.ndim - 2)
-    return np.pad(array, widths, constant_values=value)
+def crop_place_around(
+    pixel: tuple[int, int], shape: tuple[int, ...], crop_size: tuple[int, int], rng: np.random.Generator
+) -> tuple[slice, slice]:
+    """A random one of the crops that hold `pixel` (row, column) of an image of `shape` H×W."""
+    starts = []
+    for at, whole, side in zip(pixel, shape, crop_size, strict=False):
+        last = max(whole - side, 0)
+        starts.append(int(rng.integers(max(at - side + 1, 0), min(at, last) + 1)))
+    return tuple(slice(start, start + side) for start, side in zip(starts, crop_size, strict=True))

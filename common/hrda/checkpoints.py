@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 import colorsys
-import os
 import pickle
 import re
-import uuid
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -15,6 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from common.hrda.files import replacing
 from common.hrda.reference_weights import convert_reference_state_dict, infer_model_settings, parts
 from common.hrda.segmentor import HRDASegmentor, build_segmentor
 from common.hrda.settings import ModelSettings, SettingsError
@@ -45,6 +44,8 @@ class CheckpointBundle:
     when present, holds `short_edge` and `long_edge` of the training scale."""
     metrics: dict[str, Any] = field(default_factory=dict)
     """Figures of the last validation."""
+    score: float | None = None
+    """The served model's score in the last validation, by which checkpoints of a run are compared."""
     iteration: int = 0
     """Iterations done."""
 
@@ -66,13 +67,17 @@ def read_input_scale(settings: Mapping[str, Any]) -> tuple[int, int] | None:
     return None if None in edges else (int(edges[0]), int(edges[1]))
 
 
-def save_checkpoint(path: str | Path, bundle: CheckpointBundle) -> None:
+def save_checkpoint(path: str | Path, bundle: CheckpointBundle, resume: Mapping[str, Any] | None = None) -> None:
     """Write a checkpoint in one step: readers see the old file or the new one, never half of it.
 
+    Args:
+        path: the file.
+        bundle: what it holds.
+        resume: tensors and plain data that the run needs to go on, kept beside the rest under the key 'resume'.
+
     Raises:
-        OSError: the disk is full or not writable; what was there before is untouched.
+        WriteError: the disk is full or not writable; what was there before is untouched.
     """
-    path = Path(path)
     content = {
         "format": FORMAT,
         "state_dict": bundle.student.state_dict(),
@@ -82,24 +87,24 @@ def save_checkpoint(path: str | Path, bundle: CheckpointBundle) -> None:
         "palette": [list(colour) for colour in bundle.palette],
         "settings": bundle.settings,
         "metrics": bundle.metrics,
+        "score": bundle.score,
         "iteration": bundle.iteration,
     }
-    write_atomically(path, content)
+    if resume is not None:
+        content["resume"] = resume
+    with replacing(Path(path), size=_bytes_of(content)) as file:
+        torch.save(content, file)
 
 
-def write_atomically(path: Path, content: Any) -> None:
-    """`torch.save` to a temporary file beside `path`, flushed to the disk and then renamed."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.{uuid.uuid4().hex}")
-    try:
-        with temporary.open("xb") as file:
-            torch.save(content, file)
-            file.flush()
-            os.fsync(file.fileno())
-        temporary.replace(path)
-    except BaseException:
-        temporary.unlink(missing_ok=True)
-        raise
+def _bytes_of(content: Any) -> int:
+    """Bytes of the tensors in nested data, which are nearly all of a checkpoint."""
+    if isinstance(content, Tensor):
+        return content.nbytes
+    if isinstance(content, Mapping):
+        content = content.values()
+    elif not isinstance(content, list | tuple):
+        return 0
+    return sum(_bytes_of(part) for part in content)
 
 
 def load_checkpoint(path: str | Path, map_location: str | torch.device = "cpu") -> CheckpointBundle:
@@ -146,6 +151,7 @@ def _read_own(content: Mapping[str, Any]) -> CheckpointBundle:
         palette=tuple(tuple(int(v) for v in colour) for colour in content["palette"]),
         settings=settings,
         metrics=content["metrics"],
+        score=content.get("score"),
         iteration=int(content["iteration"]),
     )
 

@@ -8,12 +8,13 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 from torch import Tensor
+from torch.utils.checkpoint import checkpoint
 
 from common.hrda import mmcv_operators
 
 mmcv_operators.ensure_importable()
 
-from mmseg.models.backbones.mit import EfficientMultiheadAttention, MixVisionTransformer  # noqa: E402
+from mmseg.models.backbones.mit import EfficientMultiheadAttention, MixFFN, MixVisionTransformer  # noqa: E402
 from mmseg.models.utils import nchw_to_nlc, nlc_to_nchw  # noqa: E402
 from mmseg.registry import MODELS  # noqa: E402
 
@@ -28,6 +29,8 @@ class EncoderSpec:
     """Channels of the first stage; the others have 2, 5 and 8 times as many."""
     depths: tuple[int, int, int, int]
     """Transformer blocks of the four stages."""
+    weights_file: str
+    """Name of the published ImageNet weights, as mmsegmentation has them. The digits at its end begin their SHA-256."""
     weights_licence: str = "NVIDIA Source Code License for SegFormer: non-commercial use only"
     """Licence of the published ImageNet weights (not of this code)."""
 
@@ -38,12 +41,12 @@ class EncoderSpec:
 
 
 ENCODERS: dict[str, EncoderSpec] = {
-    "mit_b0": EncoderSpec(32, (2, 2, 2, 2)),
-    "mit_b1": EncoderSpec(64, (2, 2, 2, 2)),
-    "mit_b2": EncoderSpec(64, (3, 4, 6, 3)),
-    "mit_b3": EncoderSpec(64, (3, 4, 18, 3)),
-    "mit_b4": EncoderSpec(64, (3, 8, 27, 3)),
-    "mit_b5": EncoderSpec(64, (3, 6, 40, 3)),
+    "mit_b0": EncoderSpec(32, (2, 2, 2, 2), "mit_b0_20220624-7e0fe6dd.pth"),
+    "mit_b1": EncoderSpec(64, (2, 2, 2, 2), "mit_b1_20220624-02e5a6a1.pth"),
+    "mit_b2": EncoderSpec(64, (3, 4, 6, 3), "mit_b2_20220624-66e8bf70.pth"),
+    "mit_b3": EncoderSpec(64, (3, 4, 18, 3), "mit_b3_20220624-13b1141c.pth"),
+    "mit_b4": EncoderSpec(64, (3, 8, 27, 3), "mit_b4_20220624-d588d980.pth"),
+    "mit_b5": EncoderSpec(64, (3, 6, 40, 3), "mit_b5_20220624-658746d9.pth"),
 }
 
 
@@ -69,6 +72,18 @@ class FusedEfficientAttention(EfficientMultiheadAttention):
         return identity + self.dropout_layer(self.attn.out_proj(out))
 
 
+class TokenMixFFN(MixFFN):
+    """MiT's feed-forward part with its 1×1 convolutions as matrix products on the tokens, which they are."""
+
+    def forward(self, x: Tensor, hw_shape: tuple[int, int], identity: Tensor | None = None) -> Tensor:
+        """Widen `x` B×N×D, mix neighbours, narrow; returns B×N×D."""
+        widen, depthwise, activate, dropout, narrow, _ = self.layers
+        wide = F.linear(x, widen.weight.flatten(1), widen.bias)
+        wide = dropout(activate(depthwise(nlc_to_nchw(wide, hw_shape))))
+        out = dropout(F.linear(nchw_to_nlc(wide), narrow.weight.flatten(1), narrow.bias))
+        return (x if identity is None else identity) + self.dropout_layer(out)
+
+
 @MODELS.register_module()
 class HRDAMixVisionTransformer(MixVisionTransformer):
     """MiT as HRDA's reference uses it: fused attention, and SegFormer's own two LayerNorm epsilons.
@@ -91,17 +106,30 @@ class HRDAMixVisionTransformer(MixVisionTransformer):
             init_cfg=init_cfg,
         )
         self.arch = arch
+        self.activation_checkpointing = False
+        """Whether blocks are computed again in the backward pass instead of keeping what they computed."""
         for patch_embed, blocks, _ in self.layers:
             patch_embed.norm.eps = 1e-5
             for block in blocks:
                 # Same parameters, another forward: nothing needs to be copied.
                 block.attn.__class__ = FusedEfficientAttention
+                block.ffn.__class__ = TokenMixFFN
                 if block.attn.sr_ratio > 1:
                     block.attn.norm.eps = 1e-5
 
     def forward(self, x: Tensor) -> list[Tensor]:
         """Features of normalised images B×3×H×W at strides 4, 8, 16 and 32 (H and W at least 32)."""
-        return super().forward(x)
+        features = []
+        for patch_embed, blocks, norm in self.layers:
+            x, size = patch_embed(x)
+            for block in blocks:
+                if self.activation_checkpointing and torch.is_grad_enabled():
+                    x = checkpoint(block, x, size, use_reentrant=False)
+                else:
+                    x = block(x, size)
+            x = nlc_to_nchw(norm(x), size)
+            features.append(x)
+        return features
 
 
 def build_encoder(arch: str, drop_path_rate: float = 0.0) -> HRDAMixVisionTransformer:

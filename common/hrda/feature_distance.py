@@ -2,11 +2,30 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from common.hrda.settings import IGNORE_LABEL
+from common.hrda.pseudo_labels import Share, alone
+from common.hrda.settings import IGNORE_LABEL, SettingsError, closest
+
+
+def class_indices(names: Sequence[str], class_names: Sequence[str]) -> tuple[int, ...]:
+    """Indices of the classes `names` among all `class_names`.
+
+    Raises:
+        SettingsError: one is not among them.
+    """
+    known = list(class_names)
+    for name in names:
+        if name not in known:
+            raise SettingsError(
+                f"feature_distance_classes names '{name}', which is not trained: {closest(name, known)} "
+                "Leave it out, or set feature_distance_weight to 0."
+            )
+    return tuple(known.index(name) for name in names)
 
 
 def downscale_labels(labels: Tensor, factor: int, min_share: float, num_classes: int) -> Tensor:
@@ -28,17 +47,19 @@ def downscale_labels(labels: Tensor, factor: int, min_share: float, num_classes:
     return torch.where(ignored, IGNORE_LABEL, cell_class)
 
 
-def masked_feature_distance(features: Tensor, reference: Tensor, mask: Tensor) -> Tensor:
+def masked_feature_distance(features: Tensor, reference: Tensor, mask: Tensor, share: Share = alone) -> Tensor:
     """Mean over the cells of `mask` of ‖features − reference‖₂ along the channels; 0 for an empty mask.
 
     Args:
         features, reference: B×D×h×w.
         mask: B×h×w bool.
+        share: averages over processes that train together, such that their results have the mean of all cells as mean.
     """
     # The norm's gradient at 0 is not finite: cells outside the mask must not reach it.
     difference = torch.where(mask[:, None], features - reference, torch.ones_like(features))
     distance = difference.norm(dim=1)
-    return (distance * mask).sum() / mask.sum().clamp(min=1)
+    cells = share(mask.sum().float())
+    return (distance * mask).sum() / torch.where(cells > 0, cells, 1)
 
 
 def feature_distance(
@@ -48,6 +69,7 @@ def feature_distance(
     classes: tuple[int, ...],
     min_share: float,
     num_classes: int,
+    share: Share = alone,
 ) -> Tensor:
     """Feature distance on the cells of `classes`.
 
@@ -57,7 +79,8 @@ def feature_distance(
         classes: class indices that count.
         min_share: smallest share of its class in a cell for the cell to count.
         num_classes: number of classes.
+        share: as for `masked_feature_distance`.
     """
     cells = downscale_labels(labels, labels.shape[-1] // features.shape[-1], min_share, num_classes)
-    mask = torch.isin(cells, torch.tensor(classes, device=cells.device))
-    return masked_feature_distance(features, reference, mask)
+    mask = torch.isin(cells, torch.tensor(classes).to(cells.device, non_blocking=True))
+    return masked_feature_distance(features, reference, mask, share)

@@ -11,6 +11,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from common.hrda import mmcv_operators
+from common.hrda.depthwise import DilatedDepthwiseConv2d, PointwiseConv2d, pointwise
 
 mmcv_operators.ensure_importable()
 
@@ -28,6 +29,11 @@ def resize(x: Tensor, size: Sequence[int]) -> Tensor:
     return x if x.shape[-2:] == tuple(size) else F.interpolate(x, tuple(size), mode="bilinear", align_corners=False)
 
 
+def _exact(logits: Tensor) -> Tensor:
+    """Logits in a type in which they can be averaged, fused and compared."""
+    return logits.to(torch.promote_types(logits.dtype, torch.float32))
+
+
 class _Embedding(nn.Module):
     """Linear layer over the channels of B×C×H×W. Named as in the reference, so that its weights map one to one."""
 
@@ -36,7 +42,18 @@ class _Embedding(nn.Module):
         self.proj = nn.Linear(in_channels, channels)
 
     def forward(self, x: Tensor) -> Tensor:
-        return F.conv2d(x, self.proj.weight[:, :, None, None], self.proj.bias)
+        return pointwise(x, self.proj.weight, self.proj.bias)
+
+
+def _joined_conv(maps: Sequence[Tensor], weight: Tensor, size: Sequence[int]) -> Tensor:
+    """1×1 convolution, without bias, of maps that are resized to `size` and joined: B×C×h×w.
+
+    It is linear and so is the resizing: each map is convolved at its own size, where the coarse ones have few places,
+    and the sum is resized. Nothing is joined.
+    """
+    parts = weight.split([x.shape[1] for x in maps], dim=1)
+    first, *others = (pointwise(x, part) for x, part in zip(maps, parts, strict=True))
+    return sum((resize(other, size) for other in others), resize(first, size))
 
 
 class _SeparableASPP(nn.Module):
@@ -52,10 +69,30 @@ class _SeparableASPP(nn.Module):
             )
             for dilation in ASPP_DILATIONS
         )
+        for branch in self.aspp_modules[1:]:
+            # Same parameters, another forward: nothing needs to be copied.
+            branch.depthwise_conv.conv.__class__ = DilatedDepthwiseConv2d
+            branch.pointwise_conv.conv.__class__ = PointwiseConv2d
         self.bottleneck = ConvModule(channels * len(ASPP_DILATIONS), channels, 3, padding=1, norm_cfg=NORM)
 
-    def forward(self, x: Tensor) -> Tensor:
-        return self.bottleneck(torch.cat([branch(x) for branch in self.aspp_modules], dim=1))
+    def forward(self, embedded: Sequence[Tensor], size: Sequence[int]) -> Tensor:
+        """Fuse embedded maps of several sizes at `size`."""
+        direct, *separable = self.aspp_modules
+        joined = torch.cat([resize(x, size) for x in embedded], dim=1)
+        branches = [F.relu_(direct.norm(_joined_conv(embedded, direct.conv.weight, size)))]
+        branches += [branch(joined) for branch in separable]
+        return self.bottleneck(torch.cat(branches, dim=1))
+
+
+class _PointwiseFusion(ConvModule):
+    """1×1 convolution, BN and ReLU of the joined maps: the lighter decoder of the scale attention."""
+
+    def __init__(self, in_channels: int, channels: int) -> None:
+        super().__init__(in_channels, channels, 1, norm_cfg=NORM)
+
+    def forward(self, embedded: Sequence[Tensor], size: Sequence[int]) -> Tensor:
+        """Fuse embedded maps of several sizes at `size`."""
+        return F.relu_(self.norm(_joined_conv(embedded, self.conv.weight, size)))
 
 
 @MODELS.register_module()
@@ -100,15 +137,12 @@ class DAFormerHead(BaseDecodeHead):
             )
         self.embed_layers = nn.ModuleList(_Embedding(c, channels) for c in in_channels)
         total = channels * len(in_channels)
-        self.fuse_layer = (
-            _SeparableASPP(total, channels) if fusion == "sepaspp" else ConvModule(total, channels, 1, norm_cfg=NORM)
-        )
+        self.fuse_layer = (_SeparableASPP if fusion == "sepaspp" else _PointwiseFusion)(total, channels)
 
     def forward(self, features: Sequence[Tensor]) -> Tensor:
         """Logits B×C×H/4×W/4 of features at strides 4, 8, 16 and 32."""
-        size = features[0].shape[-2:]
-        embedded = [resize(embed(f), size) for embed, f in zip(self.embed_layers, features, strict=True)]
-        return self.cls_seg(self.fuse_layer(torch.cat(embedded, dim=1)))
+        embedded = [embed(f) for embed, f in zip(self.embed_layers, features, strict=True)]
+        return self.cls_seg(self.fuse_layer(embedded, features[0].shape[-2:]))
 
 
 @MODELS.register_module()
@@ -149,12 +183,12 @@ class HRDAHead(BaseModule):
         )
 
     def forward(self, features: Sequence[Tensor]) -> Tensor:
-        """The decoder's logits B×C×H/4×W/4."""
-        return self.head(features)
+        """The decoder's logits B×C×H/4×W/4, in float32 where autocast computes them in 16 bits."""
+        return _exact(self.head(features))
 
     def attention(self, features: Sequence[Tensor]) -> Tensor:
         """Scale attention in 0..1 of low-resolution features, B×(C or 1)×H/4×W/4."""
-        return torch.sigmoid(self.scale_attention(features))
+        return torch.sigmoid(_exact(self.scale_attention(features)))
 
     @staticmethod
     def fuse(lr_logits: Tensor, attention: Tensor, hr_logits: Tensor) -> Tensor:

@@ -3,33 +3,48 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from kornia.enhance import adjust_brightness, adjust_contrast, adjust_hue, adjust_saturation
 from kornia.filters import gaussian_blur2d
 from torch import Tensor
 
+from common.hrda.distributed import ALONE, Ranks
+from common.hrda.settings import IGNORE_LABEL
+
 BLUR_SIGMA = (0.15, 1.15)
 # Taps further away than this many σ weigh less than 1e-6.
 BLUR_REACH = 5.2
 
 
-def draw_classes(labels: Tensor, generator: torch.Generator) -> list[Tensor]:
+def present_classes(labels: Tensor) -> Tensor:
+    """Which classes each label has: B×256 bool, on the CPU. It waits for the device that the labels are on.
+
+    Args:
+        labels: B×H×W, whole numbers in 0..255; 255 counts as a class, as in the reference.
+    """
+    return torch.stack([y.flatten().bincount(minlength=IGNORE_LABEL + 1) > 0 for y in labels.cpu()])
+
+
+def draw_classes(present: Tensor, generator: torch.Generator, ranks: Ranks = ALONE) -> list[Tensor]:
     """For each label of the batch, half (rounded up) of the classes present in the whole batch.
 
     Args:
-        labels: B×H×W int64; 255 counts as a class, as in the reference.
-        generator: source of randomness (CPU).
+        present: of `present_classes`.
+        generator: source of randomness (CPU), the same in all processes.
+        ranks: the processes among which the batch is shared out.
     """
-    present = labels.unique().cpu()
+    size = len(present)
+    present = ranks.mean(present.any(dim=0).float()).nonzero().flatten()
     half = math.ceil(len(present) / 2)
-    return [present[torch.randperm(len(present), generator=generator)[:half]] for _ in labels]
+    drawn = [present[torch.randperm(len(present), generator=generator)[:half]] for _ in range(ranks.count * size)]
+    return drawn[ranks.index * size :][:size]
 
 
 def class_masks(labels: Tensor, classes: list[Tensor]) -> Tensor:
     """Where each label has one of its drawn classes: B×H×W bool."""
-    return torch.stack([torch.isin(y, c.to(y.device)) for y, c in zip(labels, classes, strict=True)])
+    return torch.stack([torch.isin(y, c.to(y.device, non_blocking=True)) for y, c in zip(labels, classes, strict=True)])
 
 
 def paste(mask: Tensor, source: Tensor, target: Tensor) -> Tensor:
@@ -55,11 +70,16 @@ class ColorJitter:
         order = torch.randperm(4, generator=generator).tolist()
         return cls(1 + shifts[0], 1 + shifts[1], 1 + shifts[2], shifts[3], tuple(order))
 
+    def part(self, ranks: Ranks) -> ColorJitter:
+        """Of a jitter of the whole batch, the part of this process's images."""
+        values = {name: ranks.part(getattr(self, name)) for name in ("brightness", "contrast", "saturation", "hue")}
+        return replace(self, **values)
+
     def __call__(self, images: Tensor) -> Tensor:
         """Jitter RGB images B×3×H×W in 0..1; the result stays in 0..1."""
 
         def on(values: Tensor) -> Tensor:
-            return values.to(images.device, images.dtype)
+            return values.to(images.device, images.dtype, non_blocking=True)
 
         steps = (
             lambda x: adjust_brightness(x, on(self.brightness - 1)),
@@ -82,7 +102,8 @@ def blur(images: Tensor, sigma: float) -> Tensor:
     """Gaussian blur of B×C×H×W, the border reflected. Taps that weigh nothing are left out of the kernel."""
     needed = 2 * math.ceil(BLUR_REACH * sigma) + 1
     kernel = tuple(max(min(k, needed), 1) for k in blur_kernel_size((images.shape[-2], images.shape[-1])))
-    return gaussian_blur2d(images, kernel, (sigma, sigma), border_type="reflect")
+    # As a tensor on the CPU: numbers would be copied to a device in a way that waits for it.
+    return gaussian_blur2d(images, kernel, torch.tensor([[sigma, sigma]]), border_type="reflect")
 
 
 def draw_sigma(generator: torch.Generator) -> float:

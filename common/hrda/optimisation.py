@@ -1,10 +1,14 @@
-"""The optimiser's parameter groups."""
+"""The optimiser: its parameter groups, and its steps, which nothing that is not finite gets through."""
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Sequence
 from typing import Any
 
-from torch import nn
+import torch
+from torch import Tensor, nn
+from torch.nn.utils import clip_grads_with_norm_, get_total_norm
+from torch.optim import AdamW
 
 from common.hrda.segmentor import HRDASegmentor
 
@@ -45,3 +49,62 @@ def optimizer_groups(
         },
         {"name": "encoder_norm", "params": [p for p in encoder if id(p) in norms], "lr": lr, "weight_decay": 0.0},
     ]
+
+
+class GuardedOptimizer:
+    """Takes a step where losses and gradients are finite; elsewhere the iteration leaves no trace.
+
+    All is decided on the device: nothing waits for it.
+
+    Args:
+        optimizer: fused AdamW, which can be told on the device to leave everything as it is.
+        models: whose buffers (running statistics) an iteration that is left out must not change either.
+        scaler: scales losses so that float16 gradients do not vanish; switched off in other precisions.
+        clip_norm: gradients are shortened to this length of all together; None: never.
+    """
+
+    def __init__(
+        self,
+        optimizer: AdamW,
+        models: Sequence[nn.Module],
+        scaler: torch.amp.GradScaler,
+        clip_norm: float | None = None,
+    ) -> None:
+        self.optimizer = optimizer
+        self.scaler = scaler
+        self._clip_norm = clip_norm
+        self._buffers = [buffer for model in models for buffer in model.buffers()]
+        self._before: list[Tensor] = []
+
+    def begin(self) -> None:
+        """Forget the gradients of the iteration before, and remember what this one must not spoil."""
+        self.optimizer.zero_grad(set_to_none=True)
+        self._before = [buffer.clone() for buffer in self._buffers]
+
+    def backward(self, loss: Tensor) -> None:
+        """Add the gradients of a loss."""
+        self.scaler.scale(loss).backward()
+
+    @torch.no_grad()
+    def step(self, losses: Iterable[Tensor]) -> Tensor:
+        """Step, or undo, and forget nothing else.
+
+        Args:
+            losses: 0-dim, of the iteration.
+
+        Returns:
+            0-dim bool on the device: whether the step was taken.
+        """
+        self.scaler.unscale_(self.optimizer)
+        parameters = [p for group in self.optimizer.param_groups for p in group["params"] if p.grad is not None]
+        norm = get_total_norm([p.grad for p in parameters], foreach=True)
+        if self._clip_norm is not None:
+            clip_grads_with_norm_(parameters, self._clip_norm, norm, foreach=True)
+        finite = torch.stack([norm, *losses]).isfinite().all()
+        # The name under which fused optimisers look for it; torch's own scaler sets the same one.
+        self.optimizer.found_inf = (~finite).float()
+        self.scaler.step(self.optimizer)
+        self.scaler.update()
+        for buffer, before in zip(self._buffers, self._before, strict=True):
+            buffer.copy_(torch.where(finite, buffer, before))
+        return finite

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import cv2
@@ -20,17 +20,22 @@ IMAGENET_MEAN = (123.675, 116.28, 103.53)
 IMAGENET_STD = (58.395, 57.12, 57.375)
 
 
+def _statistics(device: torch.device) -> tuple[Tensor, Tensor]:
+    """ImageNet's mean and deviation, 3×1×1. Nothing waits for the device."""
+    return tuple(
+        torch.tensor(values)[:, None, None].to(device, non_blocking=True) for values in (IMAGENET_MEAN, IMAGENET_STD)
+    )
+
+
 def normalise(images: Tensor) -> Tensor:
     """RGB values 0..255 (B×3×H×W, any dtype) → ImageNet-normalised float32."""
-    mean = torch.tensor(IMAGENET_MEAN, device=images.device)[:, None, None]
-    std = torch.tensor(IMAGENET_STD, device=images.device)[:, None, None]
+    mean, std = _statistics(images.device)
     return (images.float() - mean) / std
 
 
 def denormalise(images: Tensor) -> Tensor:
     """The inverse of `normalise`: float32 RGB in 0..255, not rounded."""
-    mean = torch.tensor(IMAGENET_MEAN, device=images.device)[:, None, None]
-    std = torch.tensor(IMAGENET_STD, device=images.device)[:, None, None]
+    mean, std = _statistics(images.device)
     return images * std + mean
 
 
@@ -140,13 +145,43 @@ class Predictor:
             sinks = []
             for image in scaled:
                 sink = LabelRows(image.shape[:2], rule, confidence=confidence)
-                # Labels are chosen from logits; the logarithm of a mean probability is one.
-                sink(0, torch.from_numpy(self._mean_over_scales(image)).float().clamp_min(1e-8).log())
+                sink(0, log_of(self._mean_over_scales(image)))
                 sinks.append(sink)
         return [
             finish(sink, image.shape[:2], rule, self.model.num_classes)
             for sink, image in zip(sinks, images, strict=True)
         ]
+
+    def predict_with_probabilities(self, image: np.ndarray) -> tuple[np.ndarray, Iterator[np.ndarray]]:
+        """Class indices and class probabilities of an RGB image, from one pass of the network.
+
+        Args:
+            image: H×W×3 uint8.
+
+        Returns:
+            H×W uint8 as of `predict`; and as of `probabilities` an H×W float32 map for each class, one by one, so that
+            of many classes not all need to be held at the photo's own size.
+
+        Raises:
+            ValueError: the image has another shape or dtype.
+        """
+        [scaled] = self._scaled([image])
+        rule, size = LabelRule(), image.shape[:2]
+        labels = LabelRows(scaled.shape[:2], rule, confidence=False)
+        if self.settings.scales == (1.0,):
+            rows = ProbabilityRows(self.model.num_classes, scaled.shape[:2])
+
+            def take(top: int, logits: Tensor) -> None:
+                labels(top, logits)
+                rows(top, logits)
+
+            self._sweep([scaled], [take])
+            maps = rows.probabilities
+        else:
+            maps = self._mean_over_scales(scaled)
+            labels(0, log_of(maps))
+        prediction = finish(labels, size, rule, self.model.num_classes).labels
+        return prediction, (resize_map(plane, size) for plane in maps)
 
     def probabilities(self, images: Sequence[np.ndarray], dtype: type[np.floating] = np.float32) -> list[np.ndarray]:
         """Class probabilities of RGB images: one C×H×W array of `dtype` an image.
@@ -229,6 +264,11 @@ def finish(sink: LabelRows, size: tuple[int, int], rule: LabelRule, num_classes:
         remove_small_components(labels, rule.min_component, num_classes)
     means = None if confidence is None else mean_confidences(labels, confidence, num_classes)
     return Segmentation(labels, means)
+
+
+def log_of(probabilities: np.ndarray) -> Tensor:
+    """Logits whose softmax `probabilities` C×H×W float are: labels are chosen from logits."""
+    return torch.from_numpy(probabilities).float().clamp_min(1e-8).log()
 
 
 def resize_map(plane: np.ndarray, size: tuple[int, int]) -> np.ndarray:

@@ -20,19 +20,11 @@ def infer_model_settings(state: Mapping[str, Tensor], crop_size: tuple[int, int]
     Raises:
         ValueError: the encoder's shape is none of the catalogue's.
     """
-    depths = tuple(
-        1
-        + max((int(m[1]) for m in map(re.compile(rf"backbone\.layers\.{i}\.1\.(\d+)\.").match, state) if m), default=-1)
-        for i in range(4)
-    )
-    embed_dims = state["backbone.layers.0.2.weight"].shape[0]
-    encoders = [name for name, spec in ENCODERS.items() if (spec.embed_dims, spec.depths) == (embed_dims, depths)]
-    if not encoders:
-        raise ValueError(f"its encoder has {embed_dims} channels and depths {depths}: none of {', '.join(ENCODERS)}.")
+    encoder = find_encoder({_strip(name, "backbone."): v for name, v in state.items() if name.startswith("backbone.")})
     num_classes, decoder_channels = state["decode_head.head.conv_seg.weight"].shape[:2]
     attention_classes, attention_channels = state["decode_head.scale_attention.conv_seg.weight"].shape[:2]
     return ModelSettings(
-        encoder=encoders[0],
+        encoder=encoder,
         num_classes=num_classes,
         crop_size=tuple(crop_size),
         decoder_channels=decoder_channels,
@@ -41,7 +33,25 @@ def infer_model_settings(state: Mapping[str, Tensor], crop_size: tuple[int, int]
     )
 
 
-_OUR_BLOCK = re.compile(r"backbone\.layers\.([0-3])\.1\.(\d+)\.")
+_OUR_BLOCK = re.compile(r"layers\.([0-3])\.1\.(\d+)\.")
+
+
+def find_encoder(state: Mapping[str, Tensor]) -> str:
+    """Name in the catalogue of the encoder with these parameters, which have our names.
+
+    Raises:
+        ValueError: width and depths are none of the catalogue's.
+    """
+    depths = [0, 0, 0, 0]
+    for match in filter(None, map(_OUR_BLOCK.match, state)):
+        stage, block = int(match[1]), int(match[2])
+        depths[stage] = max(depths[stage], block + 1)
+    first_norm = state.get("layers.0.2.weight")
+    embed_dims = 0 if first_norm is None else first_norm.numel()
+    for name, spec in ENCODERS.items():
+        if (spec.embed_dims, spec.depths) == (embed_dims, tuple(depths)):
+            return name
+    raise ValueError(f"its encoder has {embed_dims} channels and depths {depths}: none of {', '.join(ENCODERS)}.")
 
 
 def _strip(name: str, prefix: str) -> str:

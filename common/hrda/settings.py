@@ -15,7 +15,7 @@ ENCODERS = ("mit_b0", "mit_b1", "mit_b2", "mit_b3", "mit_b4", "mit_b5")
 PRESETS = ("exact", "fast")
 BLENDINGS = ("uniform", "gaussian")
 PRECISIONS = ("float32", "bfloat16", "float16")
-PSEUDO_LABEL_RULES = ("published", "per_class")
+PSEUDO_LABEL_RULES = ("published", "per_class", "class_balanced")
 MODES = ("source-only", "control", "uda", "supervised")
 IGNORE_LABEL = 255
 """Label of pixels that no loss and no metric counts."""
@@ -203,25 +203,46 @@ class SelfTrainingSettings(PlainSettings):
 
     alpha: float = 0.99
     """Teacher's averaging factor once warmed up. The published HRDA runs use 0.999."""
+    alpha_start: float | None = None
+    """Averaging factor from which it grows to `alpha` over `alpha_ramp_iterations`, such that the teacher follows a
+    student that still changes fast, and averages over more later; None: `alpha` all along, as published."""
+    alpha_ramp_iterations: int = 0
+    """Iterations over which the factor grows; needed with `alpha_start`."""
     pseudo_label_rule: str = "published"
     """'published': one weight for every target pixel, the share of pixels of the whole batch that
     reach `pseudo_label_threshold`. 'per_class': every target pixel counts with weight 1; it takes a
     foreground class where that class reaches `class_threshold`, and the background elsewhere. Thin
-    classes, which the published rule starves, keep their share."""
+    classes, which the published rule starves, keep their share. 'class_balanced': each class has a
+    cut of its own, found in the teacher's answers of the last iterations, at which the class gets
+    the share of the pixels that `balance_source` says (class-balanced self-training, Zou et al.,
+    ECCV 2018); pixels that reach none do not count."""
     pseudo_label_threshold: float = 0.968
     """Probability from which a pixel counts as confident (rule 'published')."""
     class_threshold: float = 0.6
     """Probability from which a pixel takes its foreground class (rule 'per_class')."""
+    balance_source: float = 0.5
+    """Which share of the target's pixels a class gets (rule 'class_balanced'): 1 is its share in the source, 0 the
+    share that the teacher expects, the mean of its probabilities; between, a geometric mean of both. Nearer 1 the
+    shares cannot drift, nearer 0 they may differ from the source's."""
+    balance_keep: float = 0.9
+    """Share of each class's pixels, its most confident ones, that count (rule 'class_balanced')."""
     jitter_probability: float = 0.8
     """Chance, drawn once an iteration, that the mixed images are colour jittered."""
     jitter_strength: float = 0.2
     """Range of the brightness, contrast, saturation and hue factors."""
     blur_probability: float = 0.5
     """Chance, drawn once an iteration, that the mixed images are blurred (σ from 0.15 to 1.15)."""
+    masked_weight: float = 0.0
+    """Weight of masked image consistency (MIC): a third pass on target images of which blocks are masked, towards the
+    same pseudo-labels (in the control arm: on source images, towards their labels). 0 switches it off; published: 1."""
+    mask_ratio: float = 0.7
+    """Share of the blocks that are masked."""
+    mask_block_size: int | None = None
+    """Side of a block in pixels; None: a sixteenth of the crop's shorter side, as published (64 of 1024)."""
     feature_distance_weight: float = 0.0
     """λ of the feature distance to a frozen ImageNet encoder; 0 switches it off (published: 0.005)."""
-    feature_distance_classes: tuple[int, ...] = ()
-    """Class indices whose features are held near ImageNet's."""
+    feature_distance_classes: tuple[str, ...] = ()
+    """Names of the classes whose features are held near ImageNet's: things that ImageNet knows."""
     feature_distance_min_share: float = 0.75
     """Smallest share of one class in an encoder cell for the cell to count."""
     ignore_margins: tuple[int, int, int, int] = (0, 0, 0, 0)
@@ -236,6 +257,9 @@ class SelfTrainingSettings(PlainSettings):
             "jitter_probability",
             "blur_probability",
             "feature_distance_min_share",
+            "mask_ratio",
+            "balance_source",
+            "balance_keep",
         ):
             _fraction(name, getattr(self, name))
         if self.pseudo_label_rule not in PSEUDO_LABEL_RULES:
@@ -247,17 +271,29 @@ class SelfTrainingSettings(PlainSettings):
             "a number from 0 to 0.5 (half of the hue circle)",
             self.jitter_strength,
         )
+        for name in ("feature_distance_weight", "masked_weight"):
+            value = getattr(self, name)
+            require(_is_number(value) and value >= 0, name, "a number of 0 or more", value)
+        names = self.feature_distance_classes
         require(
-            _is_number(self.feature_distance_weight) and self.feature_distance_weight >= 0,
-            "feature_distance_weight",
-            "a number of 0 or more",
-            self.feature_distance_weight,
+            isinstance(names, tuple) and all(isinstance(name, str) for name in names),
+            "feature_distance_classes",
+            "names of classes, such as [person, car], in place of the indices of former settings",
+            names,
         )
         require(
-            self.feature_distance_weight == 0 or len(self.feature_distance_classes) > 0,
+            self.feature_distance_weight == 0 or len(names) > 0,
             "feature_distance_classes",
-            "at least one class index when feature_distance_weight is above 0",
-            self.feature_distance_classes,
+            "at least the name of one class when feature_distance_weight is above 0",
+            names,
+        )
+        self._check_ramp()
+        block = self.mask_block_size
+        require(
+            block is None or (_is_int(block) and block > 0),
+            "mask_block_size",
+            "a positive whole number of pixels, or null for a sixteenth of the crop",
+            block,
         )
         margins = self.ignore_margins
         require(
@@ -266,3 +302,19 @@ class SelfTrainingSettings(PlainSettings):
             "four whole numbers of 0 or more: top, bottom, left, right",
             margins,
         )
+
+    def _check_ramp(self) -> None:
+        iterations = self.alpha_ramp_iterations
+        require(
+            _is_int(iterations) and iterations >= 0, "alpha_ramp_iterations", "a whole number of 0 or more", iterations
+        )
+        if self.alpha_start is None:
+            return
+        _fraction("alpha_start", self.alpha_start)
+        require(
+            self.alpha_start <= self.alpha,
+            "alpha_start",
+            f"at most alpha ({self.alpha}), to which it grows",
+            self.alpha_start,
+        )
+        require(iterations > 0, "alpha_ramp_iterations", "above 0 when alpha_start is given", iterations)

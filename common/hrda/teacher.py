@@ -8,10 +8,23 @@ import torch
 from mmengine.model import BaseModule
 from torch import nn
 
+from common.hrda.settings import SelfTrainingSettings
+
 
 def averaging_factor(iteration: int, alpha: float) -> float:
     """α_t = min(1 − 1/(t+1), α): the first steps average less, so that the teacher leaves its start quickly."""
     return min(1 - 1 / (iteration + 1), alpha)
+
+
+def ramped_alpha(iteration: int, settings: SelfTrainingSettings) -> float:
+    """The factor that caps the averaging at `iteration`: it grows from `alpha_start` to `alpha`.
+
+    The number of iterations that the teacher averages over, 1 / (1 − α), grows by the same factor in each.
+    """
+    if settings.alpha_start is None or iteration >= settings.alpha_ramp_iterations:
+        return settings.alpha
+    done = iteration / settings.alpha_ramp_iterations
+    return 1 - (1 - settings.alpha_start) ** (1 - done) * (1 - settings.alpha) ** done
 
 
 def make_teacher(student: BaseModule) -> BaseModule:

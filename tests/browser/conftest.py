@@ -14,6 +14,7 @@ import requests
 from PIL import Image
 
 from sandbox import page_assets
+from tests.weights import NOWHERE
 
 sync_api = None
 with contextlib.suppress(ImportError):
@@ -117,6 +118,14 @@ class Visit:
         """Nothing failed, nothing left this machine, every component is known."""
         assert self.page.evaluate(UNKNOWN_TAGS) == []
         assert self.problems == []
+
+
+@pytest.fixture(scope="module", autouse=True)
+def no_downloads() -> Iterator[None]:
+    """The apps find nobody who has pretrained weights."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("PRETRAINED_WEIGHTS_URL", NOWHERE)
+        yield
 
 
 @pytest.fixture(scope="module")

@@ -18,6 +18,7 @@ import uvicorn
 from PIL import Image
 
 from common.hrda import CheckpointBundle, ModelSettings, build_segmentor, save_checkpoint
+from sandbox.testing import Sandbox, running_sandbox
 
 if TYPE_CHECKING:
     from serve.server import HRDAServer
@@ -92,6 +93,36 @@ def serving(checkpoint: Path, **variables: object) -> Iterator[SimpleNamespace]:
         finally:
             web.should_exit = True
             thread.join(10)
+
+
+@pytest.fixture(scope="module")
+def instance(tmp_path_factory: pytest.TempPathFactory, no_instance: pytest.MonkeyPatch) -> Iterator[Sandbox]:
+    with running_sandbox(tmp_path_factory.mktemp("instance")) as sandbox:
+        yield sandbox
+
+
+@pytest.fixture(scope="module")
+def api(instance: Sandbox):
+    import supervisely
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("SUPERVISELY_SKIP_HTTPS_USER_HELPER_CHECK", "true")
+        yield supervisely.Api(instance.address, instance.token, retry_count=1)
+
+
+@pytest.fixture
+def body(instance: Sandbox) -> dict[str, str]:
+    """What a request to the app needs for ids of the instance."""
+    return {"api_token": instance.token}
+
+
+@contextlib.contextmanager
+def serving_beside(instance: Sandbox, checkpoint: Path, **variables: object) -> Iterator[SimpleNamespace]:
+    """The app as `serving` sets it up, which knows the instance."""
+    known = {"SERVER_ADDRESS": instance.address, "API_TOKEN": instance.token, "TEAM_ID": instance.team_id}
+    known |= {"SUPERVISELY_SKIP_HTTPS_USER_HELPER_CHECK": "true", "PUBLIC_API_RETRIES": "1"}
+    with serving(checkpoint, **known, **variables) as running:
+        yield running
 
 
 @pytest.fixture(scope="module")

@@ -107,21 +107,40 @@ def test_thresholds_areas_and_confidence_are_asked_for_by_class_name(checkpoint:
         deployment.predict([image], ServeSettings(thresholds={"crak": 0.5}))
 
 
-def test_less_memory_than_a_batch_needs_makes_batches_smaller(checkpoint: Path, image: np.ndarray):
+CPU_FULL = RuntimeError("[enforce fail at alloc_cpu.cpp:127] DefaultCPUAllocator: can't allocate memory: you tried")
+
+
+@pytest.mark.parametrize(
+    "error", [torch.OutOfMemoryError("CUDA out of memory"), CPU_FULL, MemoryError()], ids=["GPU", "CPU", "Python"]
+)
+def test_less_memory_than_a_batch_needs_makes_batches_smaller(checkpoint: Path, image: np.ndarray, error: Exception):
     deployment = Deployment.from_file(checkpoint, "cpu")
     expected = masks_of(deployment, [image], ServeSettings())
     answer, most = deployment.networks["float32", False].detail_logits, 2
 
     def scarce(images: torch.Tensor) -> torch.Tensor:
         if len(images) > most:
-            raise torch.OutOfMemoryError("CUDA out of memory")
+            raise error
         return answer(images)
 
     deployment.networks["float32", False].detail_logits = scarce
     np.testing.assert_array_equal(masks_of(deployment, [image], ServeSettings(batch_size=8))[0], expected[0])
     most = 0
-    with pytest.raises(OutOfMemory, match="does not suffice for one window"):
+    with pytest.raises(OutOfMemory, match=r"does not suffice for one window of \(64, 64\) pixels.*long_side"):
         deployment.predict([image], ServeSettings())
+
+
+def test_error_of_another_kind_is_not_tried_again(checkpoint: Path, image: np.ndarray):
+    deployment, tries = Deployment.from_file(checkpoint, "cpu"), []
+
+    def fail(images: torch.Tensor) -> torch.Tensor:
+        tries.append(len(images))
+        raise RuntimeError("shapes do not match")
+
+    deployment.networks["float32", False].detail_logits = fail
+    with pytest.raises(RuntimeError, match="shapes do not match"):
+        deployment.predict([image], ServeSettings())
+    assert len(tries) == 1
 
 
 @pytest.mark.parametrize(

@@ -33,7 +33,7 @@ settings_names = st.sampled_from(
 state_names = st.sampled_from(
     ["batch_size", "image_id", "batch_ids", "projectId", "videoId", "image_url", "inference_request_uuid", "tracker",
      "deploy_params", "model_name", "upload_mode", "output_project_id", "dataset_ids", "startFrameIndex", "duration",
-     "num_iterations", "rectangle", "image_ids"]
+     "num_iterations", "rectangle", "image_ids", "direction", "framesCount", "end_frame", "step"]
 )  # fmt: skip
 wild_settings = values | st.dictionaries(settings_names | st.text(max_size=8), values, max_size=4)
 states = st.dictionaries(state_names, values, max_size=4).flatmap(

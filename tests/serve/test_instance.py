@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from sandbox.testing import Sandbox, running_sandbox
-from tests.serve.conftest import serving
+from sandbox.testing import Sandbox
+from tests.serve.conftest import serving_beside
 from tests.serve.requests_of_clients import busy, encoded, expected, finished, post, refused, to_mask, wait_until
 
 SIZES = ((90, 140), (64, 72), (50, 70), (80, 64), (70, 90), (64, 64))
@@ -19,21 +19,6 @@ SIZES = ((90, 140), (64, 72), (50, 70), (80, 64), (70, 90), (64, 64))
 def images() -> list[np.ndarray]:
     random = np.random.default_rng(3)
     return [random.integers(0, 256, (*size, 3), dtype=np.uint8) for size in SIZES]
-
-
-@pytest.fixture(scope="module")
-def instance(tmp_path_factory: pytest.TempPathFactory, no_instance) -> Iterator[Sandbox]:
-    with running_sandbox(tmp_path_factory.mktemp("instance")) as sandbox:
-        yield sandbox
-
-
-@pytest.fixture(scope="module")
-def api(instance: Sandbox):
-    import supervisely
-
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("SUPERVISELY_SKIP_HTTPS_USER_HELPER_CHECK", "true")
-        yield supervisely.Api(instance.address, instance.token, retry_count=1)
 
 
 @pytest.fixture(scope="module")
@@ -54,16 +39,9 @@ def uploaded(api, instance: Sandbox, images: list[np.ndarray], tmp_path_factory)
 
 
 @pytest.fixture(scope="module")
-def app(checkpoint: Path, instance: Sandbox, uploaded, tmp_path_factory) -> Iterator[SimpleNamespace]:
-    variables = {"SERVER_ADDRESS": instance.address, "API_TOKEN": instance.token, "TEAM_ID": instance.team_id}
-    variables |= {"SUPERVISELY_SKIP_HTTPS_USER_HELPER_CHECK": "true", "PUBLIC_API_RETRIES": "1"}
-    with serving(checkpoint, **variables) as running:
+def app(checkpoint: Path, instance: Sandbox) -> Iterator[SimpleNamespace]:
+    with serving_beside(instance, checkpoint) as running:
         yield running
-
-
-@pytest.fixture
-def body(instance: Sandbox) -> dict[str, str]:
-    return {"api_token": instance.token}
 
 
 def test_sdk_session_predicts_images_by_id(app, api, uploaded, images):

@@ -135,3 +135,43 @@ def test_service_that_shuts_down_waits_for_what_is_computed():
     assert job.is_stopped()
     go_on.set()
     future.result(20)
+
+
+def test_job_of_many_results_waits_until_some_are_fetched(monkeypatch):
+    monkeypatch.setattr(module.Job, "PENDING_RESULTS_MAX_SIZE", 2)
+    service, done = make(), []
+
+    def work(inference_request):
+        for n in range(6):
+            if not inference_request.goes_on():
+                return
+            inference_request.add_results([{"n": n}])
+            done.append(n)
+
+    job, future = service.jobs.schedule_task(work)
+    wait_until(job.is_paused)
+    assert done == [0, 1] and not future.done()
+    fetched = []
+    wait_until(lambda: fetched.extend(job.pop_pending_results()) or future.done())
+    assert fetched + job.pop_pending_results() == [{"n": n} for n in range(6)]
+    job, future = service.jobs.schedule_task(work)
+    wait_until(job.is_paused)
+    job.stop()
+    future.result(20)
+    assert len(job.pop_pending_results()) == 2
+    assert len(service.jobs.run(work)) == 6, "nobody can fetch the results of a request that waits for all of them"
+
+
+def test_job_whose_results_nobody_fetches_ends(monkeypatch):
+    monkeypatch.setattr(module.Job, "PENDING_RESULTS_MAX_SIZE", 1)
+    monkeypatch.setattr(module.Job, "PAUSE_SLEEP_MAX_WAIT", 0.1)
+    service = make()
+
+    def work(inference_request):
+        while inference_request.goes_on():
+            inference_request.add_results([{}])
+
+    job, future = service.jobs.schedule_task(work)
+    future.result(20)
+    wait_until(job.is_finished)
+    assert "none has been fetched for 0.1 seconds" in job.exception_json()["message"]

@@ -221,3 +221,14 @@ def test_end_of_the_process_waits_for_the_answer_that_is_computed(process):
     assert "Traceback" not in process.log.read_text()
     with pytest.raises(requests.ConnectionError):
         requests.get(f"{process.url}/is_ready", timeout=5)
+
+
+def test_probabilities_take_a_place_in_the_queue_and_are_bounded_in_time(app, image, monkeypatch):
+    limits = dataclasses.replace(app.server.limits, request_timeout_s=0.2)
+    monkeypatch.setattr(app.server.inference_requests_manager, "_limits", limits)
+    go_on, predict = threading.Event(), app.server.deployment.probabilities
+    monkeypatch.setattr(app.server.deployment, "probabilities", lambda *args: go_on.wait(30) and predict(*args))
+    refused(upload(app, encoded(image), route="predict_probabilities"), "longer than 0.2 seconds", status=504)
+    assert app.server.admission.held == 1, "its work goes on"
+    go_on.set()
+    wait_until(lambda: app.server.admission.held == 0)

@@ -18,6 +18,7 @@ from supervisely.nn.experiments import ExperimentInfo
 
 from common.data.synthetic import write_project
 from sandbox.testing import Sandbox, running_sandbox
+from tests.weights import NOWHERE
 
 ROOT = Path(__file__).resolve().parents[2]
 MANIFESTS = [json.loads((ROOT / path).read_text(encoding="utf-8")) for path in ("config.json", "serve/config.json")]
@@ -175,6 +176,7 @@ def started(
         PYTHONPATH=ROOT,
         OMP_NUM_THREADS=1,
         PYTHONFAULTHANDLER=1,
+        PRETRAINED_WEIGHTS_URL=NOWHERE,
         **environment,
     )
     log = folder / "log.txt"

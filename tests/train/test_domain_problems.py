@@ -28,11 +28,11 @@ def test_good_choice_is_not_complained_of():
     assert said(source=LABELLED, target=TARGET, validation=LABELLED) == []
 
 
-@pytest.mark.parametrize("role", ["source", "validation"])
+@pytest.mark.parametrize("role", ["source", "validation", "labelled_target"])
 def test_unlabelled_domain_is_an_error_beside_its_selector(role):
     [(where, kind, text)] = said(**{"source": LABELLED, "validation": LABELLED, role: TARGET})
     assert (where, kind) == (role, "error")
-    assert f"No image of the {role} has labels" in text
+    assert f"No image of the {role.replace('_', ' ')} has labels" in text
 
 
 def test_class_without_labels_is_said_once():
@@ -71,6 +71,14 @@ def test_photos_of_another_size_are_named_with_both_sizes(edge, word):
     ]  # fmt: skip
 
 
+def test_labelled_part_of_another_size_than_the_target_is_named_beside_itself():
+    part = replace(LABELLED, median_long_edge=1300)
+    [(where, kind, text)] = said(source=LABELLED, target=TARGET, validation=LABELLED, labelled_target=part)
+    assert (where, kind) == ("labelled_target", "warning")
+    assert "The labelled target photos are much larger than those of the target" in text
+    assert said(source=LABELLED, labelled_target=part) == []
+
+
 def test_photos_twice_as_large_are_not_yet_complained_of():
     assert said(source=LABELLED, validation=replace(LABELLED, median_long_edge=1240)) == []
 
@@ -92,3 +100,7 @@ def test_dataset_chosen_twice_is_an_error_for_measuring_and_a_warning_for_adapti
     assert (problem.role, problem.kind) == ("target", "warning")
     assert problem.text == "Target and source share dataset 'ds' of project 'roads'."
     assert overlaps({"source": one, "target": other}) == []
+    [problem] = overlaps({"source": one, "target": other, "labelled_target": other, "validation": other})[:1]
+    assert (problem.role, problem.kind) == ("validation", "error")
+    assert "Labelled target and validation share" in problem.text
+    assert overlaps({"source": one, "target": other, "labelled_target": other}) == []

@@ -1,4 +1,4 @@
-"""The three domains of an app state: read strictly, and looked up before anything is downloaded."""
+"""The domains of an app state: read strictly, and looked up before anything is downloaded."""
 
 from types import SimpleNamespace
 
@@ -45,6 +45,16 @@ def test_domains_survive_the_way_to_an_app_state_and_back():
     assert Inputs.from_state(without_target.to_state(), SOURCE) == without_target
 
 
+def test_labelled_part_of_the_target_survives_the_way_and_may_be_left_out():
+    state = {**STATE, "labelled_target": {"project_id": TARGET, "dataset_ids": [20]}}
+    inputs = Inputs.from_state(state, SOURCE)
+    assert inputs.labelled_target == Domain(TARGET, (20,))
+    assert inputs.to_state() == state
+    for left_out in (STATE, {**STATE, "labelled_target": None}):
+        assert Inputs.from_state(left_out, SOURCE).labelled_target is None
+    assert list(find(Instance(), inputs)) == ["source", "target", "validation", "labelled_target"]
+
+
 def test_source_is_the_launched_project_unless_named():
     assert Inputs.from_state({"validation": {"project_id": 3}}, 7).source == Domain(7)
 
@@ -59,6 +69,7 @@ def test_source_is_the_launched_project_unless_named():
         ({"target": {"project_id": True}}, "project_id is a whole number. Received: True"),
         ({"target": {"project_id": 2, "dataset_ids": []}}, "a list of at least one"),
         ({"target": 2}, "input.target must look like"),
+        ({"labelled_target": {"project": 2}}, "input.labelled_target must look like"),
         ({"test": {"project_id": 2}}, "Unknown key 'test' in input"),
     ],
 )
@@ -91,6 +102,8 @@ def test_chosen_datasets_are_found_by_path():
         ("validation", Domain(3, (33,)), "has no dataset 33. Its datasets: 30 'road', 31 'road/night', 32 'empty'"),
         ("validation", Domain(3, (32,)), "The datasets of the validation in project 3 'project 3' hold no images"),
         ("validation", Domain(1), "Source and validation share dataset 'ds' of project 'project 1'"),
+        ("labelled_target", Domain(9), "There is no project 9 for the labelled target"),
+        ("labelled_target", Domain(3, (31,)), "Labelled target and validation share dataset 'road/night'"),
     ],
 )
 def test_domain_that_cannot_be_used_is_refused(role: str, domain: Domain, message: str):

@@ -41,7 +41,7 @@ def is_shown(app: App, widget: str) -> bool:
 
 def training_process(app: App) -> psutil.Process:
     children = psutil.Process(app.process.pid).children()
-    [found] = [child for child in children if child.cmdline()[3:5] == ["-m", "train"]]
+    [found] = [child for child in children if child.cmdline()[1:3] == ["-m", "train"]]
     return found
 
 
@@ -58,7 +58,7 @@ def test_training_outlives_its_process_the_instance_and_the_app(instance: Instan
         picture = app.wait_for("a preview", lambda: app.data()["preview_target_1_pseudo_label"]["url"])
         answer = requests.get(f"{app.url}/{picture}", timeout=10)
         assert (answer.status_code, answer.headers["content-type"]) == (200, "image/jpeg")
-        assert requests.get(f"{app.url}/previews/..%2f..%2f/resume.pth", timeout=10).status_code == 404
+        assert requests.get(f"{app.url}/previews/..%2f..%2f/resume.json", timeout=10).status_code == 404
         series = {
             chart["options"]["title"]["text"]: chart["series"] for chart in app.data().values() if "series" in chart
         }

@@ -8,9 +8,11 @@ import torch
 from common.data.datasets import Batch
 from common.data.synthetic import write_project
 from common.hrda import Predictor
+from common.hrda.distributed import ALONE
 from common.hrda.self_training import SelfTraining
 from train import memory_errors
 from train.engine import Domains, TrainingError, run
+from train.guard import FINITE
 from train.learner import Learner
 from train.memory_errors import explained_measuring, explained_memory, is_out_of_memory, learn_or_explain
 from train.settings import TrainSettings
@@ -25,7 +27,7 @@ CPU_ERROR = RuntimeError("[enforce fail at alloc_cpu.cpp:127] . DefaultCPUAlloca
 class SmallDevice:
     """Learns from as many images as it has room for."""
 
-    device = CPU
+    device, ranks = CPU, ALONE
 
     def __init__(self, room, error=CPU_ERROR):
         self.room, self.error, self.tried, self.freed = room, error, [], 0
@@ -54,14 +56,16 @@ def test_batch_that_does_not_fit_ends_with_the_one_that_does(error, monkeypatch)
         learn_or_explain(device, batch(4), 0, SETTINGS)
     assert str(caught.value) == (
         "Out of memory on cuda:0 (23.6 GiB) at iteration 1: batch_size 4 with crop_size 1024×1024 does not fit; "
-        "batch_size 2 does. Or choose crop_size 768×768 or a smaller encoder than mit_b5."
+        "batch_size 2 does. With compute.accumulate 2 the batch can stay as large as it is, in more time. Or choose "
+        "compute.activation_checkpointing (less memory in more time), crop_size 768×768 or a smaller encoder than "
+        "mit_b5."
     )
     assert device.tried == [4, 3, 2]
     assert device.freed == 2
 
 
 def test_crop_that_never_fits_is_what_has_to_change():
-    smallest = SETTINGS.with_overrides(["model.encoder=mit_b0"])
+    smallest = SETTINGS.with_overrides(["model.encoder=mit_b0", "compute.activation_checkpointing=true"])
     with pytest.raises(TrainingError, match=r"not even with batch_size 1\. Choose crop_size 768×768\.$"):
         learn_or_explain(SmallDevice(0), batch(4), 9, smallest)
 
@@ -89,7 +93,7 @@ def test_other_errors_of_a_step_stay_what_they_are():
 )
 def test_measuring_that_does_not_fit_names_what_bounds_it(override, remedy):
     settings = SETTINGS.with_overrides([override])
-    message = f"the CPU while validation photos .* after iteration 7. {remedy}"
+    message = rf"the CPU \([\d.]+ GiB\) while validation photos .* after iteration 7. {remedy}"
     with pytest.raises(TrainingError, match=message), explained_measuring(settings, CPU, 7):
         raise CPU_ERROR
 
@@ -97,7 +101,10 @@ def test_measuring_that_does_not_fit_names_what_bounds_it(override, remedy):
 @pytest.mark.parametrize(
     ("error", "message"),
     [
-        (MemoryError(), r"Main memory has run out\. Lower data\.workers \(2\), data\.memory_cache_mb \(2048\)"),
+        (
+            MemoryError(),
+            r"Main memory has run out \(there are \d+\.\d GiB\)\. Lower data\.workers \(2\), data\.memory_cache_mb",
+        ),
         (RuntimeError("DataLoader worker (pid 12) is killed by signal: Killed. "), "ended a process that prepares"),
         (RuntimeError("DataLoader worker (pid(s) 12) exited unexpectedly"), "ended a process that prepares"),
         (
@@ -160,15 +167,15 @@ def test_run_names_the_batch_that_fits(domains, tmp_path, monkeypatch):
 
 
 def test_what_was_learnt_before_a_failed_measurement_is_kept(domains, tmp_path, monkeypatch):
-    predict = Predictor.predict
+    predict = Predictor.predict_with_probabilities
 
-    def small(predictor, images):
+    def small(predictor, image):
         if predictor.settings.batch_size > 2:
             raise CPU_ERROR
-        return predict(predictor, images)
+        return predict(predictor, image)
 
-    monkeypatch.setattr(Predictor, "predict", small)
-    monkeypatch.setattr(Learner, "learn", lambda *_: {})
+    monkeypatch.setattr(Predictor, "predict_with_probabilities", small)
+    monkeypatch.setattr(Learner, "learn", lambda *_: {FINITE: torch.tensor(True)})
     out = tmp_path / "run"
     with pytest.raises(TrainingError, match=r"after iteration 1\. Lower inference\.batch_size \(4 .*\) to 2"):
         run(SMALL, domains, out, device="cpu")
@@ -176,3 +183,21 @@ def test_what_was_learnt_before_a_failed_measurement_is_kept(domains, tmp_path, 
     smaller = dataclasses.replace(SMALL, inference=dataclasses.replace(SMALL.inference, batch_size=2))
     assert run(smaller, domains, out, device="cpu", state=state, resume=True).iteration == 2
     assert [validated.iteration for validated in state.validations] == [2]
+
+
+def test_batch_that_is_computed_in_parts_is_tried_and_advised_in_whole_parts():
+    parts = SETTINGS.with_overrides(["batch_size=8", "compute.accumulate=2"])
+    device = SmallDevice(4)
+    with pytest.raises(TrainingError, match="batch_size 4 does. With compute.accumulate 4 the batch can stay"):
+        learn_or_explain(device, batch(8), 0, parts)
+    assert device.tried == [8, 6, 4]
+
+
+def test_memory_of_a_container_counts_as_the_machines(tmp_path, monkeypatch):
+    limits = [tmp_path / name for name in ("memory.max", "limit_in_bytes", "missing")]
+    monkeypatch.setattr(memory_errors, "_CONTAINER_LIMITS", limits)
+    limits[0].write_text("max\n")
+    machine = memory_errors.main_memory()
+    assert machine > 2**28
+    limits[1].write_text(f"{2**20}\n")
+    assert memory_errors.main_memory() == 2**20

@@ -6,7 +6,7 @@ from PIL import Image
 from common.data.datasets import ValidationPhoto
 from common.hrda import build_segmentor
 from common.hrda.predictor import normalise
-from common.hrda.self_training import pseudo_labels
+from common.hrda.pseudo_labels import pseudo_labels
 from common.hrda.sliding import sliding_logits
 from train import previews
 from train.preparation import PreparedData
@@ -121,7 +121,7 @@ def test_no_previews_and_no_folder_where_none_are_wanted(tmp_path):
     assert not (tmp_path / "previews").exists()
 
 
-@pytest.mark.parametrize("rule", ["published", "per_class"])
+@pytest.mark.parametrize("rule", ["published", "per_class", "class_balanced"])
 def test_whole_photo_is_labelled_by_the_rule_of_training(rule):
     settings = SETTINGS.with_overrides(
         [f"self_training.pseudo_label_rule={rule}", "model.encoder=mit_b0", "model.crop_size=[64, 64]"]
@@ -131,8 +131,9 @@ def test_whole_photo_is_labelled_by_the_rule_of_training(rule):
     teacher = build_segmentor(settings.model).eval()
     image = np.random.default_rng(0).integers(0, 255, (90, 70, 3), np.uint8)
     scale, inference, rules = settings.data.scale, settings.inference, settings.self_training
-    labels, confidence = believe(teacher, image, scale, inference, rules, torch.device("cpu"))
+    cuts = torch.tensor([0.6, 0.45]) if rule == "class_balanced" else None
+    labels, confidence = believe(teacher, image, scale, inference, rules, torch.device("cpu"), cuts)
     tensor = normalise(torch.from_numpy(image).permute(2, 0, 1)[None])
-    expected = pseudo_labels(sliding_logits(teacher, tensor, inference), rules)
+    expected = pseudo_labels(sliding_logits(teacher, tensor, inference), rules, cuts)
     assert np.array_equal(labels, expected.labels[0].numpy())
     np.testing.assert_allclose(confidence, expected.confidence[0].numpy(), atol=1e-6)

@@ -9,6 +9,7 @@ import sys
 import textwrap
 import threading
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -177,10 +178,12 @@ def test_folder_that_cannot_be_made_is_refused_without_a_child(domains, tmp_path
 
 def test_arguments_of_the_child_are_those_of_the_parent(domains, tmp_path):
     names = ["crack, wet", 'a "b"', "c", " d "]
+    domains = replace(domains, labelled_target="labelled:a,b")
     start = tmp_path / "best.pth"
     command = process._command(tmp_path / "s.yaml", domains, tmp_path / "-out", names, "cuda:1", True, start)
     given = parse(command[command.index("train") + 1 :])
     assert (given.source, given.target, given.val) == (domains.source, None, domains.val)
+    assert given.labelled_target == "labelled:a,b"
     assert (given.out, given.settings, given.init) == (tmp_path / "-out", tmp_path / "s.yaml", start)
     assert (given.device, given.resume, given.changes) == ("cuda:1", True, True)
     assert read_classes(given.classes) == names
@@ -193,6 +196,10 @@ def test_arguments_of_the_child_are_those_of_the_parent(domains, tmp_path):
         ("os.kill(os.getpid(), signal.SIGSEGV)", r"crashed \(signal 11, Segmentation fault\).*start again"),
         ("raise ValueError('shapes differ')", r"ended with an error: ValueError: shapes differ\. All of it is in"),
         ("sys.exit(3)", "ended with an error: exit code 3"),
+        (
+            "print('failed (exitcode: -9) local_rank: 1', file=sys.stderr)\nsys.exit(1)",
+            r"ended by the system \(signal 9\)",
+        ),
     ],
 )
 def test_end_without_a_result_is_a_failure_with_its_cause(domains, tmp_path, fake, end, message):
@@ -202,6 +209,26 @@ def test_end_without_a_result_is_a_failure_with_its_cause(domains, tmp_path, fak
         train(domains, tmp_path, state)
     assert str(caught.value) == state.failure
     assert "Traceback" not in state.failure
+
+
+def test_of_several_processes_the_first_that_fails_says_why(domains, tmp_path, fake):
+    fake("say(Failed('Out of memory.'))\nsay(Failed('Another has ended.', 'EndedElsewhere'))\nsys.exit(1)")
+    state = TrainingState()
+    with pytest.raises(TrainingError, match=r"^Out of memory\.$"):
+        train(domains, tmp_path, state, device="cpu,cpu")
+    assert state.failure == "Out of memory."
+
+
+def test_process_that_the_system_has_ended_is_the_reason_though_another_tells(domains, tmp_path, fake):
+    fake(
+        """
+        print("failed (exitcode: -9) local_rank: 1 (pid: 77) of binary: python", file=sys.stderr)
+        say(Failed("Another has ended.", "EndedElsewhere"))
+        sys.exit(1)
+        """
+    )
+    with pytest.raises(TrainingError, match=r"\(signal 9\).*data\.workers"):
+        train(domains, tmp_path, TrainingState(), device="cpu,cpu")
 
 
 def test_stop_reaches_the_child_once_and_its_result_comes_back(domains, tmp_path, fake, log):

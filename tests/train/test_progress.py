@@ -2,7 +2,6 @@ import pytest
 import torch
 
 from train.progress import RunningMeans, TimeLeft
-from train.result import TrainingError
 
 
 class Clock:
@@ -37,11 +36,23 @@ def test_time_left_follows_a_change_of_pace():
     assert seconds == pytest.approx(3 * (1000 - 390))
 
 
-def test_means_start_anew_and_a_loss_that_is_no_number_ends_the_run():
+def test_means_count_what_was_learnt_from_and_start_anew():
     means = RunningMeans()
-    for value in (1.0, 3.0):
-        means.add({"loss": torch.tensor(value)})
-    assert means.take(2) == {"loss": 2.0}
-    means.add({"loss": torch.tensor(float("nan"))})
-    with pytest.raises(TrainingError, match="loss is nan at iteration 3"):
-        means.take(3)
+    for value, finite in ((1.0, True), (float("nan"), False), (3.0, True)):
+        means.add({"loss": torch.tensor(value)}, torch.tensor(finite))
+    means.add({"other": torch.tensor(float("inf"))}, torch.tensor(False))
+    assert means.take() == {"loss": 2.0}
+    assert means.take() == {}
+
+
+def test_means_of_an_interrupted_run_go_on():
+    values = torch.rand(10)
+    whole, first, second = RunningMeans(), RunningMeans(), RunningMeans()
+    for value in values:
+        whole.add({"loss": value}, torch.tensor(True))
+    for value in values[:4]:
+        first.add({"loss": value}, torch.tensor(True))
+    second.restore(first.to_plain(), torch.device("cpu"))
+    for value in values[4:]:
+        second.add({"loss": value}, torch.tensor(True))
+    assert second.take() == whole.take()

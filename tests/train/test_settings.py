@@ -6,7 +6,8 @@ import yaml
 
 from common.hrda.settings import SettingsError
 from train.schedule import lr_factor
-from train.settings import DEFAULT_YAML, OptimizerSettings, TrainSettings
+from train.settings import DEFAULT_YAML, TrainSettings
+from train.settings_sections import OptimizerSettings
 
 
 def dotted(data, path=""):
@@ -66,6 +67,11 @@ def test_settings_survive_yaml():
         ("seed.x=1", "'seed' is one value"),
         ("mode=udda", "did you mean 'uda'"),
         ("data.unchosen_classes=ignored", "did you mean 'ignore'"),
+        ("data.labelled_target_share=1.5", "labelled_target_share must be a number from 0 to 1"),
+        ("data.rare_class_sampling.mode=on", "In data.rare_class_sampling: Unknown mode"),
+        ("data.rare_class_sampling.min_pixel=1", "did you mean 'min_pixels'"),
+        ("data.rare_class_sampling=auto", "data.rare_class_sampling must be keys with values"),
+        ("data={rare_class_share: 0.5, rare_class_sampling: {mode: auto}}", "set rare_class_share to 0"),
         ("iterations=0", "iterations must be a whole number of 1 or more"),
         ("iterations=many", "Received: 'many'"),
         ("seed=-1", "seed"),
@@ -81,6 +87,8 @@ def test_settings_survive_yaml():
         ("class_weights=[1, -3]", "of 0 or more"),
         ("validation.max_images=0", "In validation"),
         ("checkpoint.interval=0", "In checkpoint"),
+        ("checkpoint.keep=0", "In checkpoint: keep must be a whole number of 1 or more"),
+        ("optimizer.skip_limit=0", "skip_limit"),
         ("model.encoder=mit_b9", "mit_b"),
         ("seed", "key=value"),
         ("model.crop_size=[1", "not valid YAML"),
@@ -98,6 +106,7 @@ def test_numbers_as_people_write_them_are_numbers():
 
 def test_unquoted_off_means_off():
     assert TrainSettings.from_yaml("class_weights: off").class_weights == "off"
+    assert TrainSettings.from_yaml("data: {rare_class_sampling: {mode: off}}") == TrainSettings()
 
 
 def test_file_that_is_no_mapping_is_refused_and_an_empty_one_means_defaults():

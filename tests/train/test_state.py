@@ -10,6 +10,7 @@ from train.state import (
     Progressed,
     Said,
     Started,
+    StepsSkipped,
     TrainingState,
     Validated,
     decode,
@@ -23,6 +24,7 @@ CHANGES = [
     PhaseChanged("training"),
     Progressed(4, {"loss/source": 0.5, "lr": 1e-4}, None),
     Progressed(5, {"loss/source": 0.1 + 0.2, "lr": 1e-4}, 12.5),
+    StepsSkipped(5, 2),
     Validated(5, {"student/mIoU": 0.5}, (Preview("target", "a.jpg", {"photo": "/x/photo.jpg"}),)),
     CheckpointWritten("/x/last.pth", 5, is_best=False),
     CheckpointWritten("/x/last.pth", 6, is_best=False),
@@ -52,6 +54,7 @@ def test_state_gathers_changes_and_tells_readers_afterwards():
     assert state.curves["loss/source"] == [(4, 0.5), (5, 0.1 + 0.2)]
     assert [validated.iteration for validated in state.validations] == [5]
     assert [written.iteration for written in state.checkpoints] == [6]
+    assert state.skipped == 2
     assert list(state.messages) == ["Lines\nof – text"]
     assert [change for _, change in seen] == CHANGES
     assert [iteration for iteration, _ in seen][2:6] == [3, 3, 4, 5]

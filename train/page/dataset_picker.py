@@ -11,7 +11,7 @@ from collections.abc import Callable, Sequence
 from supervisely import Api, DatasetInfo, ProjectInfo
 from supervisely.app.widgets import Checkbox, Select, TreeSelect, Widget
 
-from train.inputs import Domain, InputError
+from train.inputs import Domain, InputError, spoken
 
 NO_PROJECT = 0
 """Value of the choice that takes no project."""
@@ -35,7 +35,7 @@ class DatasetPicker:
         """Make the widgets; the datasets come with `load`.
 
         Args:
-            role: source, target or validation.
+            role: one of `train.inputs.ROLES`.
             projects: what can be chosen.
             fixed: number of the only project that can be chosen.
             nothing: label of the choice that takes no project; None if one must be taken.
@@ -90,7 +90,7 @@ class DatasetPicker:
         # What a slow browser sends may still name datasets of the project before.
         ids = tuple(item.id for item in self._tree.get_selected() if self._tree.get_item_by_id(item.id))
         if not ids:
-            raise InputError(f"Choose at least one dataset of the {self._role}.")
+            raise InputError(f"Choose at least one dataset of the {spoken(self._role)}.")
         return Domain(project_id, ids)
 
     def choose(self, api: Api, domain: Domain | None, project: ProjectInfo | None = None) -> None:

@@ -29,7 +29,7 @@ class DomainView:
         """Make the widgets.
 
         Args:
-            role: source, target or validation.
+            role: one of `train.inputs.ROLES`.
             invitation: what is said while nothing is chosen.
             with_shares: whether the share of pixels of each class is shown.
         """

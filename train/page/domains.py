@@ -1,4 +1,4 @@
-"""The first card of the page: source, target and validation, what is known of them and what is wrong with them."""
+"""The first card of the page: source, target, validation and labelled target, what is known and what is wrong."""
 
 from __future__ import annotations
 
@@ -14,7 +14,17 @@ from supervisely.nn.training.gui.input_selector import InputSelector
 
 from train.domain_facts import DomainFacts, Superseded, domain_facts
 from train.domain_problems import Problem, overlaps, problems_of
-from train.inputs import ROLES, Domain, FoundDomain, InputError, Inputs, find, find_domain, overlap_with_target
+from train.inputs import (
+    ROLES,
+    Domain,
+    FoundDomain,
+    InputError,
+    Inputs,
+    find,
+    find_domain,
+    overlap_with_target,
+    spoken,
+)
 from train.page.dataset_picker import DatasetPicker
 from train.page.domain_view import DomainView
 from train.page.latest import LatestOnly
@@ -25,11 +35,17 @@ _FIELDS = {
     "source": ("Source", "Labelled photos to learn from, of the project above."),
     "target": ("Target", "Photos to adapt to. Not labelled: annotations are ignored."),
     "validation": ("Validation", "Labelled photos to measure on. They should look like the target."),
+    "labelled_target": (
+        "Labelled target",
+        "Not needed. Photos of the target that have labels: some of the crops with labels are of them, as many as "
+        "data.labelled_target_share says.",
+    ),
 }
 _INVITATIONS = {
     "source": "",
     "target": "Choose a project. Training without adaptation needs none.",
     "validation": "Choose a project with labelled photos that are not learnt from.",
+    "labelled_target": "",
 }
 # The page should say soon that the instance is away, not after minutes.
 _ATTEMPTS = 3
@@ -38,7 +54,7 @@ Key = tuple[Any, ...]
 
 
 class DomainSelector(InputSelector):
-    """The card that chooses the datasets of the source, and projects and datasets of target and validation."""
+    """The card that chooses the datasets of the source, and projects and datasets of the other domains."""
 
     title = "Photos"
     description = "Labelled source, unlabelled target to adapt to, and labelled validation photos"
@@ -57,6 +73,7 @@ class DomainSelector(InputSelector):
             "source": DatasetPicker("source", fixed=self.project_id),
             "target": DatasetPicker("target", projects, nothing="No target"),
             "validation": DatasetPicker("validation", projects),
+            "labelled_target": DatasetPicker("labelled_target", projects, nothing="No labelled target"),
         }
         self._views = {
             role: DomainView(role, invitation=_INVITATIONS[role], with_shares=role == "source") for role in ROLES
@@ -109,7 +126,7 @@ class DomainSelector(InputSelector):
     def set_inputs(self, inputs: Inputs) -> None:
         """Show these on the page; a project that the instance does not have is left unchosen."""
         self._pickers["source"].choose(self._api, inputs.source)
-        for role in ("target", "validation"):
+        for role in ROLES[1:]:
             domain: Domain | None = getattr(inputs, role)
             project = domain and self._api.project.get_info_by_id(domain.project_id)
             self._pickers[role].choose(self._api, domain if project else None, project)
@@ -123,7 +140,7 @@ class DomainSelector(InputSelector):
             return self._refuse(str(error))
         except requests.RequestException as error:
             return self._refuse(_away(error))
-        counts = ", ".join(f"{found[role].images_count} {role}" for role in ROLES if role in found)
+        counts = ", ".join(f"{found[role].images_count} {spoken(role)}" for role in ROLES if role in found)
         doubts = [overlap_with_target(found), *(one.text for one in self._problems if one.kind == "error")]
         doubts = list(filter(None, doubts))
         self.validator_text.set(
@@ -133,7 +150,7 @@ class DomainSelector(InputSelector):
         return True
 
     def facts(self, role: str) -> DomainFacts | None:
-        """What is known of the domain that is chosen as source, target or validation; None before it is read."""
+        """What is known of the domain that is chosen for a role; None before it is read."""
         return self._facts.get(role)
 
     def on_change(self, callback: Callable[[], None]) -> None:
@@ -176,7 +193,7 @@ class DomainSelector(InputSelector):
                 sentence = str(error)
             except Exception as error:
                 # Whatever an instance answers unexpectedly must end as a sentence, not as "Reading…" for ever.
-                logger.warning(f"The facts of the {role} could not be read", exc_info=True)
+                logger.warning(f"The facts of the {spoken(role)} could not be read", exc_info=True)
                 sentence = _away(error)
             problems.append(Problem(role, "error", sentence))
             failed.add(role)

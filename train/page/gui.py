@@ -48,12 +48,20 @@ class HRDATrainGUI(DomainTrainGUI):
         selector, classes = self.input_selector, self.classes_selector
         selector.on_change(lambda: classes.set_facts(selector.facts("source"), selector.facts("validation")))
         self.hyperparameters_selector.use_source(self._sample_source)
-        self.hyperparameters_selector.on_change(self.model_selector.show_memory)
-        self.model_selector.show_memory(self.hyperparameters_selector.settings)
+        self.hyperparameters_selector.on_change(self.model_selector.show_settings)
+        self.model_selector.weights.on_change(
+            lambda pretrained: self.hyperparameters_selector.set_value("pretrained", pretrained)
+        )
+        self.model_selector.show_settings(self.hyperparameters_selector.settings)
 
     def _sample_source(self) -> SampleSource:
         chosen = [name for name in self.classes_selector.get_selected_classes() if name != BACKGROUND]
         return SampleSource(self.input_selector.get_inputs().source, self.project_meta, tuple(chosen))
+
+    def load_from_app_state(self, app_state: str | dict, click_cb: bool = True, validate_steps: bool = True) -> None:
+        """Fill the page in; see the base class."""
+        with self.model_selector.not_asking():
+            super().load_from_app_state(app_state, click_cb, validate_steps)
 
     def show_start(self, app_state: dict[str, Any]) -> None:
         """Show on the start card what an app state says of device and continuing."""
@@ -85,11 +93,11 @@ class HRDATrainGUI(DomainTrainGUI):
         self._check_start(app_state)
 
     def read_input(self, state: Any) -> Inputs:
-        """The three domains of an app state's `input`."""
+        """The domains of an app state's `input`."""
         return Inputs.from_state(state, self.project_id)
 
     def check_input(self, inputs: Inputs) -> None:
-        """Look the three domains up on the instance."""
+        """Look the domains up on the instance."""
         find(self.api, inputs)
 
     def _check_start(self, app_state: Mapping[str, Any]) -> None:

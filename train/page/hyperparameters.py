@@ -21,15 +21,15 @@ from train.page.samples import SampleSource, SamplesView
 from train.page.settings_form import CUSTOM, FormField, SettingsForm
 from train.presets import DEFAULT_PRESET, differences, presets
 from train.sdk import replaced
-from train.settings import TrainSettings
-from train.yaml_edit import get_values, read_yaml, set_values
+from train.settings import AUTO, TrainSettings
+from train.yaml_edit import get_values, read_yaml, set_value, set_values
 
 _PAUSE_S = 0.3
 """Who types is left alone for so long before the form follows."""
 _NAMED = 4
 _NETWORK = (
-    "The network is the one of the model card, whatever <code>model.encoder</code> in the YAML says. "
-    "The form changes the YAML and follows it."
+    "The network is the one of the model card, whatever <code>model.encoder</code> in the YAML says; presets leave "
+    "what it starts from, <code>pretrained</code>, as it is. The form changes the YAML and follows it."
 )
 
 
@@ -66,6 +66,8 @@ class SettingsSelector(HyperparametersSelector):
     def __init__(self, hyperparameters: str, app_options: dict[str, Any]) -> None:
         self._lock = threading.RLock()
         self._callbacks: list[Callable[[TrainSettings], None]] = []
+        # A person sees what the encoder starts from, and its licence, and can change it; scripts say what they want.
+        hyperparameters = set_value(hyperparameters, "pretrained", AUTO)
         self._settings = TrainSettings.from_yaml(hyperparameters)
         self._base = DEFAULT_PRESET
         self._typing = LatestOnly(self._follow, "settings")
@@ -116,6 +118,16 @@ class SettingsSelector(HyperparametersSelector):
         with self._lock:
             self.editor.set_text(hyperparameters)
             self._read(is_new=True)
+
+    def set_value(self, path: str, value: Any) -> None:
+        """Change one value of the YAML; the form follows.
+
+        Raises:
+            SettingsError: the YAML cannot be changed.
+        """
+        with self._lock:
+            self.editor.set_text(set_value(self.get_hyperparameters(), path, value))
+            self._read()
 
     def require_settings(self) -> TrainSettings:
         """The settings as the page has them now; form and sentence follow.
@@ -178,7 +190,8 @@ class SettingsSelector(HyperparametersSelector):
             # Browsers also report what was not chosen there but sent to them.
             if name in presets() and name != self._preset:
                 self._base = name
-                self.editor.set_text(presets()[name].text)
+                # Like the network, what it starts from is chosen on the model card.
+                self.editor.set_text(set_value(presets()[name].text, "pretrained", self._settings.pretrained))
                 self._read()
 
     # --------------------------------------------------------------------------------------------- what is shown

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import replace
 from functools import partial
+from html import escape
 from typing import Any
 
 import supervisely.nn.training.gui.model_selector as card_module
@@ -16,6 +18,7 @@ from supervisely.nn.training.gui.model_selector import ModelSelector
 from supervisely.nn.utils import ModelSource
 
 from train.memory_plan import best_card, describe_need, fits, gib, memory_of
+from train.page.encoder_weights import EncoderWeightsChoice, describe_weights
 from train.page.latest import LatestOnly
 from train.page.live import put, send
 from train.page.start_weights import StartWeightsSelector
@@ -28,8 +31,8 @@ _UNKNOWN = "…"
 
 
 class HRDAModelSelector(ModelSelector):
-    """The model card. Ids: `model_tabs`, `model_table`, `model_memory`, `custom_tabs`, `former_checkpoint`,
-    `models_refresh`, `model_next`.
+    """The model card. Ids: `model_tabs`, `model_table`, `model_memory`, `encoder_weights`, `custom_tabs`,
+    `former_checkpoint`, `models_refresh`, `model_next`.
 
     Args:
         api: of the instance.
@@ -42,7 +45,9 @@ class HRDAModelSelector(ModelSelector):
 
     def __init__(self, api: Api, framework: str, models: list[dict[str, Any]], app_options: dict[str, Any]) -> None:
         self.memory_text = Text("", widget_id="model_memory")
-        self._settings: TrainSettings | None = None
+        self.weights = EncoderWeightsChoice()
+        self._settings = TrainSettings()
+        self._asks_servers = True
         self._figures: dict[str, str] = {}
         self._estimating = LatestOnly(self._estimate, "memory")
         parts = {
@@ -53,30 +58,46 @@ class HRDAModelSelector(ModelSelector):
         }
         with replaced(card_module, **parts):
             super().__init__(api, framework, models, app_options)
-        self.pretrained_models_table.model_changed(lambda row: self.show_need())
+        self.pretrained_models_table.model_changed(lambda row: self.show_network())
+        self._show_weights()
         self._show_figures()
 
-    def show_memory(self, settings: TrainSettings, classes: int | None = None) -> None:
-        """Work out, in the background, what each network takes with `settings`, and show it.
+    def show_settings(self, settings: TrainSettings, classes: int | None = None) -> None:
+        """Show what the settings start from, and work out in the background what each network takes with them.
 
         Args:
-            settings: crop, batch, mode and decoder count; their encoder does not.
+            settings: all but their encoder, which is chosen here.
             classes: number of classes, background included; None: two.
         """
-        count = classes or settings.model.num_classes
+        count, before = classes or settings.model.num_classes, self._settings.pretrained
         self._settings = replace(settings, model=replace(settings.model, num_classes=count))
+        self._show_weights()
+        says_before = self.get_model_source() == ModelSource.PRETRAINED and not self.validator_text.is_hidden()
+        if says_before and settings.pretrained != before:
+            with self.not_asking():
+                self.validate_step()
         self._figures = {}
         self._show_figures()
         self.memory_text.set("Working out the memory…", "info")
         self._estimating.order()
+
+    def show_network(self) -> None:
+        """Say what the chosen network starts from and takes."""
+        self._show_weights()
+        self.show_need()
 
     def show_need(self) -> None:
         """Say what the chosen network takes, and whether that fits."""
         chosen = self._chosen_network()
         if chosen in self._figures:
             self.memory_text.set(*describe_need(_with(self._settings, chosen), best_card()))
-        elif self._settings is not None:
+        else:
             self._estimating.order()
+
+    @property
+    def widgets_to_disable(self) -> list:
+        """What cannot be changed once the step is done."""
+        return [*super().widgets_to_disable, *self.weights.widgets]
 
     def wait(self, timeout: float | None = None) -> bool:
         """Wait until the memory is worked out; False if that took more than `timeout` seconds."""
@@ -97,29 +118,50 @@ class HRDAModelSelector(ModelSelector):
             return {}
         return {"source": ModelSource.CUSTOM, "checkpoint_path": former.path}
 
+    @contextmanager
+    def not_asking(self) -> Iterator[None]:
+        """Within the block no server is asked for weights: a script's choices are carried out at once, and it is the
+        training that tells it what cannot be had."""
+        before, self._asks_servers = self._asks_servers, False
+        try:
+            yield
+        finally:
+            self._asks_servers = before
+
     def validate_step(self) -> bool:
         """Check that something is chosen, and say what."""
         if self.get_model_source() == ModelSource.PRETRAINED:
-            sentence, kind = f"Model: {self.get_model_name()}, from random weights.", "success"
+            if self._asks_servers:
+                self._answer("Looking for the weights…", "info")
+            encoder = self.get_model_name()
+            start, kind = describe_weights(self._settings, encoder, ask=self._asks_servers)
+            sentence = f"Model: {encoder}, {start}"
         elif self.experiment_selector.get_selected_experiment_info() is None:
             sentence, kind = "Choose an experiment, or a checkpoint of the former app.", "error"
         else:
             sentence, kind = f"Start from {self.experiment_selector.get_selected_checkpoint_path()}.", "success"
-        self.validator_text.set(sentence, kind)
+        self._answer(sentence, kind)
+        return kind != "error"
+
+    def _answer(self, sentence: str, kind: str) -> None:
+        self.validator_text.set(escape(sentence, quote=False), kind)
         self.validator_text.show()
-        return kind == "success"
 
     def _tabs(self, titles: list[str], descriptions: list[str], contents: list[Widget]) -> RadioTabs:
         table, custom = contents
         return RadioTabs(
             titles=titles,
-            descriptions=["A new network, from random weights", "Go on from what was trained before"],
-            contents=[Container([table, self.memory_text]), custom.content],
+            descriptions=["A new network", "Go on from what was trained before"],
+            contents=[Container([table, self.memory_text, self.weights.container]), custom.content],
             widget_id="model_tabs",
         )
 
     def _chosen_network(self) -> str:
         return self.pretrained_models_table.get_selected_row()["meta"]["model_name"]
+
+    def _show_weights(self) -> None:
+        row = self.pretrained_models_table.get_selected_row()
+        self.weights.show(self._settings, row["meta"]["model_name"], float(row["Encoder parameters (M)"]))
 
     def _estimate(self, superseded: Callable[[], bool]) -> None:
         settings, card, figures = self._settings, best_card(), {}

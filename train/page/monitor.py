@@ -15,8 +15,9 @@ from supervisely.nn.training.gui.training_logs import TrainingLogs
 from common.data.project import BACKGROUND
 from train.page.live import Curve, Frozen, send
 from train.page.previews import PreviewBoard
-from train.readers import duration
-from train.state import ENDED, Change, Progressed, TrainingState, Validated
+from train.readers import duration, megabytes, skipped
+from train.scores import THIN
+from train.state import ENDED, Change, Progressed, StepsSkipped, TrainingState, Validated
 
 CLASSES_SHOWN = 10
 SECONDS_BETWEEN_UPDATES = 1.0
@@ -29,6 +30,7 @@ CHARTS = {
     "confident": ("Confident pseudo-labels, % of pixels", 1, 0, 100),
     "miou": ("Validation mIoU, %", 1, 4, 100),
     "iou": ("Validation IoU by class, %, of the better model", 1, 4, 100),
+    "thin": ("Thin objects: means over the classes, %, of the better model", 1, 4, 100),
 }
 PHASES = {
     "preparing": "Preparing: reading the photos",
@@ -89,7 +91,7 @@ class MonitorCard(TrainingLogs):
         self.previews = PreviewBoard()
         pairs = [
             Container([self.frames[left], self.frames[right]], direction="horizontal", fractions=[1, 1])
-            for left, right in (("loss", "miou"), ("iou", "confident"))
+            for left, right in (("loss", "miou"), ("iou", "thin"), ("confident", "lr"))
         ]
         self.display_widgets = [
             self.validator_text,
@@ -97,7 +99,6 @@ class MonitorCard(TrainingLogs):
             self.progress_bar_secondary,
             *viewer,
             *pairs,
-            self.frames["lr"],
             self.previews.container,
         ]
         self.container = Container(self.display_widgets)
@@ -142,7 +143,7 @@ class Monitor:
         self._touched: set[str] = set()
         self._validated: list[Validated] = []
         self._status = ("", 0, 0)
-        self._details = self._score = ""
+        self._details = self._score = self._skipped = ""
         self._bar: Any = None
         self._changed, self._closed = threading.Event(), threading.Event()
         self._worker = threading.Thread(target=self._work, name="monitor", daemon=True)
@@ -166,13 +167,15 @@ class Monitor:
             match change:
                 case Progressed(iteration, scalars):
                     self._note_scalars(iteration, scalars)
+                case StepsSkipped(_, total):
+                    self._skipped = f" {skipped(total)}."
                 case Validated(iteration, metrics):
                     self._note_metrics(iteration, metrics)
                     self._validated.append(change)
             if state.phase not in ENDED:
                 done, total = state.iteration, state.total_iterations
                 left = f", {duration(state.seconds_left)} left" if state.seconds_left is not None else ""
-                self._status = (self._sentence(state.phase, done, total, left), done, total)
+                self._status = (self._sentence(_doing(state), done, total, left), done, total)
         self._changed.set()
 
     def _note_scalars(self, iteration: int, scalars: Mapping[str, float]) -> None:
@@ -202,15 +205,18 @@ class Monitor:
         by_class.pop(BACKGROUND, None)
         for name in list(by_class)[:CLASSES_SHOWN]:
             self._add("iou", name, iteration, by_class[name])
+        for name, title in THIN.items():
+            if f"{better}/{name}" in metrics:
+                self._add("thin", title, iteration, metrics[f"{better}/{name}"])
 
     def _add(self, key: str, name: str, iteration: int, value: float) -> None:
         self._curves[key].setdefault(name, Curve()).add(iteration, value)
         self._touched.add(key)
 
-    def _sentence(self, phase: str, done: int, total: int, left: str) -> str:
+    def _sentence(self, doing: str, done: int, total: int, left: str) -> str:
         place = f": iteration {done} of {total}{left}" if total else ""
-        doing = "Stopping, saves and uploads" if self._stop.is_set() else PHASES[phase]
-        return f"{doing}{place}.{self._details}{self._score}"
+        doing = "Stopping, saves and uploads" if self._stop.is_set() else doing
+        return f"{doing}{place}.{self._details}{self._score}{self._skipped}"
 
     def _work(self) -> None:
         while not self._closed.is_set():
@@ -245,3 +251,10 @@ class Monitor:
             self._bar = self._card.progress_bar_main(message="Training", total=total, initial=done)
             self._card.progress_bar_main.show()
         self._bar.update(done - self._bar.n)
+
+
+def _doing(state: TrainingState) -> str:
+    if state.downloading is None:
+        return PHASES[state.phase]
+    coming = state.downloading
+    return f"Preparing: downloading {coming.name}, {megabytes(coming.received, coming.size)}"

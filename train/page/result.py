@@ -13,6 +13,13 @@ from supervisely.nn.training.gui.training_artifacts import TrainingArtifacts
 from common.data.project import BACKGROUND
 
 CLASSES_SHOWN = 10
+CLASSES_EXPLAINED = 3
+"""With more classes than this only the IoU of each is listed; the experiment has the rest."""
+EXPLAINED = {
+    "f1_2px": "F1 within 2 px",
+    "boundary_f1_2px": "Boundary F1 within 2 px",
+    "cldice": "clDice",
+}
 
 
 class ResultCard(TrainingArtifacts):
@@ -71,7 +78,30 @@ def describe(checkpoint: str, metrics: Mapping[str, float]) -> str:
     scores = [f"{_shown(name.removeprefix('iou/'))} {100 * metrics[name]:.1f}%" for name in classes[:CLASSES_SHOWN]]
     more = f" and {len(classes) - CLASSES_SHOWN} more" if len(classes) > CLASSES_SHOWN else ""
     by_class = f" IoU: {', '.join(scores)}{more}." if scores else ""
-    return f"{checkpoint}. mIoU {100 * metrics['mIoU']:.1f}%.{by_class}"
+    of_thin = _explained(metrics) if len(classes) <= CLASSES_EXPLAINED + 1 else ""
+    return f"{checkpoint}. mIoU {100 * metrics['mIoU']:.1f}%.{by_class}{of_thin}"
+
+
+def _explained(metrics: Mapping[str, float]) -> str:
+    """Sentences with the scores for thin objects and with the thresholds that suit each class best."""
+    sentences = []
+    for score, title in EXPLAINED.items():
+        values = [
+            f"{_shown(name.removeprefix(f'{score}/'))} {100 * value:.1f}%"
+            for name, value in metrics.items()
+            if name.startswith(f"{score}/")
+        ]
+        if values:
+            sentences.append(f" {title}: {', '.join(values)}.")
+    thresholds = []
+    for name, threshold in metrics.items():
+        if name.startswith("best_threshold/"):
+            of_class = name.removeprefix("best_threshold/")
+            iou = metrics[f"best_iou/{of_class}"]
+            thresholds.append(f"{_shown(of_class)} {threshold:.2f} (IoU {100 * iou:.1f}%)")
+    if thresholds:
+        sentences.append(f" Best threshold: {', '.join(thresholds)}.")
+    return "".join(sentences)
 
 
 def _shown(name: str) -> str:

@@ -19,7 +19,8 @@ from supervisely.app.widgets import Button, Container, Image, Text
 
 from common.data.datasets import TrainingBatches
 from common.data.images import read_image
-from common.data.project import ProjectError, draw_mask
+from common.data.project import BACKGROUND, ProjectError, draw_mask
+from common.data.sampling import class_sampler
 from common.hrda.predictor import IMAGENET_MEAN, IMAGENET_STD
 from common.hrda.settings import IGNORE_LABEL
 from train.inputs import Domain, InputError
@@ -118,9 +119,10 @@ def draw_samples(
 
     Raises:
         ProjectError: a label that cannot be drawn.
+        SettingsError: rare class sampling asks for more pixels of a class than any of the photos has.
         ImageError: a photo that cannot be read.
     """
-    pairs = []
+    pairs, pixels = [], []
     for photo in photos:
         size = read_image(photo.path).shape[:2]
         mask = draw_mask(
@@ -129,8 +131,17 @@ def draw_samples(
         path = folder / f"{photo.path.stem}_mask.png"
         cv2.imwrite(str(path), mask)
         pairs.append((photo.path, path))
+        pixels.append(np.bincount(mask.ravel(), minlength=IGNORE_LABEL + 1)[: len(source.classes) + 1])
+    names = (BACKGROUND, *source.classes)
+    sampler, _ = class_sampler(settings.data.rare_class_sampling, np.array(pixels), names, "sample")
     batches = TrainingBatches(
-        pairs, [], recipe_of(settings), batch_size=_PICTURES, iterations=turn + 1, seed=settings.seed
+        pairs,
+        [],
+        recipe_of(settings),
+        batch_size=_PICTURES,
+        iterations=turn + 1,
+        seed=settings.seed,
+        sampler=sampler,
     )
     batch = batches[turn]
     palette = np.zeros((IGNORE_LABEL + 1, 3), np.float32)

@@ -91,6 +91,7 @@ class SettingsForm:
         lr = Input(size="small", widget_id="form_lr")
         interval = InputNumber(settings.validation.interval, min=1, step=100, widget_id="form_validation_interval")
         adaptation = Switch(settings.mode == "uda", widget_id="form_adaptation")
+        masking = Switch(settings.self_training.masked_weight > 0, widget_id="form_masking")
         augmentation = OpenSelect(
             levels, lambda _: "As in the YAML", size="small", width_percent=100, widget_id="form_augmentation"
         )
@@ -105,6 +106,11 @@ class SettingsForm:
                 lambda v: {"validation.interval": _whole("Validation interval", v)},
             ),
             FormField(adaptation, lambda s: s.mode == "uda", lambda v: {"mode": "uda" if v else "source-only"}),
+            FormField(
+                masking,
+                lambda s: s.self_training.masked_weight > 0,
+                lambda v: {"self_training.masked_weight": 1.0 if v else 0.0},
+            ),
             FormField(augmentation, lambda s: augmentation_level(s.data.augmentation) or CUSTOM, _augmentation_values),
         ]
         self._shown = {field.widget.widget_id: field.value for field in self._fields}
@@ -117,6 +123,7 @@ class SettingsForm:
                 Field(lr, "Learning rate", "Of the encoder, such as 1e-4"),
                 Field(interval, "Validation interval", "Iterations between measurements"),
                 Field(Container([adaptation, self._mode], gap=2), "Adaptation", "Learn from the target photos too"),
+                Field(masking, "Masked images (MIC)", "Predicts what masked blocks hide, too; a step takes longer"),
                 Field(augmentation, "Augmentation", "How much the training photos are varied"),
             ],
             gap=12,

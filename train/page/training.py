@@ -20,7 +20,11 @@ from supervisely.app.widgets import (
 )
 from supervisely.nn.training.gui.training_process import TrainingProcess
 
+from common.hrda import SettingsError
+from common.hrda.distributed import Ranks
+from train.distributed import part_of_batch
 from train.page.live import BackgroundButton, put, send
+from train.settings import TrainSettings
 
 
 class StartCard(TrainingProcess):
@@ -37,12 +41,17 @@ class StartCard(TrainingProcess):
 
     def __init__(self, app_options: dict[str, Any]) -> None:
         self.app_options = app_options
-        self.is_multi_gpu = False
+        self.is_multi_gpu = torch.cuda.device_count() > 1
         self.select_device = SelectCudaDevice(
-            sort_by_free_ram=True, include_cpu_option=True, width_px=275, widget_id="device"
+            sort_by_free_ram=True,
+            include_cpu_option=True,
+            width_px=275,
+            multiple=self.is_multi_gpu,
+            widget_id="device",
         )
+        several = ". Several share the batch" if self.is_multi_gpu else ""
         self.select_device_field = Field(
-            self.select_device, "Device", "A graphics card trains many times faster than the CPU"
+            self.select_device, "Device", f"A graphics card trains many times faster than the CPU{several}"
         )
         self.experiment_name_input = Input("Enter experiment name", widget_id="experiment_name")
         self.experiment_name_field = Field(
@@ -88,11 +97,26 @@ class StartCard(TrainingProcess):
         """What cannot be changed while a training runs."""
         return [*super().widgets_to_disable, self.continue_checkbox]
 
+    def chosen_devices(self, settings: TrainSettings) -> str:
+        """The names of the chosen devices, with commas.
+
+        Raises:
+            SettingsError: none is chosen, or they cannot share the batch.
+        """
+        names = self.get_devices()
+        if not names:
+            raise SettingsError("Choose a device to train on.")
+        if len(names) > 1 and "cpu" in names:
+            raise SettingsError("Choose graphics cards or the CPU as device, not both.")
+        part_of_batch(settings.batch_size, Ranks(count=len(names)), settings.compute.accumulate)
+        return ",".join(names)
+
     def choose_device(self, name: str) -> None:
-        """Select 'cpu' or 'cuda:N'; a device that is not here is left for whatever is selected."""
+        """Select 'cpu', 'cuda:N' or several with commas; what is not here is left for whatever is selected."""
         here = ["cpu", *(f"cuda:{number}" for number in range(torch.cuda.device_count()))]
-        if name in here:
-            self.select_device.set_device(name)
+        names = name.split(",")
+        if set(names) <= set(here) and (len(names) == 1 or self.is_multi_gpu):
+            self.select_device.set_device(names if self.is_multi_gpu else name)
         else:
             logger.warning(f"This machine has no device {name}, only {', '.join(here)}: {self.get_device()} is used.")
 

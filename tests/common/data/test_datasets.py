@@ -4,6 +4,7 @@ import pytest
 import torch
 
 from common.data.datasets import MemoryCache, Recipe, TrainingBatches, iterate, read_mask, validation_photos
+from common.data.sampling import ClassSampler
 from common.data.transforms import AugmentationSettings, InputScale
 from common.hrda.predictor import denormalise
 from common.hrda.settings import IGNORE_LABEL
@@ -26,10 +27,11 @@ def photos(tmp_path):
     return pairs
 
 
-def batches(photos, *, target=True, batch_size=2, iterations=14, seed=0, cache=None, **recipe):
+def batches(photos, *, target=True, batch_size=2, iterations=14, seed=0, more=None, **recipe):
     recipe = Recipe(**({"crop_size": (64, 64), "scale": OWN, "augmentation": AugmentationSettings()} | recipe))
     images = [image for image, _ in photos] if target else []
-    return TrainingBatches(photos, images, recipe, batch_size=batch_size, iterations=iterations, seed=seed, cache=cache)
+    given = {"batch_size": batch_size, "iterations": iterations, "seed": seed} | (more or {})
+    return TrainingBatches(photos, images, recipe, **given)
 
 
 def equal(first, second):
@@ -44,7 +46,7 @@ def test_shapes_and_kinds(photos):
     batch = batches(photos)[0]
     assert batch.source_images.shape == batch.target_images.shape == (2, 3, 64, 64)
     assert batch.source_labels.shape == batch.target_valid.shape == (2, 64, 64)
-    kinds = [tensor.dtype for tensor in batch]
+    kinds = [tensor.dtype for tensor in batch[:4]]
     assert kinds == [torch.float32, torch.int64, torch.float32, torch.bool]
 
 
@@ -63,6 +65,12 @@ def test_workers_and_the_start_of_a_resumed_run_change_nothing(photos):
     assert len(here) == 5
     assert len(workers) == 3
     assert all(equal(a, b) for a, b in zip(here[2:], workers, strict=True))
+
+
+def test_a_fifth_of_the_bytes_travel_from_worker_to_training(photos):
+    packed, batch = batches(photos).packed(0), batches(photos)[0]
+    travelling = sum(tensor.nbytes for crops in packed for tensor in crops[:2])
+    assert travelling < sum(tensor.nbytes for tensor in batch) / 4
 
 
 def test_training_without_a_target_passes_through_workers(photos):
@@ -84,7 +92,7 @@ def test_every_photo_comes_once_a_pass_and_domains_are_not_in_step(photos):
 def test_memory_changes_no_pixel_and_keeps_to_its_limit(photos):
     one_photo = 64 * 96 * 3
     cache = MemoryCache(2 * one_photo)
-    with_cache, without = batches(photos, cache=cache), batches(photos)
+    with_cache, without = batches(photos, more={"cache": cache}), batches(photos)
     with_cache.fill_cache()
     assert cache.full
     for k in range(4):
@@ -93,13 +101,14 @@ def test_memory_changes_no_pixel_and_keeps_to_its_limit(photos):
 
 
 def test_memory_spares_decoding(photos):
-    data = batches(photos, cache=MemoryCache(2**30))
+    given = {"margins": (8, 0, 0, 24)}
+    before = batches(photos, **given)[0]
+    data = batches(photos, more={"cache": MemoryCache(2**30)}, **given)
     seen = []
     data.fill_cache(lambda done, of: seen.append((done, of)))
-    before = data[0]
     assert seen[-1] == (14, 14)
-    for image, _ in photos:
-        image.unlink()
+    for path in [path for pair in photos for path in pair]:
+        path.unlink()
     assert equal(before, data[0])
 
 
@@ -144,6 +153,44 @@ def test_required_share_of_crops_holds_foreground(photos):
 
     assert share() < 0.35
     assert share(rare_class_share=1.0) > 0.6
+
+
+def counted(data, iterations):
+    """How often each photo is seen in the labelled crops."""
+    return np.bincount([number for k in range(iterations) for number in photo_numbers(data[k].source_images)])
+
+
+def test_labelled_target_photos_have_their_share_of_the_labelled_crops_and_come_once_a_pass(photos):
+    source, part = photos[:4], photos[4:]
+    data = batches(source, iterations=12, batch_size=4, augmentation=PLAIN, more={"labelled_target": part})
+    assert counted(data, 12).tolist() == [9, 9, 9, 9, 4, 4, 4], "a quarter of 48, in four passes"
+    first = photo_numbers(data[0].source_images)
+    assert [number >= 4 for number in first] == [False, False, False, True], "in each batch of four"
+    assert set(photo_numbers(data[0].target_images)) <= set(range(4))
+    off = batches(source, augmentation=PLAIN, labelled_target_share=0.0, more={"labelled_target": part})
+    assert all(equal(off[k], batches(source, augmentation=PLAIN)[k]) for k in range(4))
+
+
+def test_photos_are_drawn_by_class_as_a_function_of_seed_and_place(photos):
+    sampler = ClassSampler(np.array([0.25, 0.75]), (np.arange(7), np.array([2, 5])))
+    recipe = {"crop_size": (16, 16), "augmentation": PLAIN, "more": {"sampler": sampler, "cache": MemoryCache(2**30)}}
+    data = batches(photos, batch_size=100, iterations=3, **recipe)
+    seen = counted(data, 1)
+    assert seen[[2, 5]].min() > 25 and seen.min() > 0
+    by_class = data[0].source_labels[[n in (2, 5) for n in photo_numbers(data[0].source_images)]]
+    assert (by_class == 1).flatten(1).any(dim=1).float().mean() > 0.85
+    assert equal(data[2], batches(photos, batch_size=100, iterations=9, **recipe)[2])
+    assert not equal(data[0], batches(photos, batch_size=100, seed=1, **recipe)[0])
+    rare = ClassSampler(np.array([0.0, 1.0]), (np.array([], int), np.array([1])))
+    both = {"sampler": sampler, "labelled_target": photos, "labelled_target_sampler": rare}
+    assert photo_numbers(batches(photos, batch_size=4, augmentation=PLAIN, more=both)[0].source_images)[3] == 1
+
+
+def test_processes_that_share_a_batch_draw_it_together(photos):
+    given = {"batch_size": 6, "labelled_target": photos[:3]}
+    whole = batches(photos, more=given)[3]
+    parts = [batches(photos, more=given | {"part": part})[3] for part in (range(2), range(2, 6))]
+    assert equal(whole, [torch.cat(tensors) for tensors in zip(*parts, strict=True)])
 
 
 def test_training_without_labelled_photos_is_refused():

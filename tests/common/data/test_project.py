@@ -15,9 +15,8 @@ from common.data import mask_cache
 from common.data.project import (
     BACKGROUND,
     ProjectError,
-    check_source,
+    check_labelled,
     check_target,
-    check_validation,
     draw_mask,
     open_project,
     prepare_labelled,
@@ -379,26 +378,26 @@ def test_a_class_whose_pixels_are_all_covered_is_refused(tmp_path):
         prepare_labelled(open_project(tmp_path / "p"), ["crack", "plate"], tmp_path / "cache", progress=quiet)
 
 
-@pytest.mark.parametrize(("check", "role"), [(check_source, "source"), (check_validation, "validation")])
-def test_a_chosen_class_without_labels_is_refused_with_those_that_have_some(tmp_path, check, role):
+@pytest.mark.parametrize("role", ["source", "validation"])
+def test_a_chosen_class_without_labels_is_refused_with_those_that_have_some(tmp_path, role):
     add(tmp_path, "a.png", [CRACK, CRACK])
     add(tmp_path, "b.png", [PLATE])
     project = open_project(tmp_path)
-    check(project, ["crack", "plate"])
+    check_labelled(project, ["crack", "plate"], role)
     with pytest.raises(ProjectError, match=rf"{role}.*no label of the class 'moss'.*crack \(2\), plate \(1\)"):
-        check(project, ["crack", "moss"])
+        check_labelled(project, ["crack", "moss"], role)
     with pytest.raises(ProjectError, match=f"{role}.*no class 'crak': did you mean 'crack'"):
-        check(project, ["crak"])
+        check_labelled(project, ["crak"], role)
 
 
-@pytest.mark.parametrize("check", [check_source, check_validation])
-def test_a_project_without_any_label_is_refused(tmp_path, check):
+@pytest.mark.parametrize("role", ["source", "validation"])
+def test_a_project_without_any_label_is_refused(tmp_path, role):
     add(tmp_path, labels=[])
     with pytest.raises(ProjectError, match="no label of the class 'crack' in 1 images.*labels: none"):
-        check(open_project(tmp_path), ["crack"])
+        check_labelled(open_project(tmp_path), ["crack"], role)
     (tmp_path / "ds0/ann/a.png.json").unlink()
     with pytest.raises(ProjectError, match="no annotated image"):
-        check(open_project(tmp_path), ["crack"])
+        check_labelled(open_project(tmp_path), ["crack"], role)
 
 
 def test_prepare_checks_for_its_role(tmp_path):
@@ -407,10 +406,25 @@ def test_prepare_checks_for_its_role(tmp_path):
         prepare_labelled(open_project(tmp_path / "p"), ["crack"], tmp_path / "cache", role="validation")
 
 
+def test_labelled_part_of_the_target_needs_labels_but_not_of_every_class(tmp_path):
+    add(tmp_path / "p", labels=[PLATE])
+
+    def prepare(classes):
+        return prepare_labelled(
+            open_project(tmp_path / "p"), classes, tmp_path / "cache", role="labelled target", progress=lambda _: None
+        )
+
+    assert prepare(["crack", "plate"]).pixels.tolist() == [[SIZE[0] * SIZE[1] - 100, 0, 100]]
+    with pytest.raises(ProjectError, match="The labelled target .* has no label of crack, hole"):
+        prepare(["crack", "hole"])
+    with pytest.raises(ProjectError, match="has no class 'crak': did you mean 'crack'"):
+        prepare(["crak"])
+
+
 def test_an_empty_list_of_photos_is_refused(tmp_path):
     add(tmp_path)
     none = replace(open_project(tmp_path), records=())
-    for check in (lambda: check_source(none, ["crack"]), lambda: check_target(none)):
+    for check in (lambda: check_labelled(none, ["crack"], "source"), lambda: check_target(none)):
         with pytest.raises(ProjectError, match="no images"):
             check()
 
@@ -427,7 +441,7 @@ def test_an_empty_list_of_photos_is_refused(tmp_path):
 def test_choices_that_no_mask_can_hold_are_refused(tmp_path, classes, message):
     add(tmp_path)
     with pytest.raises(ProjectError, match=message):
-        check_source(open_project(tmp_path), classes)
+        check_labelled(open_project(tmp_path), classes, "source")
 
 
 def test_a_wrong_setting_for_unchosen_classes_is_refused(tmp_path):

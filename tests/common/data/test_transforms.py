@@ -9,9 +9,10 @@ from common.data.transforms import (
     augment_geometry,
     augmentation_level,
     crop_place,
-    crop_place_with_foreground,
-    pad_to,
+    crop_place_around,
+    crop_place_holding,
     resize_mask,
+    straighten,
 )
 from common.hrda.settings import IGNORE_LABEL, SettingsError
 
@@ -105,29 +106,54 @@ def test_crops_reach_every_border_and_take_short_axes_whole():
     assert all(np.zeros((12, 8))[place].shape == (10, 8) for place in places)
 
 
-def test_crop_with_foreground_finds_a_corner_that_a_single_draw_would_miss():
-    mask = np.zeros((200, 200), np.uint8)
-    mask[:60, :60] = 1
-    mask[60:, 60:] = IGNORE_LABEL  # ignored pixels are no foreground
-    found = [
-        bool((mask[crop_place_with_foreground(mask, (40, 40), np.random.default_rng(s), min_share=0.01)] == 1).any())
-        for s in range(50)
-    ]
-    by_chance = [bool((mask[crop_place(mask.shape, (40, 40), np.random.default_rng(s))] == 1).any()) for s in range(50)]
+def test_crop_that_must_hold_a_corner_finds_what_a_single_draw_would_miss():
+    wanted = np.zeros((200, 200), bool)
+    wanted[:60, :60] = True
+    found = [wanted[crop_place_holding(wanted, (40, 40), np.random.default_rng(s), needed=16)].any() for s in range(50)]
+    by_chance = [wanted[crop_place(wanted.shape, (40, 40), np.random.default_rng(s))].any() for s in range(50)]
     assert np.mean(by_chance) < 0.4
     assert np.mean(found) > 0.8
 
 
-def test_crop_with_foreground_copes_with_a_photo_without_any():
-    place = crop_place_with_foreground(np.zeros((50, 50), np.uint8), (40, 40), np.random.default_rng(0), min_share=0.01)
+def test_crop_of_a_photo_without_what_it_must_hold_is_any():
+    place = crop_place_holding(np.zeros((50, 50), bool), (40, 40), np.random.default_rng(0), needed=1)
     assert np.zeros((50, 50))[place].shape == (40, 40)
 
 
-def test_padding_goes_to_bottom_and_right():
-    padded = pad_to(np.ones((2, 3, 3), np.float32), (4, 4), 0.0)
-    assert padded.shape == (4, 4, 3)
-    assert padded[:2, :3].min() == 1
-    assert padded[2:].max() == padded[:, 3:].max() == 0
+def test_crops_around_a_pixel_are_all_that_hold_it_and_none_else():
+    rng = np.random.default_rng(0)
+    for pixel, tops, lefts in (((0, 29), {0}, set(range(17, 21))), ((12, 14), set(range(5, 11)), set(range(2, 15)))):
+        places = [crop_place_around(pixel, (18, 33), (8, 13), rng) for _ in range(800)]
+        assert {rows.start for rows, _ in places} == tops
+        assert {columns.start for _, columns in places} == lefts
+    rows, columns = crop_place_around((3, 3), (5, 33), (8, 13), rng)
+    assert (rows.start, np.zeros((5, 33))[rows, columns].shape) == (0, (5, 13)), "a short axis is taken whole"
+
+
+@pytest.mark.parametrize("channels", [(), (3,)])
+def test_mirrored_and_turned_views_are_straightened_to_the_same_pixels(channels):
+    whole = np.random.default_rng(0).integers(0, 256, (9, 14, *channels), dtype=np.uint8)
+    for part in (whole, whole[2:7, 3:11], whole[:1], whole[:, 4:5]):
+        for turns in range(4):
+            for axes in ((), (0,), (1,), (0, 1)):
+                view = np.flip(np.rot90(part, turns), axes)
+                straight = straighten(view)
+                assert straight.flags["C_CONTIGUOUS"]
+                assert np.array_equal(straight, view)
+
+
+def test_one_map_of_colour_is_brightness_then_contrast_then_saturation():
+    image = np.random.default_rng(0).integers(0, 256, (64, 48, 3), dtype=np.uint8)
+    for seed in range(5):
+        brightness, contrast, saturation = 1 + np.random.default_rng(seed).uniform(-0.4, 0.4, size=3)
+        pixels = image * brightness
+        pixels = (pixels - pixels.mean()) * contrast + pixels.mean()
+        grey = (pixels @ [0.299, 0.587, 0.114])[..., None]
+        expected = np.clip(np.rint((pixels - grey) * saturation + grey), 0, 255)
+        changed = augment_colour(image[:, ::-1], 0.4, np.random.default_rng(seed))[:, ::-1]
+        assert changed.dtype == np.uint8
+        assert np.abs(changed - expected).max() <= 1
+        assert np.mean(changed != expected) < 1e-3, "but for halves that rounding may take either way"
 
 
 def test_levels_of_augmentation_differ_more_from_level_to_level():

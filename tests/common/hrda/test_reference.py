@@ -20,9 +20,10 @@ from common.hrda.feature_distance import downscale_labels, masked_feature_distan
 from common.hrda.mixing import ColorJitter, blur, blur_kernel_size, class_masks, paste
 from common.hrda.optimisation import optimizer_groups
 from common.hrda.predictor import denormalise, normalise
+from common.hrda.pseudo_labels import pseudo_labels
 from common.hrda.reference_weights import convert_encoder_state_dict, convert_reference_state_dict
 from common.hrda.segmentor import HRDASegmentor
-from common.hrda.self_training import SelfTraining, StepDraws, pseudo_labels
+from common.hrda.self_training import SelfTraining, StepDraws
 from common.hrda.sliding import sliding_logits
 from common.hrda.teacher import averaging_factor, freeze_stochastic_layers, make_teacher
 from common.hrda.windows import Box
@@ -344,7 +345,7 @@ def test_three_complete_iterations(name: str) -> None:
     settings = SelfTrainingSettings(
         alpha=0.999 if with_distance else 0.99,
         feature_distance_weight=0.005 if with_distance else 0.0,
-        feature_distance_classes=(1, 2) if with_distance else (),
+        feature_distance_classes=("crack", "spall") if with_distance else (),
     )
     imagenet = None
     if with_distance:
@@ -354,7 +355,12 @@ def test_three_complete_iterations(name: str) -> None:
             convert_encoder_state_dict({k.removeprefix("backbone."): v for k, v in weights.items() if "backbone" in k})
         )
     training = SelfTraining(
-        student, teacher, settings, generator=torch.Generator().manual_seed(0), imagenet_encoder=imagenet
+        student,
+        teacher,
+        settings,
+        generator=torch.Generator().manual_seed(0),
+        class_names=("__bg__", "crack", "spall"),
+        imagenet_encoder=imagenet,
     )
     optimizer = torch.optim.AdamW(optimizer_groups(student, 1e-4, 1e-4))
     for k in range(3):

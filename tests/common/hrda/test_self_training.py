@@ -4,17 +4,26 @@ from __future__ import annotations
 
 import copy
 import math
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 import pytest
 import torch
 from kornia.filters import gaussian_blur2d
-from torch import Tensor
+from torch import Tensor, nn
 
-from common.hrda import HRDASegmentor, ModelSettings, SelfTraining, SelfTrainingSettings, build_segmentor
+from common.hrda import HRDASegmentor, ModelSettings, SelfTraining, SelfTrainingSettings, SettingsError, build_segmentor
 from common.hrda.feature_distance import downscale_labels, feature_distance, masked_feature_distance
-from common.hrda.mixing import ColorJitter, blur, blur_kernel_size, class_masks, draw_classes, paste
-from common.hrda.self_training import StepDraws, pseudo_labels
-from common.hrda.teacher import averaging_factor, make_teacher, update_teacher
+from common.hrda.mixing import ColorJitter, blur, blur_kernel_size, class_masks, draw_classes, paste, present_classes
+from common.hrda.pseudo_labels import pseudo_labels
+from common.hrda.self_training import StepDraws
+from common.hrda.teacher import (
+    averaging_factor,
+    freeze_stochastic_layers,
+    make_teacher,
+    ramped_alpha,
+    update_teacher,
+)
 
 
 def small_student(seed: int = 0) -> HRDASegmentor:
@@ -31,7 +40,9 @@ def batch(seed: int = 0) -> tuple[Tensor, Tensor, Tensor]:
     return torch.randn(2, 3, 64, 64, generator=g), labels, torch.randn(2, 3, 64, 64, generator=g)
 
 
-def training(mode: str, student: HRDASegmentor | None = None, **settings) -> SelfTraining:
+def training(
+    mode: str, student: HRDASegmentor | None = None, imagenet_encoder: nn.Module | None = None, **settings
+) -> SelfTraining:
     student = student or small_student()
     return SelfTraining(
         student,
@@ -39,7 +50,22 @@ def training(mode: str, student: HRDASegmentor | None = None, **settings) -> Sel
         SelfTrainingSettings(**settings),
         mode=mode,
         generator=torch.Generator().manual_seed(0),
+        class_names=("__bg__", "crack"),
+        source_shares=torch.tensor([0.9, 0.1]),
+        imagenet_encoder=imagenet_encoder,
     )
+
+
+class Passes:
+    """Notes what goes through a student, and the losses that are asked for."""
+
+    def __init__(self, run: SelfTraining) -> None:
+        self.images: list[Tensor] = []
+        self.targets: list[tuple] = []
+        student = run.student
+        train_logits, losses = student.train_logits, student.losses
+        student.train_logits = lambda images, box: [self.images.append(images), train_logits(images, box)][1]
+        student.losses = lambda logits, *given, **more: [self.targets.append(given), losses(logits, *given, **more)][1]
 
 
 def test_teacher_starts_as_a_copy_and_then_averages_parameters_only() -> None:
@@ -94,7 +120,7 @@ def test_classmix_draws_half_of_the_batchs_classes_rounded_up() -> None:
     generator = torch.Generator().manual_seed(0)
     seen = set()
     for _ in range(50):
-        for drawn in draw_classes(labels, generator):
+        for drawn in draw_classes(present_classes(labels), generator):
             assert len(drawn) == len(set(drawn.tolist())) == 3
             seen |= set(drawn.tolist())
     assert seen == {0, 1, 2, 4, 255}
@@ -197,7 +223,181 @@ def test_teacher_has_the_students_statistics_until_it_sees_images() -> None:
 
 def test_feature_distance_without_an_encoder_is_refused() -> None:
     with pytest.raises(ValueError, match="feature_distance_weight is above 0"):
-        training("uda", feature_distance_weight=0.005, feature_distance_classes=(1,))
+        training("uda", feature_distance_weight=0.005, feature_distance_classes=("crack",))
+
+
+def test_feature_distance_finds_its_classes_by_name() -> None:
+    """Indices meant other classes in every project."""
+    encoder = copy.deepcopy(small_student(5).backbone).eval()
+    source, labels, target = batch()
+    # One image a class: these crops are one cell of the encoder's last stage.
+    labels[0], labels[1] = 0, 1
+    losses = {}
+    for names in (("crack",), ("__bg__",), ("__bg__", "crack")):
+        run = training("uda", None, encoder, feature_distance_weight=0.005, feature_distance_classes=names)
+        freeze_stochastic_layers(run.student)
+        losses[names] = run.step(source, labels, target, iteration=0).scalars["loss/feature_distance"].item()
+    first, second, both = losses.values()
+    assert first != pytest.approx(second, rel=1e-3)
+    assert both == pytest.approx((first + second) / 2, rel=1e-4)
+    with pytest.raises(SettingsError, match="names 'crak', which is not trained: did you mean 'crack'"):
+        training("uda", None, encoder, feature_distance_weight=0.005, feature_distance_classes=("crak",))
+
+
+def test_masked_pass_hides_augmented_target_and_learns_the_same_pseudo_labels() -> None:
+    plain = {"jitter_probability": 0.0, "blur_probability": 0.0}
+    run = training("uda", masked_weight=0.5, mask_block_size=8, **plain)
+    passes = Passes(run)
+    source, labels, target = batch()
+    valid = torch.ones(2, 64, 64)
+    valid[:, :8] = 0
+    result = run.step(source, labels, target, iteration=0, target_valid=valid)
+    masked = passes.images[2]
+    visible = (masked != 0).all(dim=1)
+    assert torch.equal(masked, torch.where(visible[:, None], target, 0.0))
+    assert 0.5 < 1 - visible.float().mean() < 0.9
+    assert torch.equal(visible[:, ::8, ::8].repeat_interleave(8, 1).repeat_interleave(8, 2), visible)
+    asked_labels, asked_weights, _ = passes.targets[2]
+    assert torch.equal(asked_labels, result.pseudo.labels)
+    assert torch.equal(asked_weights, result.pseudo.weights)
+    assert asked_weights[:, :8].max() == 0
+
+
+def test_masked_pass_counts_by_its_weight() -> None:
+    source, labels, target = batch()
+    losses, gradients, others = {}, {}, []
+    for weight in (0.0, 1.0, 3.0):
+        run = training("uda", masked_weight=weight, pseudo_label_rule="per_class")
+        freeze_stochastic_layers(run.student)
+        scalars = run.step(source, labels, target, iteration=0).scalars
+        losses[weight] = scalars.get("loss/masked", torch.tensor(0.0)).item()
+        gradients[weight] = run.student.decode_head.head.conv_seg.weight.grad
+        others.append({name: value.item() for name, value in scalars.items() if name != "loss/masked"})
+    assert losses[3.0] == pytest.approx(3 * losses[1.0], rel=1e-4)
+    assert losses[1.0] > 0
+    assert others[1] == pytest.approx(others[0])
+    assert others[2] == pytest.approx(others[0])
+    torch.testing.assert_close(
+        gradients[3.0] - gradients[0.0], 3 * (gradients[1.0] - gradients[0.0]), rtol=1e-3, atol=1e-6
+    )
+
+
+def test_masked_target_is_colour_augmented_by_draws_of_its_own() -> None:
+    run = training("uda", masked_weight=1.0, jitter_probability=1.0, blur_probability=0.0, mask_ratio=0.0)
+    passes = Passes(run)
+    source, labels, target = batch()
+    run.step(source, labels, target, iteration=0)
+    _, mixed, masked = passes.images
+    assert not torch.allclose(masked, target, atol=0.05)
+    # Where nothing is pasted, the mixed images are the target under another jitter.
+    assert not torch.allclose(masked, mixed, atol=1e-3)
+    assert (masked - target).abs().mean() < 1
+
+
+def test_control_makes_the_masked_pass_on_the_source_towards_its_labels() -> None:
+    run = training("control", masked_weight=1.0, blur_probability=0.0, jitter_probability=0.0)
+    passes = Passes(run)
+    source, labels, _ = batch()
+    result = run.step(source, labels, iteration=0)
+    masked = passes.images[2]
+    assert torch.equal(masked, torch.where((masked != 0).all(dim=1, keepdim=True), source, 0.0))
+    assert torch.equal(passes.targets[2][0], labels)
+    assert passes.targets[2][1] is None
+    assert "loss/masked" in result.scalars
+
+
+def test_masking_changes_no_other_draw() -> None:
+    """A run with masking must be comparable with the same run without."""
+    _, labels, _ = batch()
+    with_masks, without = (
+        StepDraws.draw(labels, SelfTrainingSettings(masked_weight=weight), torch.Generator().manual_seed(3))
+        for weight in (1.0, 0.0)
+    )
+    assert (with_masks.source_box, with_masks.second_box) == (without.source_box, without.second_box)
+    assert torch.equal(with_masks.mask, without.mask)
+    assert with_masks.sigma == without.sigma
+    assert without.masked is None
+    assert with_masks.masked.kept.shape == (2, 16, 16)
+
+
+def test_class_balanced_rule_learns_its_cuts_from_the_target_and_goes_on_after_a_resume() -> None:
+    source, labels, target = batch()
+    settings = {"pseudo_label_rule": "class_balanced", "balance_source": 1.0, "balance_keep": 1.0}
+    run = training("uda", **settings)
+    result = run.step(source, labels, target, iteration=0)
+    shares = [result.scalars[f"pseudo_label/share/{index}"].item() for index in (0, 1)]
+    assert shares == pytest.approx([0.9, 0.1], abs=0.03)
+    assert result.scalars["pseudo_label/foreground_share"].item() == pytest.approx(shares[1])
+    state = copy.deepcopy(run.state_dict())
+    other = training("uda", **settings)
+    other.load_state_dict(state)
+    assert torch.equal(other.cuts(), run.cuts())
+    assert training("uda").state_dict() == {}
+    training("uda").load_state_dict(state)
+
+
+def test_class_balanced_rule_without_the_sources_shares_is_refused() -> None:
+    student = small_student()
+    settings = SelfTrainingSettings(pseudo_label_rule="class_balanced")
+    with pytest.raises(ValueError, match="source_shares"):
+        SelfTraining(student, make_teacher(student), settings, generator=torch.Generator())
+
+
+def test_shares_of_the_classes_are_told_for_every_rule() -> None:
+    source, labels, target = batch()
+    for rule in ("published", "per_class"):
+        scalars = (
+            training("uda", pseudo_label_rule=rule, pseudo_label_threshold=0.5)
+            .step(source, labels, target, iteration=0)
+            .scalars
+        )
+        assert sum(scalars[f"pseudo_label/share/{index}"] for index in (0, 1)).item() == pytest.approx(1)
+
+
+def test_losses_are_computed_and_gradients_added_by_what_the_caller_gives() -> None:
+    entered, added = [], []
+
+    @contextmanager
+    def autocast() -> Iterator[None]:
+        entered.append(True)
+        yield
+
+    student = small_student()
+    run = SelfTraining(
+        student,
+        make_teacher(student),
+        SelfTrainingSettings(masked_weight=1.0),
+        generator=torch.Generator().manual_seed(0),
+        autocast=autocast,
+        backward=added.append,
+    )
+    result = run.step(*batch(), iteration=0)
+    assert len(entered) == 4
+    assert [loss.item() for loss in added] == pytest.approx(
+        [result.scalars[f"loss/{name}"].item() for name in ("source", "mixed", "masked")]
+    )
+    assert all(p.grad is None for p in student.parameters())
+
+
+def test_teachers_factor_grows_from_its_start_by_the_same_ratio() -> None:
+    settings = SelfTrainingSettings(alpha_start=0.9, alpha=0.999, alpha_ramp_iterations=100)
+    factors = [ramped_alpha(t, settings) for t in (0, 50, 100, 1000)]
+    assert factors == pytest.approx([0.9, 0.99, 0.999, 0.999])
+    assert [ramped_alpha(t, SelfTrainingSettings()) for t in (0, 50)] == [0.99, 0.99]
+
+
+def test_teacher_follows_by_the_ramped_factor() -> None:
+    run = training("control", alpha=0.99, alpha_start=0.5, alpha_ramp_iterations=1000)
+    source, labels, _ = batch()
+    with torch.no_grad():
+        for p in run.teacher.parameters():
+            p.zero_()
+    parameter = run.student.decode_head.head.conv_seg.weight
+    before = parameter.detach().clone()
+    run.step(source, labels, iteration=2)
+    factor = ramped_alpha(2, run.settings)
+    assert 0.5 < factor < 0.52
+    torch.testing.assert_close(run.teacher.decode_head.head.conv_seg.weight, (1 - factor) * before)
 
 
 def test_unknown_mode_is_refused_with_the_nearest() -> None:

@@ -1,4 +1,4 @@
-"""The card of the three domains against a sandbox: what it says at once, what wins, and what it restores."""
+"""The card of the domains against a sandbox: what it says at once, what wins, and what it restores."""
 
 import threading
 from collections.abc import Callable, Iterator
@@ -177,12 +177,36 @@ def test_choice_survives_an_app_state(page, projects):
     road = page.card.widgets_to_disable[1].get_all_items()[0].id
     for inputs in (
         Inputs(Domain(projects["source"].id, (road,)), Domain(projects["target"].id), Domain(projects["labelled"].id)),
+        Inputs(
+            Domain(projects["source"].id),
+            None,
+            Domain(projects["labelled"].id),
+            Domain(projects["source"].id, (road,)),
+        ),
         Inputs(Domain(projects["source"].id), None, Domain(projects["labelled"].id)),
     ):
         page.card.set_inputs(Inputs.from_state(inputs.to_state(), projects["source"].id))
         assert page.card.get_inputs() == inputs
         assert page.card.validate_step()
         assert DataJson()["source_tree"]["hide"] is (inputs.source.dataset_ids is None), "the choice can be seen"
+
+
+def test_labelled_part_of_the_target_is_read_with_its_labels_and_kept_apart_from_the_validation(page, projects):
+    page.choose(labelled_target=projects["source"])
+    assert page.text("labelled_target_facts") == "2 images, 2 labelled, 20 × 20 pixels."
+    assert page.card.get_inputs().labelled_target == Domain(projects["source"].id)
+    assert page.card.validate_step()
+    assert "2 labelled target" in page.text(page.card.validator_text.widget_id)
+    page.choose(labelled_target=projects["target"])
+    assert page.problems("labelled_target")[0] == (
+        "error", "No image of the labelled target has labels. Choose others, or label some."
+    )  # fmt: skip
+    page.choose(labelled_target=projects["labelled"])
+    [(kind, sentence)] = page.problems("validation")
+    assert (kind, sentence[:36]) == ("error", "Labelled target and validation share")
+    assert not page.card.validate_step()
+    page.choose(labelled_target=None)
+    assert page.card.get_inputs().labelled_target is None
 
 
 def test_project_of_another_workspace_is_restored(page, projects, monkeypatch):

@@ -78,6 +78,7 @@ def only_difference(text: str, path: str) -> object:
         ("form_iterations", 700, "iterations", 700),
         ("form_batch_size", 3, "batch_size", 3),
         ("form_crop_size", "256x256", "model.crop_size", [256, 256]),
+        ("form_masking", True, "self_training.masked_weight", 1.0),
         ("form_lr", "6e-5", "optimizer.lr", 6e-5),
         ("form_validation_interval", 50, "validation.interval", 50),
         ("form_adaptation", False, "mode", "source-only"),
@@ -202,3 +203,13 @@ def test_locked_card_stays_locked_when_the_text_changes(card):
     assert DataJson()["form_iterations"]["disabled"] is True
     for widget in card.selector.widgets_to_disable:
         widget.enable()
+
+
+def test_preset_leaves_what_the_model_card_decides(card):
+    card.selector.set_value("pretrained", "auto")
+    assert only_difference(card.text, "pretrained") == "auto"
+    assert card.changes[-1].pretrained == "auto"
+    assert card.shown("preset_select") == "cracks", "it is no deviation from the preset"
+    card.choose("preset_select", "quick_look")
+    assert card.text == set_value(presets()["quick_look"].text, "pretrained", "auto")
+    assert card.shown("preset_select") == "quick_look"

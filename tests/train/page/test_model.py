@@ -3,20 +3,23 @@
 import contextlib
 import json
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
 import supervisely as sly
 import torch
+from fastapi.testclient import TestClient
 from supervisely.app import DataJson, StateJson
+from supervisely.app.fastapi import _MainServer
 from supervisely.nn.training.train_app import TrainApp
 
-from common.hrda import ModelSettings, build_segmentor
+from common.hrda import ModelSettings, SettingsError, build_segmentor
 from common.hrda.encoders import count_parameters
 from sandbox.testing import Sandbox, running_sandbox
 from tests.common.hrda.test_checkpoints import SETTINGS, bundle, former_checkpoint
+from tests.weights import NOWHERE, Server, publishing, save
 from train.former_checkpoints import find_former_checkpoint, find_former_checkpoints
 from train.initialisation import load_initial_weights
 from train.page import model as model_module
@@ -93,7 +96,7 @@ def column() -> dict[str, str]:
 
 
 def test_every_network_shows_its_memory_which_follows_the_settings(card):
-    card.show_memory(NARROW)
+    card.show_settings(NARROW)
     assert card.wait(LIMIT_S)
     small = column()
     assert list(small) == [f"mit_b{number}" for number in range(6)]
@@ -102,15 +105,18 @@ def test_every_network_shows_its_memory_which_follows_the_settings(card):
     assert card.memory_text.text.startswith("Training mit_b1 with batch 6 and crops of 128 × 128 takes about ")
     assert "no graphics card" in card.memory_text.text
 
-    card.show_memory(TrainSettings.from_yaml("model: {crop_size: [512, 512], decoder_channels: 16, "
-                                             "attention_channels: 16}\nmode: source-only"))  # fmt: skip
+    card.show_settings(
+        TrainSettings.from_yaml(
+            "model: {crop_size: [512, 512], decoder_channels: 16, attention_channels: 16}\nmode: source-only"
+        )
+    )
     assert card.wait(LIMIT_S)
     assert float(column()["mit_b0"].split()[0]) > sizes[0]
     assert "crops of 512 × 512" in card.memory_text.text
 
 
 def test_sentence_follows_the_chosen_network(card):
-    card.show_memory(NARROW)
+    card.show_settings(NARROW)
     assert card.wait(LIMIT_S)
     card.pretrained_models_table.set_by_model_name("mit_b4")
     card.show_need()
@@ -121,7 +127,7 @@ def test_page_says_whether_the_card_suffices(card, monkeypatch: pytest.MonkeyPat
     graphics_card = model_module.best_card.__globals__["GraphicsCard"]("Some GPU", 2 * 2**30, 3 * 2**30)
     monkeypatch.setattr(model_module, "best_card", lambda: graphics_card)
     card.pretrained_models_table.set_by_model_name("mit_b5")
-    card.show_memory(NARROW)
+    card.show_settings(NARROW)
     assert card.wait(LIMIT_S)
     shown = column()
     assert (shown["mit_b0"].endswith(", fits"), shown["mit_b5"].endswith(", does not fit")) == (True, True)
@@ -220,7 +226,8 @@ def test_what_is_new_since_the_start_of_the_app_is_found(team, card):
 
 
 def test_choice_cannot_be_changed_once_the_step_is_done(card):
-    shown = [DataJson()[name] for name in ("model_tabs", "model_table", "custom_tabs", "former_checkpoint")]
+    ids = ("model_tabs", "model_table", "encoder_weights", "custom_tabs", "former_checkpoint")
+    shown = [DataJson()[name] for name in ids]
     for widget in card.widgets_to_disable:
         widget.disable()
     assert all(data["disabled"] for data in shown)
@@ -229,11 +236,91 @@ def test_choice_cannot_be_changed_once_the_step_is_done(card):
     assert not any(data["disabled"] for data in shown)
 
 
+def weights_text() -> str:
+    shown = DataJson()["encoder_weights_text"]
+    return f"{shown['status']}: {shown['text']}"
+
+
+@pytest.fixture
+def published(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Server]:
+    with publishing(save(tmp_path / "mit_b0.pth", {"weights": torch.zeros(3)}), monkeypatch) as server:
+        yield server
+
+
+def starting(card: HRDAModelSelector, pretrained: str, folder: Path) -> str:
+    """What the card answers to a click on Select, with mit_b0 and this setting."""
+    card.pretrained_models_table.set_by_model_name("mit_b0")
+    card.show_settings(replace(NARROW, pretrained=pretrained, pretrained_dir=str(folder)))
+    is_valid = card.validate_step()
+    assert is_valid == (card.validator_text.status != "error")
+    return f"{card.validator_text.status}: {card.validator_text.text}"
+
+
+def test_licence_of_imagenet_weights_is_shown_before_they_are_used(card):
+    card.pretrained_models_table.set_by_model_name("mit_b1")
+    for pretrained in ("auto", "imagenet"):
+        card.show_settings(replace(NARROW, pretrained=pretrained))
+        assert StateJson()["encoder_weights"]["value"] == pretrained
+        assert weights_text().startswith("warning: ImageNet weights of mit_b1: about 53 MB, downloaded when")
+        assert "non-commercial use only; it holds for the trained model too" in weights_text()
+    card.show_settings(NARROW)
+    assert StateJson()["encoder_weights"]["value"] == "none"
+    assert weights_text().startswith("info: Random weights")
+    card.show_settings(replace(NARROW, pretrained="/weights/<mine>.pth"))
+    assert "/weights/&lt;mine&gt;.pth" in weights_text()
+    assert "/weights/<mine>.pth" in [item["value"] for item in DataJson()["encoder_weights"]["items"]]
+
+
+def test_click_says_whether_the_weights_can_be_had(card, published, tmp_path, monkeypatch):
+    assert starting(card, "none", tmp_path) == "success: Model: mit_b0, from random weights."
+    for pretrained in ("auto", "imagenet"):
+        assert starting(card, pretrained, tmp_path).startswith(
+            "success: Model: mit_b0, from ImageNet weights. Their licence"
+        )
+    assert {line.split()[0] for line in published.asked} == {"HEAD"}
+    monkeypatch.setenv("PRETRAINED_WEIGHTS_URL", NOWHERE)
+    answer = starting(card, "auto", tmp_path / "kept")
+    assert answer.startswith("warning: Model: mit_b0, from random weights, because the ImageNet weights cannot be had.")
+    assert f"put it at {tmp_path / 'kept'}" in answer
+    assert starting(card, "imagenet", tmp_path / "kept").startswith("error: ")
+    assert starting(card, str(tmp_path / "none.pth"), tmp_path).startswith("error: ")
+    assert starting(card, str(tmp_path / "mit_b0.pth"), tmp_path).startswith("success: ")
+
+
+def test_app_state_is_carried_out_without_asking_a_server(card, published, tmp_path):
+    with card.not_asking():
+        assert "from ImageNet weights, if they can be had" in starting(card, "auto", tmp_path)
+    assert published.asked == []
+    card.show_settings(replace(NARROW, pretrained="none"))
+    assert card.validator_text.text == "Model: mit_b0, from random weights.", "what was answered follows the settings"
+    assert published.asked == []
+
+
+def test_choice_of_weights_is_told_once_and_refused_with_a_sentence(card):
+    told = []
+
+    def tell(pretrained: str) -> None:
+        told.append(pretrained)
+        raise SettingsError("The YAML is not valid.")
+
+    card.show_settings(NARROW)
+    card.weights.on_change(tell)
+    server = TestClient(_MainServer().get_server())
+    for value in ("none", "auto", "auto"):
+        StateJson()["encoder_weights"]["value"] = value
+        server.post("/encoder_weights/value_changed").raise_for_status()
+    assert told == ["auto"]
+    assert weights_text() == "error: The YAML is not valid."
+
+
 def test_tabs_are_those_that_the_page_shows(card):
     assert StateJson()["custom_tabs"]["value"] == EXPERIMENTS
     assert set(DataJson()["custom_tabs"]["tabsOptions"]) == {EXPERIMENTS, FORMER}
     html = str(card.card.to_html())
-    assert all(name in html for name in ("model_table", "model_memory", "former_checkpoint", "models_refresh"))
+    assert all(
+        name in html
+        for name in ("model_table", "model_memory", "encoder_weights", "former_checkpoint", "models_refresh")
+    )
 
 
 class Bar:

@@ -8,7 +8,7 @@ from supervisely.app import DataJson
 
 from train.page import monitor as module
 from train.page.monitor import Monitor, MonitorCard
-from train.state import PhaseChanged, Progressed, Started, TrainingState, Validated
+from train.state import PhaseChanged, Progressed, Started, StepsSkipped, TrainingState, Validated
 
 # The thread that shows the changes must not end by an error, of which nobody else would hear.
 pytestmark = pytest.mark.filterwarnings("error::pytest.PytestUnhandledThreadExceptionWarning")
@@ -32,12 +32,14 @@ def test_charts_hold_losses_rate_confidence_and_scores(card: MonitorCard):
         state.apply(PhaseChanged("training"))
         state.apply(Progressed(2, scalars, 75.0))
         scores = {"student/mIoU": 0.4, "teacher/mIoU": 0.5, "student/iou/class 0": 0.1, "teacher/iou/__bg__": 1.0}
-        state.apply(Validated(2, {**scores, **classes}))
+        thin = {"student/mclDice": 0.1, "teacher/mclDice": 0.25, "teacher/mF1_2px": 0.5}
+        state.apply(Validated(2, {**scores, **classes, **thin}))
     assert curves(card, "loss") == {"source": [(2, 0.5)], "target": [(2, 0.25)]}
     assert curves(card, "lr") == {"learning rate": [(2, 6e-5)]}
     assert curves(card, "confident") == {"confident": [(2, 75.0)]}
     assert curves(card, "miou") == {"student": [(2, 40.0)], "teacher": [(2, 50.0)]}
     assert curves(card, "iou") == {f"class {number}": [(2, 50.0)] for number in range(10)}, "of the better, ten classes"
+    assert curves(card, "thin") == {"F1 within 2 px": [(2, 50.0)], "clDice": [(2, 25.0)]}, "of the better"
     expected = "Training: iteration 2 of 4, 1:15 left. Loss source 0.5. Loss target 0.25. mIoU 50.0% at iteration 2."
     assert statuses[-1] == (expected, "info")
     assert DataJson()[card.progress_bar_main.widget_id]["percent"] == 50
@@ -81,3 +83,14 @@ def test_status_says_that_a_stop_is_on_its_way(card: MonitorCard):
         state.subscribe(monitor)
         state.apply(Started(0, 4))
     assert statuses[-1].startswith("Stopping")
+
+
+def test_status_says_how_many_iterations_were_skipped(card: MonitorCard):
+    statuses: list[str] = []
+    state = TrainingState()
+    with Monitor(card, lambda sentence, kind: statuses.append(sentence), threading.Event()) as monitor:
+        state.subscribe(monitor)
+        state.apply(Started(0, 4))
+        state.apply(StepsSkipped(2, 1))
+        state.apply(Progressed(2, {"loss/source": 0.5}, None))
+    assert statuses[-1].endswith("1 iteration was skipped because a loss or gradient was no finite number.")

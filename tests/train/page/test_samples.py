@@ -72,6 +72,18 @@ def test_augmentation_shows_and_each_turn_draws_others(photos, source, tmp_path)
     assert not any(np.array_equal(one, other) for one, other in zip(first, next_, strict=True))
 
 
+def test_crops_are_drawn_by_class_where_the_run_does(photos, source, tmp_path):
+    one = settings(*PLAIN, "model.crop_size=[64, 64]", "data.rare_class_sampling.mode=explicit")
+    with pytest.raises(SettingsError, match="none of the 3 sample photos"):
+        draw_samples(photos, source, one.with_overrides(["data.rare_class_sampling.min_pixels=99999"]), tmp_path, 0)
+    few = one.with_overrides(["data.rare_class_sampling={mode: explicit, min_pixels: 20, temperature: 0.001}"])
+    chance, drawn = (draw_samples(photos, source, s, tmp_path, 0) for s in (settings(*PLAIN), few))
+    assert len(drawn) == len(chance) == 4
+    colour = np.array(source.meta.get_obj_class("crack").color)
+    reddest = [np.abs(picture.astype(int) - colour).sum(axis=2).min() for picture in drawn]
+    assert max(reddest) < 3 * 128 + 10, "the labels' colour is in every crop"
+
+
 def test_large_crop_gives_a_small_picture(photos, source, tmp_path):
     [picture, *_] = draw_samples(photos[:1], source, settings("model.crop_size=[512, 1024]"), tmp_path, 0)
     assert picture.shape == (160, 320, 3)

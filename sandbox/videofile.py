@@ -1,0 +1,56 @@
+"""What kind of video a file is, and its frames."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+import cv2
+
+
+class UnreadableVideo(ValueError):
+    """The content is not a video that this machine can decode."""
+
+
+@dataclass(frozen=True)
+class VideoFacts:
+    """What an instance tells about a video file."""
+
+    codec: str
+    """Four letters, e.g. ``mp4v``."""
+    width: int
+    height: int
+    frames: int
+    fps: float
+
+
+@contextmanager
+def _opened(path: Path) -> Iterator[cv2.VideoCapture]:
+    capture = cv2.VideoCapture(str(path), cv2.CAP_FFMPEG)
+    try:
+        yield capture
+    finally:
+        capture.release()
+
+
+def inspect(path: Path) -> VideoFacts:
+    """Look at a video file.
+
+    Raises:
+        UnreadableVideo: If its first frame cannot be decoded.
+    """
+    with _opened(path) as capture:
+        readable, first = capture.read()
+        frames, fps = int(capture.get(cv2.CAP_PROP_FRAME_COUNT)), capture.get(cv2.CAP_PROP_FPS)
+        if not readable or frames < 1 or fps <= 0:
+            raise UnreadableVideo("The file is not a video in a known format.")
+        codec = int(capture.get(cv2.CAP_PROP_FOURCC)).to_bytes(4, "little").decode("ascii", "replace")
+        return VideoFacts(codec, first.shape[1], first.shape[0], frames, fps)
+
+
+def read_frame(path: Path, index: int) -> bytes | None:
+    """One frame as PNG, or None if the video ends before it."""
+    with _opened(path) as capture:
+        capture.set(cv2.CAP_PROP_POS_FRAMES, index)
+        readable, frame = capture.read()
+    return cv2.imencode(".png", frame)[1].tobytes() if readable else None

@@ -1,0 +1,118 @@
+"""What the encoder of a new network starts from: a list on the model card, which shows the setting `pretrained`."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from html import escape
+from pathlib import Path
+
+from supervisely.app import DataJson, StateJson
+from supervisely.app.widgets import Container, Field, Text
+
+from common.hrda import SettingsError
+from common.hrda.downloads import DownloadError, RemoteFile, find_kept, require_reachable, weights_folder
+from common.hrda.encoders import ENCODERS
+from common.hrda.pretrained import published_weights
+from train.page.live import put, send
+from train.page.settings_form import OpenSelect
+from train.settings import AUTO, IMAGENET, RANDOM, TrainSettings
+
+_USUAL = {AUTO: "ImageNet, if they can be had", RANDOM: "Random"}
+_RANDOM = "Random weights: no licence but this app's; the network needs more photos and iterations."
+
+
+class EncoderWeightsChoice:
+    """The list and a sentence on what is chosen. Ids: `encoder_weights`, `encoder_weights_text`."""
+
+    def __init__(self) -> None:
+        self._select = OpenSelect(_USUAL, _label, size="small", width_px=300, widget_id="encoder_weights")
+        self._text = Text("", widget_id="encoder_weights_text", font_size=13)
+        self._shown = RANDOM
+        self.container = Container(
+            [Field(self._select, "Encoder's weights", "What the new network starts from"), self._text], gap=4
+        )
+
+    @property
+    def widgets(self) -> list[OpenSelect]:
+        """What a person can change."""
+        return [self._select]
+
+    def on_change(self, callback: Callable[[str], None]) -> None:
+        """Call `callback` with the setting `pretrained` when a person has chosen; it may raise SettingsError."""
+
+        def changed(value: str) -> None:
+            # Browsers also report values that were not chosen there but sent to them.
+            if value == self._shown:
+                return
+            self._shown = value
+            try:
+                callback(value)
+            except SettingsError as error:
+                put(self._text, text=escape(str(error), quote=False), status="error")
+                send()
+
+        self._select.value_changed(changed)
+
+    def show(self, settings: TrainSettings, encoder: str, millions: float) -> None:
+        """Show the setting and what it means.
+
+        Args:
+            settings: of the run.
+            encoder: the chosen one.
+            millions: of parameters that it has.
+        """
+        self._select.offer(settings.pretrained)
+        self._shown = settings.pretrained
+        StateJson()[self._select.widget_id]["value"] = settings.pretrained
+        self._text.set(*_meaning(settings.pretrained, encoder, millions))
+        StateJson().send_changes()
+        DataJson().send_changes()
+
+
+def describe_weights(settings: TrainSettings, encoder: str, *, ask: bool) -> tuple[str, str]:
+    """What a new network starts from.
+
+    Args:
+        settings: of the run.
+        encoder: of the network.
+        ask: ask the server whether it has the weights, which may take seconds.
+
+    Returns:
+        How a sentence that says what is started from ends, and its kind: 'success', 'warning' or 'error'.
+    """
+    pretrained, folder = settings.pretrained, weights_folder(settings.pretrained_dir)
+    if pretrained == RANDOM:
+        return "from random weights.", "success"
+    is_published = pretrained in (AUTO, IMAGENET)
+    try:
+        if is_published or "://" in pretrained:
+            remote = published_weights(encoder) if is_published else RemoteFile.from_url(pretrained)
+            if ask and find_kept(remote, folder) is None:
+                require_reachable(remote, folder)
+        elif not Path(pretrained).expanduser().is_file():
+            return f"but there is no file {pretrained} with weights to start from.", "error"
+    except DownloadError as error:
+        if pretrained == AUTO:
+            return f"from random weights, because the ImageNet weights cannot be had. {error}", "warning"
+        return f"but the weights to start from cannot be had. {error}", "error"
+    if is_published:
+        condition = "" if ask or pretrained == IMAGENET else ", if they can be had"
+        return f"from ImageNet weights{condition}. Their licence: {ENCODERS[encoder].weights_licence}.", "success"
+    return f"from the weights in {pretrained}.", "success"
+
+
+def _meaning(pretrained: str, encoder: str, millions: float) -> tuple[str, str]:
+    if pretrained == RANDOM:
+        return _RANDOM, "info"
+    if pretrained in (AUTO, IMAGENET):
+        licence = ENCODERS[encoder].weights_licence
+        return (
+            f"ImageNet weights of {encoder}: about {4 * millions:.0f} MB, downloaded when the training starts unless "
+            f"they are here. Licence: {licence}; it holds for the trained model too.",
+            "warning",
+        )
+    return f"{escape(_label(pretrained), quote=False)}. Its licence may hold for the trained model too.", "info"
+
+
+def _label(pretrained: str) -> str:
+    return "ImageNet, or no training" if pretrained == IMAGENET else f"As the YAML says: {pretrained}"
