@@ -26,6 +26,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
+from benchmarks.plain_network import PlainNetwork
 from benchmarks.plain_sliding import plain_sliding_logits
 from common.hrda import InferenceSettings, ModelSettings, Predictor, build_segmentor, load_checkpoint
 from common.hrda.predictor import normalise
@@ -170,10 +171,11 @@ def predictor(way: str, model: HRDASegmentor, device: torch.device) -> Callable[
         def predict(image: np.ndarray) -> np.ndarray:
             pixels = normalise(torch.from_numpy(image).to(device).permute(2, 0, 1)[None])
             # The reference takes the softmax of all pixels before the argmax.
-            return plain_sliding_logits(model, pixels, settings).softmax(1).argmax(1)[0].to(torch.uint8).cpu().numpy()
+            logits = plain_sliding_logits(PlainNetwork(model), pixels, settings)
+            return logits.softmax(1).argmax(1)[0].to(torch.uint8).cpu().numpy()
 
         return predict
-    network = model
+    network = PlainNetwork(model)
     if way != "windows":
         reduced = way == "fastest" and (device.type == "cuda" or has_fast_bfloat16())
         compiled = way == "fastest" and device.type == "cuda"

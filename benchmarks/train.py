@@ -34,7 +34,8 @@ import torch
 from torch import Tensor
 from torch.optim import AdamW
 
-from benchmarks.plain_training import PlainNetwork, PlainTraining
+from benchmarks.plain_network import PlainNetwork
+from benchmarks.plain_training import PlainTraining
 from benchmarks.serve import peak_memory
 from common.data.datasets import Batch, MemoryCache, Recipe, TrainingBatches, iterate
 from common.hrda import build_segmentor

@@ -164,7 +164,11 @@ def test_sliding_inference(b0: HRDASegmentor, name: str, seed: int, size: tuple[
     settings = InferenceSettings(window=(256, 256), stride=(128, 128), batch_size=batch_size)
     probabilities = sliding_logits(b0, image(data, seed, 1, *size), settings).softmax(1)
     assert_close(probabilities[..., ::4, ::4], data["probs_s4"], PROBABILITIES)
-    np.testing.assert_array_equal(probabilities.argmax(1).numpy(), data["argmax"])
+    best = probabilities.topk(2, dim=1).values
+    # Two classes nearer than the bound above are equal to it: which one is named is rounding.
+    decided = (best[:, 0] - best[:, 1] > 2 * PROBABILITIES).numpy()
+    assert decided.mean() > 0.9999
+    np.testing.assert_array_equal(probabilities.argmax(1).numpy()[decided], data["argmax"][decided])
     if "probs_f16" in data:
         np.testing.assert_allclose(probabilities.numpy(), data["probs_f16"].astype("float32"), rtol=1e-3, atol=1e-4)
 

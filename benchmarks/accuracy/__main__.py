@@ -1,0 +1,141 @@
+"""Whether adaptation helps, by a protocol that anyone can repeat: `python -m benchmarks.accuracy`.
+
+Source: 300 generated photos of cracks. Target: unlabelled real photos. The labelled real photos are dealt into two
+halves: which of student and teacher is served, and the threshold, are chosen on the one; the figures are of the other.
+The supervised arm learns from labelled real photos, four fifths at a time, and predicts the fifth that is left.
+
+A training that is done is not repeated, and one that broke off goes on: run it again with the same --out.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import sys
+from collections.abc import Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import cv2
+
+from benchmarks.accuracy.arms import ABLATIONS, ALL, ARMS, FOLDS, Training, trainings
+from benchmarks.accuracy.photos import Folds, labelled_photos, write_source
+from benchmarks.accuracy.picture import draw
+from benchmarks.accuracy.protocol import ROOT, Protocol
+from benchmarks.accuracy.scores import Figures, Photo, Predicted, predict, table, verdict
+from common.data.folders import ImageRecord, ProjectError, split_spec
+from common.data.images import read_image
+from common.data.project import open_project, prepare_labelled
+from common.data.synthetic import CLASS_NAME
+from common.hrda import SettingsError
+from train.settings import TrainSettings
+
+REAL = ROOT.parent / "shared" / "data" / "cracks_real"
+
+PICTURE_PHOTOS = 6
+
+
+def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
+    """The command line's arguments."""
+    parser = argparse.ArgumentParser(
+        prog="python -m benchmarks.accuracy",
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        epilog="Arms of the comparison, all trained by default: "
+        + "; ".join(ARMS)
+        + ".\nAblations: "
+        + "; ".join(ABLATIONS)
+        + ".",
+    )
+    spec = "DIR[:DATASET]"
+    parser.add_argument("--target", metavar=spec, default=f"{REAL}:target", help="unlabelled real photos")
+    parser.add_argument("--labelled", metavar=spec, default=f"{REAL}:validation", help="labelled real photos")
+    parser.add_argument(
+        "--arms", nargs="+", choices=ALL, default=list(ARMS), metavar="ARM", help="default: no ablation"
+    )
+    parser.add_argument("--seeds", nargs="+", type=int, default=[0, 1, 2])
+    parser.add_argument("--settings", type=Path, default=Path(__file__).with_name("settings.yaml"), help="of all arms")
+    parser.add_argument("--set", action="append", default=[], dest="overrides", metavar="KEY=VALUE", help="change one")
+    parser.add_argument("--out", type=Path, required=True, help="folder for photos, trainings, table and picture")
+    parser.add_argument("--device", default="cpu")
+    parser.add_argument("--jobs", type=int, help="trainings at a time (default: one a processor, one on a GPU)")
+    return parser.parse_args(arguments)
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Train what is not trained yet, measure, and print the table; 2 where that is not possible."""
+    given = parse(arguments)
+    try:
+        compare(given)
+    except (ProjectError, SettingsError, RuntimeError) as error:
+        print(error, file=sys.stderr)
+        return 2
+    return 0
+
+
+def compare(given: argparse.Namespace) -> None:
+    """The whole protocol."""
+    photos = labelled_photos(given.labelled)
+    if len(photos) < 2 * FOLDS:
+        raise ProjectError(f"{given.labelled} has {len(photos)} photos with a crack; {2 * FOLDS} are needed.")
+    open_project(given.target)
+    processors = os.cpu_count() or 1
+    jobs = given.jobs or (processors if given.device == "cpu" else 1)
+    settings = TrainSettings.from_yaml(given.settings.read_text(encoding="utf-8")).with_overrides(given.overrides)
+    out = given.out.resolve()
+    protocol = Protocol(
+        out=out,
+        settings=settings,
+        source=write_source(out / "source"),
+        target=given.target,
+        meta=split_spec(given.labelled)[0] / "meta.json",
+        folds=Folds.deal(photos, FOLDS),
+        device=given.device,
+        threads=max(processors // jobs, 1),
+    )
+    wanted = trainings(given.arms, given.seeds)
+    with ThreadPoolExecutor(jobs) as pool:
+        for done in [pool.submit(protocol.run, training) for training in wanted]:
+            done.result()
+    truths = read_photos(given.labelled, out / "masks")
+    results: dict[str, list[Figures]] = {}
+    columns: dict[str, list[Predicted]] = {}
+    for arm in given.arms:
+        for seed in given.seeds:
+            choosing, reporting = predicted(protocol, [t for t in wanted if (t.arm, t.seed) == (arm, seed)], truths)
+            results.setdefault(arm, []).append(Figures.of(choosing, reporting))
+            columns.setdefault(arm, reporting)
+    text = "\n".join([table(results), "", *verdict(results)])
+    (out / "table.md").write_text(text + "\n", encoding="utf-8")
+    print(text)
+    shown = [truths[record.key] for fold in protocol.folds.reporting for record in fold][:PICTURE_PHOTOS]
+    thresholds = {arm: figures[0].threshold for arm, figures in results.items()}
+    draw(out / "picture.png", shown, {arm: column[:PICTURE_PHOTOS] for arm, column in columns.items()}, thresholds)
+
+
+def read_photos(spec: str, cache: Path) -> dict[str, Photo]:
+    """Labelled photos by key."""
+    labelled = prepare_labelled(open_project(spec), [CLASS_NAME], cache, role="validation", progress=lambda _: None)
+    return {
+        record.key: Photo(read_image(record.image_path), cv2.imread(str(mask), cv2.IMREAD_UNCHANGED))
+        for record, mask in labelled
+    }
+
+
+def predicted(
+    protocol: Protocol, parts: Sequence[Training], truths: Mapping[str, Photo]
+) -> tuple[list[Predicted], list[Predicted]]:
+    """Both halves as one arm and seed predicts them, in the order of the folds."""
+    halves: tuple[list[Predicted], list[Predicted]] = ([], [])
+    for training in parts:
+        for half, folds in zip(halves, (protocol.folds.choosing, protocol.folds.reporting), strict=True):
+            records: list[ImageRecord] = [
+                record for number, fold in enumerate(folds) if training.fold in (None, number) for record in fold
+            ]
+            checkpoint = protocol.folder(training) / "checkpoints" / "best.pth"
+            half += predict(checkpoint, [truths[record.key] for record in records], protocol.device)
+    return halves
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,77 @@
+"""The arms that are compared, and the trainings of each."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+FOLDS = 5
+
+
+@dataclass(frozen=True)
+class Arm:
+    """What is compared."""
+
+    mode: str
+    """Mode of the training."""
+    changes: tuple[str, ...] = ()
+    """Settings that differ from those of all arms, as for `--set`."""
+    on_real: bool = False
+    """Whether it learns from the labelled real photos; each is then predicted by a network that has not seen it."""
+
+
+RARE = ("data.rare_class_share=0", "data.rare_class_sampling.mode=auto")
+MASKED = ("self_training.masked_weight=1",)
+BALANCED = ("self_training.pseudo_label_rule=class_balanced",)
+
+ARMS: Mapping[str, Arm] = {
+    "source-only": Arm("source-only"),
+    "control": Arm("control"),
+    "HRDA": Arm("uda"),
+    "HRDA + MIC": Arm("uda", MASKED),
+    "HRDA + RCS": Arm("uda", RARE),
+    # The control's passes and augmentation as well, or the bound would be one of augmentation too.
+    "supervised": Arm("control", on_real=True),
+}
+"""The comparison. `control` makes the passes of HRDA with the same augmentation, and sees no target photo."""
+
+ABLATIONS: Mapping[str, Arm] = {
+    "control + MIC": Arm("control", MASKED),
+    "control + RCS": Arm("control", RARE),
+    "published rule": Arm("uda", ("self_training.pseudo_label_rule=published",)),
+    "class-balanced": Arm("uda", BALANCED),
+    "class-balanced, share of the source": Arm("uda", (*BALANCED, "self_training.balance_source=1")),
+    "class-balanced, share of the teacher": Arm("uda", (*BALANCED, "self_training.balance_source=0")),
+    "class-balanced, all pixels": Arm("uda", (*BALANCED, "self_training.balance_keep=1")),
+    "equal class weights": Arm("uda", ("class_weights=off",)),
+    "no supervised phase": Arm("uda", ("self_training_start=0",)),
+}
+"""One change of HRDA each (of the control, where the name says so)."""
+
+ALL: Mapping[str, Arm] = {**ARMS, **ABLATIONS}
+
+
+@dataclass(frozen=True)
+class Training:
+    """One training of an arm."""
+
+    arm: str
+    seed: int
+    fold: int | None = None
+    """Which fifth of the labelled real photos is left out; None: none is learnt from."""
+
+    @property
+    def name(self) -> str:
+        """Its folder, and what messages call it."""
+        own = self.arm.replace(",", "").replace(" ", "_")
+        return f"{own}/seed{self.seed}" + ("" if self.fold is None else f"/fold{self.fold}")
+
+
+def trainings(arms: Sequence[str], seeds: Sequence[int]) -> list[Training]:
+    """All trainings that the arms need, every arm of one seed before the next seed."""
+    return [
+        Training(arm, seed, fold)
+        for seed in seeds
+        for arm in arms
+        for fold in (range(FOLDS) if ALL[arm].on_real else (None,))
+    ]

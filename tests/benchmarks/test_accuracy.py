@@ -1,0 +1,167 @@
+"""The accuracy protocol: no photo is learnt from or chosen on and reported too, and the table says what it is."""
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from benchmarks.accuracy.__main__ import main
+from benchmarks.accuracy.arms import ALL, ARMS, FOLDS, trainings
+from benchmarks.accuracy.photos import Folds, labelled_photos, write_part
+from benchmarks.accuracy.protocol import Protocol
+from benchmarks.accuracy.scores import Figures, Predicted, table, verdict
+from common.data.project import open_project
+from common.data.synthetic import write_project
+from train.settings import TrainSettings
+
+SMALL = ("iterations=1", "batch_size=1", "model.crop_size=[64, 64]", "optimizer.warmup_iterations=0")
+
+
+@pytest.fixture(scope="module")
+def real(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A project of 12 labelled photos, and one without labels in another dataset."""
+    folder = tmp_path_factory.mktemp("real")
+    write_project(folder, "real_like", 12, size=(64, 96), dataset="labelled", workers=1)
+    write_project(folder, "real_like", 2, seed=1, size=(64, 96), dataset="bare", labelled=False, workers=1)
+    return folder
+
+
+def deal(real: Path) -> Folds:
+    return Folds.deal(labelled_photos(f"{real}:labelled"), FOLDS)
+
+
+def keys(folds: tuple) -> list[str]:
+    return [record.key for fold in folds for record in fold]
+
+
+def test_halves_are_apart_and_hold_all_photos(real: Path):
+    folds = deal(real)
+    assert sorted(keys(folds.choosing) + keys(folds.reporting)) == sorted(r.key for r in labelled_photos(str(real)))
+    assert len(keys(folds.choosing)) == len(keys(folds.reporting)) == 6
+
+
+def test_photos_without_a_crack_are_left_out(real: Path):
+    assert labelled_photos(f"{real}:bare") == []
+
+
+def test_each_photo_is_learnt_from_in_all_folds_but_its_own(real: Path):
+    folds = deal(real)
+    for number in range(FOLDS):
+        learnt = {record.key for record in folds.left_in(number)}
+        left_out = {record.key for half in (folds.choosing, folds.reporting) for record in half[number]}
+        assert learnt.isdisjoint(left_out)
+        assert len(learnt) + len(left_out) == 12
+
+
+def test_order_of_the_files_does_not_matter(real: Path):
+    photos = labelled_photos(str(real))
+    assert Folds.deal(photos[::-1], FOLDS) == Folds.deal(photos, FOLDS)
+
+
+def test_part_of_a_project_is_a_project_of_the_same_photos(real: Path, tmp_path: Path):
+    photos = deal(real).left_in(0)
+    for _ in range(2):  # The second time finds the links of the first.
+        part = open_project(write_part(tmp_path / "part", photos, real / "meta.json"))
+    assert [record.image_path.read_bytes() for record in part] == [record.image_path.read_bytes() for record in photos]
+    written = [json.loads(record.annotation_path.read_text()) for record in part]
+    assert written == [json.loads(record.annotation_path.read_text()) for record in photos]
+
+
+def protocol(real: Path, out: Path, *overrides: str) -> Protocol:
+    return Protocol(
+        out=out,
+        settings=TrainSettings().with_overrides([*SMALL, *overrides]),
+        source="source",
+        target=f"{real}:bare",
+        meta=real / "meta.json",
+        folds=deal(real),
+        device="cpu",
+        threads=1,
+    )
+
+
+@pytest.mark.parametrize("name", ALL)
+def test_arms_differ_in_what_they_say(real: Path, tmp_path: Path, name: str):
+    made = protocol(real, tmp_path)
+    training, *others = trainings([name], [7])
+    settings = made.settings_of(training)
+    assert (settings.mode, settings.seed) == (ALL[name].mode, 7)
+    assert settings == made.settings.with_overrides([*ALL[name].changes, f"mode={ALL[name].mode}", "seed=7"])
+    domains = made.domains(training)
+    assert ("target" in domains) == (settings.mode == "uda")
+    assert (domains["source"] == "source") == (name != "supervised")
+    assert len(others) == (FOLDS - 1 if name == "supervised" else 0)
+
+
+def test_nothing_that_is_reported_is_chosen_on_or_learnt_from(real: Path, tmp_path: Path):
+    made = protocol(real, tmp_path)
+    for training in trainings(list(ARMS), [0]):
+        seen = {role: spec for role, spec in made.domains(training).items() if role != "target" and spec != "source"}
+        used = {path.resolve() for spec in seen.values() for path in (Path(spec) / "ds" / "img").iterdir()}
+        reported = [
+            record.image_path.resolve()
+            for number, fold in enumerate(made.folds.reporting)
+            for record in fold
+            if training.fold in (None, number)
+        ]
+        assert reported
+        assert used.isdisjoint(reported)
+
+
+def test_threshold_is_chosen_on_the_one_half_and_measured_on_the_other():
+    truth = np.zeros((32, 32), np.uint8)
+    truth[10:12] = 1
+    sure, unsure = np.where(truth, 0.9, 0.1), np.where(truth, 0.45, 0.25)
+    choosing, reporting = [Predicted(truth, unsure)], [Predicted(truth, sure)]
+    figures = Figures.of(choosing, reporting)
+    assert 0.25 < figures.threshold <= 0.45
+    assert figures.iou == figures.iou_at_half == figures.cldice == 100
+    other = Figures.of(reporting, choosing)
+    assert other.threshold == 0.5
+    assert other.iou == other.recall == 0
+
+
+def test_table_gives_mean_and_deviation_and_the_verdict_compares_seed_by_seed():
+    def figures(*ious: float) -> list[Figures]:
+        return [Figures(iou - 1, 0.5, iou, 50, 50, 60, 70) for iou in ious]
+
+    results = {"control": figures(30, 34), "HRDA": figures(33, 36), "supervised": figures(40, 40)}
+    assert "| HRDA | 33.5 ± 2.1 | 34.5 ± 2.1 | 0.50 ± 0.00 |" in table(results)
+    assert verdict(results)[:2] == [
+        "Crack IoU at the chosen threshold: HRDA +2.5 ± 0.7 to the control, seed by seed.",
+        "Crack IoU at the chosen threshold: HRDA reaches 86% of the supervised one.",
+    ]
+
+
+def test_protocol_from_photos_to_table_and_what_is_done_is_not_repeated(
+    real: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+):
+    monkeypatch.setattr("benchmarks.accuracy.photos.SOURCE_PHOTOS", 3)
+    monkeypatch.setattr("benchmarks.accuracy.photos.SOURCE_SIDE", 64)
+    changes = [f"--set={change}" for change in (*SMALL, "inference.stride=[64, 64]")]
+    command = [f"--target={real}:bare", f"--labelled={real}:labelled", f"--out={tmp_path}", *changes]
+    command += ["--arms", "control", "HRDA", "--seeds", "0"]
+    assert main([*command, "--jobs=2"]) == 0
+    out = capfd.readouterr().out
+    assert "HRDA/seed0 is trained." in out
+    assert "Crack IoU at 0.5: HRDA" in out
+    assert "| control | " in (tmp_path / "table.md").read_text()
+    assert (tmp_path / "picture.png").stat().st_size > 1000
+
+    assert main(command) == 0
+    assert "is trained" not in capfd.readouterr().out
+    assert main([*command, "--set=batch_size=2"]) == 2
+    assert "holds a run with other settings: choose another --out" in capfd.readouterr().err
+
+
+def test_missing_photos_are_told_in_a_sentence(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
+    nowhere = tmp_path / "nowhere"
+    assert main([f"--labelled={nowhere}", f"--out={tmp_path / 'out'}"]) == 2
+    assert str(nowhere) in capsys.readouterr().err
+
+
+def test_failed_training_is_told_with_its_own_words(real: Path, tmp_path: Path):
+    made = protocol(real, tmp_path)
+    with pytest.raises(RuntimeError, match=r"source-only/seed0 did not come to its end(.|\n)*source"):
+        made.run(trainings(["source-only"], [0])[0])

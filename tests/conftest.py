@@ -1,0 +1,8 @@
+"""What all tests need before the first of them is imported."""
+
+import sys
+from types import ModuleType
+
+# The SDK imports by name each module on the stack of its own import. In a process of pytest-xdist the lowest one is
+# code of execnet's that has a name and no module.
+sys.modules.setdefault("__channelexec__", ModuleType("__channelexec__"))
