@@ -15,6 +15,7 @@ import argparse
 import contextlib
 import io
 import json
+import os
 import random
 import re
 import signal
@@ -29,9 +30,11 @@ from collections import Counter, defaultdict
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 
+import cv2
 import numpy as np
 import requests
 import torch
@@ -41,6 +44,7 @@ from common.hrda import CheckpointBundle, ModelSettings, build_segmentor, save_c
 
 ROOT = Path(__file__).resolve().parents[1]
 MODEL = ModelSettings(encoder="mit_b0", num_classes=3, crop_size=(128, 128), decoder_channels=64)
+FRAMES = 6
 SIZES = ((64, 64), (50, 70), (96, 128), (128, 128), (70, 110))
 OVERLOAD = 60
 """Requests at once at the end: more than the queue of the service takes."""
@@ -72,8 +76,8 @@ class Tally:
 class Client:
     """One caller: calls of all kinds, one after the other."""
 
-    def __init__(self, url: str, tally: Tally, seed: int) -> None:
-        self._url, self._tally = url, tally
+    def __init__(self, url: str, tally: Tally, seed: int, photo_url: str, film: bytes) -> None:
+        self._url, self._tally, self._photo_url, self._film = url, tally, photo_url, film
         self._random = random.Random(seed)
         self._session = requests.Session()
         generator = np.random.default_rng(seed)
@@ -83,7 +87,8 @@ class Client:
         """Call until the clock says `until`."""
         calls: list[tuple[Callable[[], None], int]] = [
             (self.image, 10), (self.region, 3), (self.batch, 3), (self.job, 3), (self.stopped_job, 1), (self.info, 3),
-            (self.broken_image, 2), (self.bad_setting, 1), (self.no_such_job, 1), (self.bad_json, 1),
+            (self.address, 3), (self.probabilities, 2), (self.video, 1), (self.broken_image, 2), (self.bad_setting, 1),
+            (self.no_such_job, 1), (self.bad_json, 1),
         ]  # fmt: skip
         kinds, weights = zip(*calls, strict=True)
         while time.monotonic() < until:
@@ -106,9 +111,24 @@ class Client:
         """Several images at once."""
         self._upload("inference_batch", [self._photo() for _ in range(3)])
 
+    def address(self) -> None:
+        """An image that the service fetches."""
+        self._post("inference_image_url", {"image_url": self._photo_url})
+
+    def probabilities(self) -> None:
+        """All classes' probabilities of one image."""
+        self._upload("predict_probabilities", [self._photo()])
+
     def job(self) -> None:
-        """A job, until its last result, and cleared."""
-        answer = self._upload("inference_batch_async", [self._photo() for _ in range(3)])
+        """A job over images, until its last result, and cleared."""
+        self._follow(self._upload("inference_batch_async", [self._photo() for _ in range(3)]), 3)
+
+    def video(self) -> None:
+        """A job over the frames of a film."""
+        files = [("files", ("film.mp4", self._film))]
+        self._follow(self._timed("inference_video_async", 200, "inference_video_async", files=files), FRAMES)
+
+    def _follow(self, answer: requests.Response, results: int) -> None:
         if answer.status_code != 200:
             return
         state = {"inference_request_uuid": answer.json()["inference_request_uuid"]}
@@ -119,7 +139,7 @@ class Client:
             if report["finished"]:
                 break
             time.sleep(0.05)
-        if found != 3 or report["exception"]:
+        if found != results or report["exception"]:
             with self._tally.lock:
                 self._tally.unexpected[f"job: {found} results, {report['exception']}"] += 1
         self._post("clear_inference_request", state)
@@ -182,14 +202,19 @@ def main(argv: list[str] | None = None) -> int:
     args = parser.parse_args(argv)
     if args.clients < 1 or args.minutes <= 0:
         parser.error("--clients and --minutes must be positive")
-    with tempfile.TemporaryDirectory(prefix="load_") as folder, service(Path(folder)) as url:
-        tally, memory = Tally(), []
+    with (
+        tempfile.TemporaryDirectory(prefix="load_") as folder,
+        photo_server() as photo_url,
+        service(Path(folder)) as url,
+    ):
+        tally, memory, film = Tally(), [], encoded_film(Path(folder))
         started = time.monotonic()
         until = started + 60 * args.minutes
         with ThreadPoolExecutor(args.clients + 2) as pool:
             watch = pool.submit(sample_memory, url, started, until, memory)
             kills = pool.submit(kill_clients, url, until)
-            for each in [pool.submit(Client(url, tally, n).run, until) for n in range(args.clients)]:
+            clients = [Client(url, tally, number, photo_url, film) for number in range(args.clients)]
+            for each in [pool.submit(client.run, until) for client in clients]:
                 each.result()
             watch.result()
         codes = overload(url)
@@ -197,6 +222,42 @@ def main(argv: list[str] | None = None) -> int:
         missed = report(tally, memory, args.minutes, kills.result(), codes, alive)
     print("missed: " + "; ".join(missed) if missed else "all bars are met")
     return 1 if missed else 0
+
+
+@contextlib.contextmanager
+def photo_server() -> Iterator[str]:
+    """An address of this machine at which there is a photo."""
+    photo = _encoded(np.full((96, 128, 3), 90, np.uint8))
+
+    class Answers(BaseHTTPRequestHandler):
+        def do_GET(self) -> None:
+            self.send_response(200)
+            self.send_header("Content-Type", "image/png")
+            self.send_header("Content-Length", str(len(photo)))
+            self.end_headers()
+            self.wfile.write(photo)
+
+        def log_message(self, *_: object) -> None:
+            """A line for each would hide the results."""
+
+    with ThreadingHTTPServer(("127.0.0.1", 0), Answers) as server:
+        thread = threading.Thread(target=server.serve_forever)
+        thread.start()
+        try:
+            yield f"http://127.0.0.1:{server.server_port}/photo.png"
+        finally:
+            server.shutdown()
+            thread.join()
+
+
+def encoded_film(folder: Path) -> bytes:
+    """A film of `FRAMES` frames, as MP4."""
+    path = folder / "film.mp4"
+    writer = cv2.VideoWriter(str(path), cv2.VideoWriter_fourcc(*"mp4v"), 10, (64, 64))
+    for value in range(FRAMES):
+        writer.write(np.full((64, 64, 3), 40 * value, np.uint8))
+    writer.release()
+    return path.read_bytes()
 
 
 @contextlib.contextmanager
@@ -215,9 +276,11 @@ def service(folder: Path) -> Iterator[str]:
     with socket.create_server(("127.0.0.1", 0)) as free:
         port = free.getsockname()[1]
     command = [sys.executable, "-m", "serve", "deploy", "--model", str(checkpoint), "--device", "cpu"]
+    # The photo with an address is on this machine.
+    env = os.environ | {"HRDA_ALLOW_HTTP": "true", "HRDA_ALLOW_PRIVATE_ADDRESSES": "true"}
     with (folder / "log").open("w") as log:
         child = subprocess.Popen(
-            [*command, "--host", "127.0.0.1", "--port", str(port)], cwd=ROOT, stdout=log, stderr=log
+            [*command, "--host", "127.0.0.1", "--port", str(port)], cwd=ROOT, stdout=log, stderr=log, env=env
         )
         url = f"http://127.0.0.1:{port}"
         try:
