@@ -101,9 +101,9 @@ class GuardedOptimizer:
         if self._clip_norm is not None:
             clip_grads_with_norm_(parameters, self._clip_norm, norm, foreach=True)
         finite = torch.stack([norm, *losses]).isfinite().all()
-        # The name under which fused optimisers look for it; torch's own scaler sets the same one.
+        # The name under which fused optimisers look for it. Not by the scaler's own step, which knows gradients only.
         self.optimizer.found_inf = (~finite).float()
-        self.scaler.step(self.optimizer)
+        self.optimizer.step()
         self.scaler.update()
         for buffer, before in zip(self._buffers, self._before, strict=True):
             buffer.copy_(torch.where(finite, buffer, before))

@@ -49,11 +49,13 @@ def test_an_iteration_that_is_not_finite_leaves_every_bit_as_it_was(bad: float) 
     assert not torch.equal(everything(optimizer, model)[0], before[0])
 
 
-def test_a_loss_that_is_not_finite_is_enough() -> None:
+@pytest.mark.parametrize("scaled", [False, True])
+def test_a_loss_that_is_not_finite_is_enough(scaled: bool) -> None:
     model = network()
-    optimizer = guarded(model)
+    scaler = torch.amp.GradScaler("cpu", init_scale=4.0, enabled=scaled)
+    optimizer = GuardedOptimizer(AdamW(model.parameters(), lr=1e-2, fused=True), (model,), scaler)
     optimizer.begin()
-    model(torch.randn(8, 4)).mean().backward()
+    optimizer.backward(model(torch.randn(8, 4)).mean())
     before = copy.deepcopy(model.state_dict())
     assert not optimizer.step([torch.tensor(float("nan"))])
     assert torch.equal(before["0.weight"], model.state_dict()["0.weight"])
