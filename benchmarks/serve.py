@@ -34,6 +34,8 @@ from common.hrda import InferenceSettings, ModelSettings, Predictor, build_segme
 from common.hrda.predictor import normalise
 from common.hrda.runtime import TorchNetwork, has_fast_bfloat16
 from common.hrda.segmentor import HRDASegmentor
+from common.hrda.settings import PRESETS
+from common.hrda.windows import window_boxes
 
 WAYS = ("plain", "windows", "folded", "fastest")
 """plain: the reference's way. windows: distinct windows once and rows as they are done, the same network. folded: the
@@ -74,12 +76,18 @@ def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--device", default="cpu")
     parser.add_argument("--growth", action="store_true", help="linear time and bounded memory of ours")
+    parser.add_argument(
+        "--preset", default="exact", choices=PRESETS, help="with --growth: windows as published, or side by side"
+    )
     parser.add_argument("--checkpoint", type=Path, help="a trained model instead of random weights")
     parser.add_argument("--photo", type=Path, help="a photo, repeated to each size, instead of noise")
     # What a child process is told.
     parser.add_argument("--way", choices=WAYS, help=argparse.SUPPRESS)
     parser.add_argument("--labels", type=Path, help=argparse.SUPPRESS)
-    return parser.parse_args(arguments)
+    given = parser.parse_args(arguments)
+    if given.preset != "exact" and not (given.growth or given.way):
+        parser.error("the reference's way has overlapping windows: --preset is for --growth")
+    return given
 
 
 def print_size(given: argparse.Namespace, encoder: str, size: str) -> None:
@@ -107,23 +115,42 @@ def print_size(given: argparse.Namespace, encoder: str, size: str) -> None:
 
 
 def print_growth(given: argparse.Namespace) -> int:
-    """Time per megapixel and memory of the fastest way, at 4 and at 64 megapixels."""
+    """Time per megapixel and memory of the fastest way, at 4 and at 64 megapixels.
+
+    Windows that overlap are fewer per megapixel in a small image, of which a larger part is near the border: how many
+    there are is printed beside.
+    """
     for encoder in given.encoders:
         per_megapixel = []
         for size in GROWTH_SIZES:
             height, width = map(int, size.split("x"))
             results = [run_child(given, encoder, size, "fastest", None) for _ in range(given.repeats)]
             result, megapixels = summary(results), height * width / 2**20
-            seconds, cpu_seconds = result["seconds"] / megapixels, result["cpu_seconds"] / megapixels
-            per_megapixel.append((seconds, cpu_seconds))
+            windows = count_windows((height, width), InferenceSettings(preset=given.preset).complete(CROP))
+            values = [value / megapixels for value in (result["seconds"], result["cpu_seconds"], windows)]
+            per_megapixel.append(values)
             print(
-                f"{encoder} {size}: {seconds:.3f} s and {cpu_seconds:.3f} CPU s per megapixel, "
-                f"{result['memory']:.0f} MiB",
+                "{} {}: {:.3f} s, {:.3f} CPU s and {:.2f} windows per megapixel, {:.0f} MiB".format(
+                    encoder, size, *values, result["memory"]
+                ),
                 flush=True,
             )
-        small, large = per_megapixel
-        print(f"{encoder}: 64 against 4 megapixels {large[0] / small[0]:.3f}, CPU {large[1] / small[1]:.3f}")
+        ratios = [large / small for small, large in zip(*per_megapixel, strict=True)]
+        print("{}: 64 against 4 megapixels {:.3f}, CPU {:.3f}, windows {:.3f}".format(encoder, *ratios))
     return 0
+
+
+def count_windows(size: tuple[int, int], settings: InferenceSettings) -> int:
+    """Distinct windows of an image at both resolutions, all of the same size in pixels for the network."""
+    crops = window_boxes(size, settings.window, settings.stride)
+    half = (settings.window[0] // 2, settings.window[1] // 2)
+    step = (half[0] // 2, half[1] // 2) if settings.detail_overlap else half
+    details = {
+        (crop.top + box.top, crop.left + box.left)
+        for crop in crops
+        for box in window_boxes(settings.window, half, step)
+    }
+    return len(crops) + len(details)
 
 
 def summary(repeats: Sequence[dict[str, float]]) -> dict[str, float]:
@@ -135,7 +162,7 @@ def summary(repeats: Sequence[dict[str, float]]) -> dict[str, float]:
 def run_child(given: argparse.Namespace, encoder: str, size: str, way: str, labels: Path | None) -> dict[str, float]:
     """Seconds and MiB of one way in a process of its own."""
     command = [sys.executable, "-m", "benchmarks.serve", "--way", way, "--encoders", encoder, "--sizes", size]
-    command += ["--threads", str(given.threads), "--device", given.device]
+    command += ["--threads", str(given.threads), "--device", given.device, "--preset", given.preset]
     for name in ("checkpoint", "photo"):
         if getattr(given, name):
             command += [f"--{name}", str(getattr(given, name))]
@@ -151,7 +178,7 @@ def measure_here(given: argparse.Namespace) -> int:
     torch.set_num_threads(given.threads)
     torch.manual_seed(0)
     model, image = make_model(given), make_image(given)
-    predict = predictor(given.way, model, torch.device(given.device))
+    predict = predictor(given.way, model, torch.device(given.device), InferenceSettings(preset=given.preset))
     # What loading and a first call leave in the process is used again: given back and counted, or it would not be seen.
     give_memory_back()
     before = peak_memory(given.device, reset=True)
@@ -166,9 +193,10 @@ def measure_here(given: argparse.Namespace) -> int:
     return 0
 
 
-def predictor(way: str, model: HRDASegmentor, device: torch.device) -> Callable[[np.ndarray], np.ndarray]:
+def predictor(
+    way: str, model: HRDASegmentor, device: torch.device, settings: InferenceSettings
+) -> Callable[[np.ndarray], np.ndarray]:
     """From an H×W×3 uint8 image to its H×W class indices, one of `WAYS`."""
-    settings = InferenceSettings()
     if way == "plain":
 
         def predict(image: np.ndarray) -> np.ndarray:

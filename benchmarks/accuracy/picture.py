@@ -9,8 +9,10 @@ import numpy as np
 from matplotlib.figure import Figure
 
 from benchmarks.accuracy.scores import Photo, Predicted
+from train.previews import overlay
 
 INCHES = 2.6
+COLOURS = ((0, 0, 0), (255, 32, 32))
 
 
 def draw(
@@ -29,17 +31,11 @@ def draw(
     for row, photo in enumerate(photos):
         masks = {"truth": photo.truth == 1}
         masks |= {arm: predictions[row].crack >= thresholds[arm] for arm, predictions in arms.items()}
-        shown = {"photo": photo.image} | {name: marked(photo.image, mask) for name, mask in masks.items()}
+        marked = {name: overlay(photo.image, mask.astype(np.uint8), COLOURS, 0.75) for name, mask in masks.items()}
+        shown = {"photo": photo.image} | marked
         for axis, (name, image) in zip(axes[row], shown.items(), strict=True):
             axis.imshow(image)
             axis.set_axis_off()
             if row == 0:
                 axis.set_title(name)
     figure.savefig(path, dpi=80)
-
-
-def marked(image: np.ndarray, mask: np.ndarray) -> np.ndarray:
-    """The photo, H×W×3 uint8, with the mask in red."""
-    result = image.copy()
-    result[mask] = (0.25 * image[mask] + 0.75 * np.array([255, 32, 32])).astype(np.uint8)
-    return result

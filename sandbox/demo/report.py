@@ -15,7 +15,6 @@ from common.data.project import open_project, prepare_labelled
 from common.hrda import InferenceSettings, Predictor, load_checkpoint
 from common.metrics import SegmentationMetrics
 
-THRESHOLDS = np.linspace(0.05, 0.95, 19)
 PICTURE_HEIGHT = 224
 CAPTION_HEIGHT = 26
 OVERLAY = np.array([255, 32, 32])
@@ -68,23 +67,16 @@ def measure(checkpoint: Path, photos: Sequence[Photo]) -> tuple[ArmResult, list[
     windows = InferenceSettings.from_dict(bundle.settings["inference"])
     predictor = Predictor(bundle.model, windows, input_scale=bundle.input_scale)
     metrics = SegmentationMetrics(["background", "foreground"])
-    counts = np.zeros((len(THRESHOLDS), 3))
     predictions = []
     for photo in photos:
-        foreground = 1 - predictor.probabilities([photo.image])[0][0]
-        predictions.append(foreground >= 0.5)
-        metrics.update(predictions[-1].astype(np.uint8), photo.truth)
-        counted, true = photo.truth != 255, photo.truth == 1
-        for row, threshold in zip(counts, THRESHOLDS, strict=True):
-            predicted = (foreground >= threshold) & counted
-            row += [(predicted & true).sum(), predicted.sum(), true.sum()]
-    hits, predicted, true = counts.T
-    ious = hits / np.maximum(predicted + true - hits, 1)
+        background = predictor.probabilities([photo.image])[0][0]
+        predictions.append(background <= 0.5)
+        metrics.update(predictions[-1].astype(np.uint8), photo.truth, (background, 1 - background))
     scores = metrics.compute()
     result = ArmResult(
         iou=100 * scores["iou/foreground"],
-        best_iou=100 * float(ious.max()),
-        best_threshold=float(THRESHOLDS[ious.argmax()]),
+        best_iou=100 * scores["best_iou/foreground"],
+        best_threshold=scores["best_threshold/foreground"],
         f1_2px=100 * scores["f1_2px/foreground"],
         precision_2px=100 * scores["precision_2px/foreground"],
         recall_2px=100 * scores["recall_2px/foreground"],
