@@ -13,7 +13,7 @@ import argparse
 import os
 import sys
 from collections.abc import Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import ThreadPoolExecutor, as_completed
 from pathlib import Path
 
 import cv2
@@ -94,9 +94,17 @@ def compare(given: argparse.Namespace) -> None:
         threads=max(processors // jobs, 1),
     )
     wanted = trainings(given.arms, given.seeds)
+    missing = [training for training in wanted if not protocol.is_done(training)]
+    protocol.write_parts()
     with ThreadPoolExecutor(jobs) as pool:
-        for done in [pool.submit(protocol.run, training) for training in wanted]:
-            done.result()
+        trained = [pool.submit(protocol.run, training) for training in missing]
+        try:
+            for training in as_completed(trained):
+                training.result()
+        except BaseException:
+            # Nobody waits hours for trainings whose table will not come.
+            pool.shutdown(wait=False, cancel_futures=True)
+            raise
     truths = read_photos(given.labelled, out / "masks")
     results: dict[str, list[Figures]] = {}
     columns: dict[str, list[Predicted]] = {}

@@ -46,8 +46,8 @@ def write_source(folder: Path) -> str:
     return str(folder / "project")
 
 
-def write_part(folder: Path, photos: Sequence[ImageRecord], meta: Path) -> str:
-    """A project of some photos, as links to them in `folder`; its specification.
+def write_part(folder: Path, photos: Sequence[ImageRecord], meta: Path) -> None:
+    """Write a project of some photos, as links to them in `folder`.
 
     Args:
         folder: made if missing; what is there stays.
@@ -64,7 +64,6 @@ def write_part(folder: Path, photos: Sequence[ImageRecord], meta: Path) -> str:
             link = folder / "ds" / part / (name if part == "img" else f"{name}.json")
             link.unlink(missing_ok=True)
             link.symlink_to(path.resolve())
-    return str(folder)
 
 
 def labelled_photos(spec: str) -> list[ImageRecord]:

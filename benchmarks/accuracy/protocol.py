@@ -42,17 +42,21 @@ class Protocol:
         arm = ALL[training.arm]
         return self.settings.with_overrides([*arm.changes, f"mode={arm.mode}", f"seed={training.seed}"])
 
+    def write_parts(self) -> None:
+        """Write the projects of real photos that `domains` names. Once, before trainings that run side by side."""
+        choosing = [record for fold in self.folds.choosing for record in fold]
+        write_part(self.out / "choosing", choosing, self.meta)
+        for fold, left_out in enumerate(self.folds.choosing):
+            write_part(self.out / f"fold{fold}" / "learnt", self.folds.left_in(fold), self.meta)
+            write_part(self.out / f"fold{fold}" / "choosing", left_out, self.meta)
+
     def domains(self, training: Training) -> dict[str, str]:
         """Options of the command line that say which photos a training sees."""
         if training.fold is None:
-            choosing = [record for fold in self.folds.choosing for record in fold]
-            domains = {"source": self.source, "val": write_part(self.out / "choosing", choosing, self.meta)}
+            domains = {"source": self.source, "val": str(self.out / "choosing")}
             return domains | ({"target": self.target} if ALL[training.arm].mode == "uda" else {})
         folder = self.out / f"fold{training.fold}"
-        return {
-            "source": write_part(folder / "learnt", self.folds.left_in(training.fold), self.meta),
-            "val": write_part(folder / "choosing", self.folds.choosing[training.fold], self.meta),
-        }
+        return {"source": str(folder / "learnt"), "val": str(folder / "choosing")}
 
     def is_done(self, training: Training) -> bool:
         """Whether a training came to its end.
@@ -74,8 +78,6 @@ class Protocol:
         Raises:
             RuntimeError: it failed; the message holds its own.
         """
-        if self.is_done(training):
-            return
         folder = self.folder(training)
         folder.mkdir(parents=True, exist_ok=True)
         wanted = self.out / "settings" / f"{training.name}.yaml"

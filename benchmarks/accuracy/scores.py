@@ -10,7 +10,8 @@ from typing import Self
 import numpy as np
 
 from common.hrda import InferenceSettings, Predictor, load_checkpoint
-from common.metrics import SegmentationMetrics
+from common.hrda.settings import IGNORE_LABEL
+from common.metrics import SegmentationMetrics, sweep
 
 CLASSES = ("background", "crack")
 
@@ -50,11 +51,11 @@ class Figures:
     @classmethod
     def of(cls, choosing: Iterable[Predicted], reporting: Sequence[Predicted]) -> Self:
         """Choose the threshold of the highest F1 on one half, and measure on the other at it and at 0.5."""
-        sweep = SegmentationMetrics(CLASSES)
-        for one in choosing:
-            # Labels do not matter to the sweep over thresholds.
-            sweep.update((one.crack >= 0.5).astype(np.uint8), one.truth, (1 - one.crack, one.crack))
-        threshold = sweep.compute()["best_threshold/crack"]
+        histogram = sum(
+            sweep.histogram(one.crack, np.uint8(one.truth == 1), np.uint8(one.truth == IGNORE_LABEL))
+            for one in choosing
+        )
+        threshold = float(sweep.THRESHOLDS[sweep.best(sweep.counts(histogram))])
         half, chosen = measured(reporting, 0.5), measured(reporting, threshold)
         return cls(
             iou_at_half=100 * half["iou/crack"],

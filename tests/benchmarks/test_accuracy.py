@@ -62,7 +62,8 @@ def test_order_of_the_files_does_not_matter(real: Path):
 def test_part_of_a_project_is_a_project_of_the_same_photos(real: Path, tmp_path: Path):
     photos = deal(real).left_in(0)
     for _ in range(2):  # The second time finds the links of the first.
-        part = open_project(write_part(tmp_path / "part", photos, real / "meta.json"))
+        write_part(tmp_path / "part", photos, real / "meta.json")
+    part = open_project(str(tmp_path / "part"))
     assert [record.image_path.read_bytes() for record in part] == [record.image_path.read_bytes() for record in photos]
     written = [json.loads(record.annotation_path.read_text()) for record in part]
     assert written == [json.loads(record.annotation_path.read_text()) for record in photos]
@@ -96,6 +97,7 @@ def test_arms_differ_in_what_they_say(real: Path, tmp_path: Path, name: str):
 
 def test_nothing_that_is_reported_is_chosen_on_or_learnt_from(real: Path, tmp_path: Path):
     made = protocol(real, tmp_path)
+    made.write_parts()
     for training in trainings(list(ARMS), [0]):
         seen = {role: spec for role, spec in made.domains(training).items() if role != "target" and spec != "source"}
         used = {path.resolve() for spec in seen.values() for path in (Path(spec) / "ds" / "img").iterdir()}
