@@ -43,8 +43,8 @@ demo: setup
 app: setup page
 	.venv/bin/python -m sandbox.demo.apps
 
+# Two test files at a time. More threads than one for each would wait for one another.
 test: setup page lint
-	# Two test files at a time. More threads than one for each would wait for one another.
 	OMP_NUM_THREADS=1 .venv/bin/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder
 
 lint: setup

@@ -16,10 +16,9 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.nn.utils.fusion import fuse_conv_bn_weights
 
+from common.hrda.depthwise import WIDEST_BORDER
 from common.hrda.heads import DAFormerHead, resize
 from common.hrda.segmentor import HRDASegmentor
-
-WIDEST_BORDER = 6
 
 
 class WindowModule(nn.Module):
