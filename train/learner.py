@@ -17,7 +17,7 @@ from common.hrda.optimisation import GuardedOptimizer, optimizer_groups
 from common.hrda.self_training import StepDraws
 from common.hrda.teacher import make_teacher
 from train.compiling import compile_networks
-from train.device import allow_tf32, autocast_of, computing_precision, seed_everything, to_device
+from train.device import allow_tf32, autocast_of, computing_precision, keep_freed_memory, seed_everything, to_device
 from train.guard import FINITE
 from train.initialisation import Start, frozen_encoder, start_from
 from train.preparation import PreparedData, class_weights
@@ -59,6 +59,8 @@ class Learner:
             allow_tf32(compute.tf32)
             # All iterations have the same shapes: the fastest kernels are looked for once.
             torch.backends.cudnn.benchmark = True
+        else:
+            keep_freed_memory()
         seed_everything(settings.seed, 0)
         self.student = build_segmentor(replace(settings.model, num_classes=len(data.classes)))
         see_whole_batch(self.student, ranks, device)
