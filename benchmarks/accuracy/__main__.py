@@ -1,6 +1,7 @@
 """Whether adaptation helps, by a protocol that anyone can repeat: `python -m benchmarks.accuracy`.
 
-Source: 300 generated photos of cracks. Target: unlabelled real photos. The labelled real photos are dealt into two
+Source: 300 generated photos of cracks. Target: unlabelled real photos. A first phase on the source, the same
+for all arms of a seed, comes before what they are compared in. The labelled real photos are dealt into two
 halves: which of student and teacher is served, and the threshold, are chosen on the one; the figures are of the other.
 The supervised arm learns from labelled real photos, four fifths at a time, and predicts the fifth that is left.
 
@@ -18,7 +19,7 @@ from pathlib import Path
 
 import cv2
 
-from benchmarks.accuracy.arms import ABLATIONS, ALL, ARMS, FOLDS, Training, trainings
+from benchmarks.accuracy.arms import ABLATIONS, ALL, ARMS, FIRST_PHASE, FOLDS, Training, first_phases, trainings
 from benchmarks.accuracy.photos import Folds, labelled_photos, write_source
 from benchmarks.accuracy.picture import draw
 from benchmarks.accuracy.protocol import ROOT, Protocol
@@ -41,7 +42,7 @@ def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
         prog="python -m benchmarks.accuracy",
         description=__doc__,
         formatter_class=argparse.RawDescriptionHelpFormatter,
-        epilog="Arms of the comparison, all trained by default: "
+        epilog=f"What all arms but source-only go on from: {FIRST_PHASE}.\nArms of the comparison, all by default: "
         + "; ".join(ARMS)
         + ".\nAblations: "
         + "; ".join(ABLATIONS)
@@ -94,17 +95,12 @@ def compare(given: argparse.Namespace) -> None:
         threads=max(processors // jobs, 1),
     )
     wanted = trainings(given.arms, given.seeds)
-    missing = [training for training in wanted if not protocol.is_done(training)]
+    first = first_phases(given.arms, given.seeds)
+    for training in (*first, *wanted):
+        protocol.is_done(training)  # Refuses other settings before hours of work.
     protocol.write_parts()
-    with ThreadPoolExecutor(jobs) as pool:
-        trained = [pool.submit(protocol.run, training) for training in missing]
-        try:
-            for training in as_completed(trained):
-                training.result()
-        except BaseException:
-            # Nobody waits hours for trainings whose table will not come.
-            pool.shutdown(wait=False, cancel_futures=True)
-            raise
+    train_all(protocol, first, jobs)
+    train_all(protocol, wanted, jobs)
     truths = read_photos(given.labelled, out / "masks")
     results: dict[str, list[Figures]] = {}
     columns: dict[str, list[Predicted]] = {}
@@ -119,6 +115,19 @@ def compare(given: argparse.Namespace) -> None:
     shown = [truths[record.key] for fold in protocol.folds.reporting for record in fold][:PICTURE_PHOTOS]
     thresholds = {arm: figures[0].threshold for arm, figures in results.items()}
     draw(out / "picture.png", shown, {arm: column[:PICTURE_PHOTOS] for arm, column in columns.items()}, thresholds)
+
+
+def train_all(protocol: Protocol, wanted: Sequence[Training], jobs: int) -> None:
+    """Train what is not trained yet, `jobs` at a time."""
+    with ThreadPoolExecutor(jobs) as pool:
+        trained = [pool.submit(protocol.run, training) for training in wanted if not protocol.is_done(training)]
+        try:
+            for training in as_completed(trained):
+                training.result()
+        except BaseException:
+            # Nobody waits hours for trainings whose table will not come.
+            pool.shutdown(wait=False, cancel_futures=True)
+            raise
 
 
 def read_photos(spec: str, cache: Path) -> dict[str, Photo]:
@@ -140,8 +149,7 @@ def predicted(
             records: list[ImageRecord] = [
                 record for number, fold in enumerate(folds) if training.fold in (None, number) for record in fold
             ]
-            checkpoint = protocol.folder(training) / "checkpoints" / "best.pth"
-            half += predict(checkpoint, [truths[record.key] for record in records], protocol.device)
+            half += predict(protocol.checkpoint(training), [truths[record.key] for record in records], protocol.device)
     return halves
 
 

@@ -18,14 +18,21 @@ class Arm:
     """Settings that differ from those of all arms, as for `--set`."""
     on_real: bool = False
     """Whether it learns from the labelled real photos; each is then predicted by a network that has not seen it."""
+    goes_on: bool = True
+    """Whether it starts from the network of the first phase of its seed; otherwise from random weights."""
+    length: int = 1
+    """Iterations, in multiples of those that the settings say."""
 
 
+FIRST_PHASE = "first phase"
+_FIRST_LENGTH = 2
+FROM_RANDOM = ("optimizer.lr=1.5e-3",)
 RARE = ("data.rare_class_share=0", "data.rare_class_sampling.mode=auto")
 MASKED = ("self_training.masked_weight=1",)
 BALANCED = ("self_training.pseudo_label_rule=class_balanced",)
 
 ARMS: Mapping[str, Arm] = {
-    "source-only": Arm("source-only"),
+    "source-only": Arm("source-only", FROM_RANDOM, goes_on=False, length=_FIRST_LENGTH + 1),
     "control": Arm("control"),
     "HRDA": Arm("uda"),
     "HRDA + MIC": Arm("uda", MASKED),
@@ -33,7 +40,9 @@ ARMS: Mapping[str, Arm] = {
     # The control's passes and augmentation as well, or the bound would be one of augmentation too.
     "supervised": Arm("control", on_real=True),
 }
-"""The comparison. `control` makes the passes of HRDA with the same augmentation, and sees no target photo."""
+"""The comparison. All but the first go on from one network a seed, which was trained as the control: pseudo-labels of a
+network that knows nothing yet teach nothing. `control` makes the passes of HRDA with the same augmentation, and sees no
+target photo."""
 
 ABLATIONS: Mapping[str, Arm] = {
     "control + MIC": Arm("control", MASKED),
@@ -44,11 +53,15 @@ ABLATIONS: Mapping[str, Arm] = {
     "class-balanced, share of the teacher": Arm("uda", (*BALANCED, "self_training.balance_source=0")),
     "class-balanced, all pixels": Arm("uda", (*BALANCED, "self_training.balance_keep=1")),
     "equal class weights": Arm("uda", ("class_weights=off",)),
-    "no supervised phase": Arm("uda", ("self_training_start=0",)),
+    "no supervised phase": Arm("uda", FROM_RANDOM, goes_on=False, length=_FIRST_LENGTH + 1),
 }
 """One change of HRDA each (of the control, where the name says so)."""
 
-ALL: Mapping[str, Arm] = {**ARMS, **ABLATIONS}
+ALL: Mapping[str, Arm] = {
+    FIRST_PHASE: Arm("control", FROM_RANDOM, goes_on=False, length=_FIRST_LENGTH),
+    **ARMS,
+    **ABLATIONS,
+}
 
 
 @dataclass(frozen=True)
@@ -65,6 +78,11 @@ class Training:
         """Its folder, and what messages call it."""
         own = self.arm.replace(",", "").replace(" ", "_")
         return f"{own}/seed{self.seed}" + ("" if self.fold is None else f"/fold{self.fold}")
+
+
+def first_phases(arms: Sequence[str], seeds: Sequence[int]) -> list[Training]:
+    """The trainings that those of the arms go on from, which must be done before."""
+    return [Training(FIRST_PHASE, seed) for seed in seeds] if any(ALL[arm].goes_on for arm in arms) else []
 
 
 def trainings(arms: Sequence[str], seeds: Sequence[int]) -> list[Training]:

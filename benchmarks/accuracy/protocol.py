@@ -8,7 +8,7 @@ import sys
 from dataclasses import dataclass
 from pathlib import Path
 
-from benchmarks.accuracy.arms import ALL, Training
+from benchmarks.accuracy.arms import ALL, FIRST_PHASE, Training
 from benchmarks.accuracy.photos import Folds, write_part
 from common.data.synthetic import CLASS_NAME
 from common.hrda import SettingsError, load_checkpoint
@@ -37,10 +37,17 @@ class Protocol:
         """Where a training writes."""
         return self.out / "runs" / training.name
 
+    def checkpoint(self, training: Training) -> Path:
+        """The better of student and teacher of a training that is done."""
+        return self.folder(training) / "checkpoints" / "best.pth"
+
     def settings_of(self, training: Training) -> TrainSettings:
         """The settings of a training."""
         arm = ALL[training.arm]
-        return self.settings.with_overrides([*arm.changes, f"mode={arm.mode}", f"seed={training.seed}"])
+        iterations = arm.length * self.settings.iterations
+        # Measured at its end alone: no arm gets to choose among more networks than another.
+        length = (f"iterations={iterations}", f"validation.interval={iterations}")
+        return self.settings.with_overrides([*length, *arm.changes, f"mode={arm.mode}", f"seed={training.seed}"])
 
     def write_parts(self) -> None:
         """Write the projects of real photos that `domains` names. Once, before trainings that run side by side."""
@@ -85,7 +92,10 @@ class Protocol:
         wanted.write_text(self.settings_of(training).to_yaml(), encoding="utf-8")
         command = [sys.executable, "-m", "train", f"--settings={wanted}", f"--out={folder}", f"--classes={CLASS_NAME}"]
         command += [f"--device={self.device}", *(f"--{role}={spec}" for role, spec in self.domains(training).items())]
-        command += ["--resume"] if (folder / "resume.json").is_file() else []
+        if (folder / "resume.json").is_file():
+            command += ["--resume"]
+        elif ALL[training.arm].goes_on:
+            command += [f"--init={self.checkpoint(Training(FIRST_PHASE, training.seed))}"]
         log = folder / "log.txt"
         with log.open("a", encoding="utf-8") as file:
             env = os.environ | {"OMP_NUM_THREADS": str(self.threads)}

@@ -20,6 +20,7 @@ _BINS = 1024
 _MEMORY = 100
 # Logits are four times smaller than the labels: more pixels would repeat what these say.
 _COUNTED_PIXELS = 4
+_MIRRORED = ((3,), (2,), (2, 3))
 
 
 def alone(tensor: Tensor) -> Tensor:
@@ -76,6 +77,24 @@ def pseudo_labels(
     if weights is None:
         weights = confident.expand_as(confidence)
     return PseudoLabels(labels, confidence, weights, confident)
+
+
+def averaged_views(answer: Callable[[Tensor], Tensor], images: Tensor, count: int) -> Tensor:
+    """Logits B×C×H×W of the mean probabilities of mirrored views; with one view, the answer itself.
+
+    Args:
+        answer: logits B×C×H×W float32 of images B×3×H×W.
+        images: B×3×H×W.
+        count: of `PSEUDO_LABEL_VIEWS`: as it is, then mirrored left to right, then both upside down.
+    """
+    logits = answer(images)
+    if count == 1:
+        return logits
+    total = logits.softmax(dim=1)
+    for sides in _MIRRORED[: count - 1]:
+        total += answer(images.flip(sides)).softmax(dim=1).flip(sides)
+    # A probability of 0 has no logit; no float32 lies nearer to it.
+    return (total / count).clamp(min=torch.finfo(total.dtype).tiny).log()
 
 
 class ClassCuts(nn.Module):

@@ -19,7 +19,7 @@ from common.hrda.feature_distance import class_indices, feature_distance
 from common.hrda.masking import block_side, draw_kept_blocks, mask_blocks
 from common.hrda.mixing import ColorJitter, blur, class_masks, draw_classes, draw_sigma, paste, present_classes
 from common.hrda.predictor import denormalise, normalise
-from common.hrda.pseudo_labels import ClassCuts, PseudoLabels, pseudo_labels
+from common.hrda.pseudo_labels import ClassCuts, PseudoLabels, averaged_views, pseudo_labels
 from common.hrda.segmentor import HRDASegmentor, draw_detail_box
 from common.hrda.settings import MODES, SelfTrainingSettings, closest
 from common.hrda.teacher import copy_buffers, ramped_alpha, update_teacher
@@ -323,15 +323,18 @@ class SelfTraining:
 
     @torch.no_grad()
     def _ask_teacher(self, images: Tensor, valid: Tensor | None) -> PseudoLabels:
-        with self.autocast():
-            logits = torch.cat([self.teacher.crop_logits(part) for _, part in self._parts(images)])
-        logits = logits.float()
+        logits = averaged_views(self._teacher_logits, images, self.settings.pseudo_label_views)
         if self._cuts is not None:
             self._cuts.learn(logits, valid)
         pseudo = pseudo_labels(logits, self.settings, self.cuts(), self.ranks.mean)
         if valid is None:
             return pseudo
         return replace(pseudo, weights=pseudo.weights * valid)
+
+    def _teacher_logits(self, images: Tensor) -> Tensor:
+        with self.autocast():
+            logits = torch.cat([self.teacher.crop_logits(part) for _, part in self._parts(images)])
+        return logits.float()
 
     def _statistics(self, pseudo: PseudoLabels) -> dict[str, Tensor]:
         shares = pseudo.class_shares(self.student.num_classes)

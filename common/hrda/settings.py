@@ -16,6 +16,7 @@ PRESETS = ("exact", "fast")
 BLENDINGS = ("uniform", "gaussian")
 PRECISIONS = ("float32", "bfloat16", "float16")
 PSEUDO_LABEL_RULES = ("published", "per_class", "class_balanced")
+PSEUDO_LABEL_VIEWS = (1, 2, 4)
 MODES = ("source-only", "control", "uda", "supervised")
 IGNORE_LABEL = 255
 """Label of pixels that no loss and no metric counts."""
@@ -226,6 +227,10 @@ class SelfTrainingSettings(PlainSettings):
     shares cannot drift, nearer 0 they may differ from the source's."""
     balance_keep: float = 0.9
     """Share of each class's pixels, its most confident ones, that count (rule 'class_balanced')."""
+    pseudo_label_views: int = 1
+    """Views of a target image that the teacher answers and whose probabilities are averaged: 1, the image as it is, as
+    published; 2, mirrored left to right too; 4, each of these upside down too, for photos without an up and down. What
+    the teacher sees in one view by chance does not become a label; each view costs another of the teacher's passes."""
     jitter_probability: float = 0.8
     """Chance, drawn once an iteration, that the mixed images are colour jittered."""
     jitter_strength: float = 0.2
@@ -265,6 +270,12 @@ class SelfTrainingSettings(PlainSettings):
         if self.pseudo_label_rule not in PSEUDO_LABEL_RULES:
             hint = closest(str(self.pseudo_label_rule), PSEUDO_LABEL_RULES)
             raise SettingsError(f"Unknown pseudo_label_rule '{self.pseudo_label_rule}': {hint}")
+        require(
+            self.pseudo_label_views in PSEUDO_LABEL_VIEWS and not isinstance(self.pseudo_label_views, bool),
+            "pseudo_label_views",
+            "1, 2 or 4",
+            self.pseudo_label_views,
+        )
         require(
             _is_number(self.jitter_strength) and 0 <= self.jitter_strength <= 0.5,
             "jitter_strength",

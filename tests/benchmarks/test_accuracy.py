@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from benchmarks.accuracy.__main__ import main
-from benchmarks.accuracy.arms import ALL, ARMS, FOLDS, trainings
+from benchmarks.accuracy.arms import ALL, ARMS, FIRST_PHASE, FOLDS, first_phases, trainings
 from benchmarks.accuracy.photos import Folds, labelled_photos, write_part
 from benchmarks.accuracy.protocol import Protocol
 from benchmarks.accuracy.scores import Figures, Predicted, table, verdict
@@ -88,11 +88,24 @@ def test_arms_differ_in_what_they_say(real: Path, tmp_path: Path, name: str):
     training, *others = trainings([name], [7])
     settings = made.settings_of(training)
     assert (settings.mode, settings.seed) == (ALL[name].mode, 7)
-    assert settings == made.settings.with_overrides([*ALL[name].changes, f"mode={ALL[name].mode}", "seed=7"])
+    length = [f"{key}={ALL[name].length}" for key in ("iterations", "validation.interval")]
+    own = [*length, *ALL[name].changes, f"mode={ALL[name].mode}", "seed=7"]
+    assert settings == made.settings.with_overrides(own)
     domains = made.domains(training)
     assert ("target" in domains) == (settings.mode == "uda")
     assert (domains["source"] == "source") == (name != "supervised")
     assert len(others) == (FOLDS - 1 if name == "supervised" else 0)
+
+
+def test_arms_that_are_compared_with_each_other_go_on_from_the_same_network():
+    assert [first.name for first in first_phases(["control", "HRDA", "supervised"], [0, 1])] == [
+        "first_phase/seed0",
+        "first_phase/seed1",
+    ]
+    assert first_phases(["source-only"], [0]) == []
+    for name, arm in ALL.items():
+        # As many iterations in all.
+        assert arm.length + (ALL[FIRST_PHASE].length if arm.goes_on else 0) == 3 or name == FIRST_PHASE
 
 
 def test_nothing_that_is_reported_is_chosen_on_or_learnt_from(real: Path, tmp_path: Path):
@@ -147,6 +160,8 @@ def test_protocol_from_photos_to_table_and_what_is_done_is_not_repeated(
     assert main([*command, "--jobs=2"]) == 0
     out = capfd.readouterr().out
     assert "HRDA/seed0 is trained." in out
+    started = "first_phase/seed0/checkpoints/best.pth"
+    assert all(started in (tmp_path / "runs" / arm / "seed0" / "log.txt").read_text() for arm in ("control", "HRDA"))
     assert "Crack IoU at 0.5: HRDA" in out
     assert "| control | " in (tmp_path / "table.md").read_text()
     assert (tmp_path / "picture.png").stat().st_size > 1000

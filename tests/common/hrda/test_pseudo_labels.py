@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from common.hrda import SelfTrainingSettings
-from common.hrda.pseudo_labels import ClassCuts, PseudoLabels, pseudo_labels
+from common.hrda.pseudo_labels import ClassCuts, PseudoLabels, averaged_views, pseudo_labels
 
 
 def rule(**settings) -> SelfTrainingSettings:
@@ -26,6 +26,37 @@ def labelled(cuts: ClassCuts, logits: Tensor, settings: SelfTrainingSettings) ->
 def spread_out(batch: Tensor) -> Tensor:
     """The same pixels four times as far apart: every fourth is counted."""
     return batch.repeat_interleave(4, -1).repeat_interleave(4, -2)
+
+
+@pytest.mark.parametrize(("count", "corners"), [(2, 2), (4, 4)])
+def test_views_are_averaged_where_they_lie_in_the_image(count: int, corners: int) -> None:
+    def answer(images: Tensor) -> Tensor:
+        """Sees a crack in the upper left corner of whatever it is shown, and one where the image is bright."""
+        logits = torch.stack([torch.zeros_like(images[:, 0]), 4 * images[:, 0]], dim=1)
+        logits[:, 1, 0, 0] = 8
+        return logits
+
+    image = torch.zeros(1, 3, 6, 4)
+    image[..., 3, 1] = 1
+    crack = averaged_views(answer, image, count).softmax(dim=1)[0, 1]
+    alone = torch.tensor([0.0, 4.0, 8.0]).sigmoid().tolist()
+    # What the image shows stays; what one view has by chance is shared among them.
+    assert crack[3, 1].item() == pytest.approx(alone[1], abs=1e-6)
+    by_chance = alone[0] + (alone[2] - alone[0]) / count
+    assert crack[0, 0].item() == pytest.approx(by_chance, abs=1e-6)
+    assert (crack > 0.51).sum().item() == corners + 1
+
+
+def test_one_view_is_the_answer_itself() -> None:
+    logits = torch.randn(1, 2, 4, 4)
+    assert averaged_views(lambda _: logits, torch.zeros(1, 3, 4, 4), 1) is logits
+
+
+def test_certainty_of_all_views_stays_a_finite_logit() -> None:
+    certain = torch.tensor([-500.0, 500.0]).view(1, 2, 1, 1).expand(1, 2, 4, 4)
+    logits = averaged_views(lambda _: certain, torch.zeros(1, 3, 4, 4), 2)
+    assert logits.isfinite().all()
+    assert (logits.argmax(dim=1) == 1).all()
 
 
 def test_crack_of_which_the_teacher_is_never_sure_gets_its_share_of_the_source() -> None:

@@ -212,6 +212,17 @@ def test_pixels_that_are_not_valid_do_not_count() -> None:
     assert result.pseudo.weights[:, 8:].max() == result.pseudo.confident_share
 
 
+def test_teacher_answers_as_many_views_as_are_wanted() -> None:
+    run = training("uda", pseudo_label_views=4)
+    source, labels, target = batch()
+    asked = []
+    answer = run.teacher.crop_logits
+    run.teacher.crop_logits = lambda images: [asked.append(images), answer(images)][1]
+    run.step(source, labels, target, iteration=0)
+    expected = [target, target.flip(3), target.flip(2), target.flip(2, 3)]
+    assert all(torch.equal(one, other) for one, other in zip(asked, expected, strict=True))
+
+
 def test_teacher_has_the_students_statistics_until_it_sees_images() -> None:
     run = training("control")
     source, labels, _ = batch()

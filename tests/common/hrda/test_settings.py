@@ -33,6 +33,8 @@ def test_settings_survive_json(settings) -> None:
         (lambda: InferenceSettings.from_dict([1]), "InferenceSettings needs keys and values"),
         (lambda: SelfTrainingSettings(alpha=1.5), "alpha must be a number from 0 to 1"),
         (lambda: SelfTrainingSettings(pseudo_label_rule="perclass"), "did you mean 'per_class'"),
+        (lambda: SelfTrainingSettings(pseudo_label_views=3), "pseudo_label_views must be 1, 2 or 4"),
+        (lambda: SelfTrainingSettings(pseudo_label_views=True), "pseudo_label_views must be 1, 2 or 4"),
         (lambda: SelfTrainingSettings(jitter_strength=0.9), "jitter_strength must be a number from 0 to 0.5"),
         (lambda: SelfTrainingSettings(feature_distance_weight=0.1), "at least the name of one class"),
         (lambda: SelfTrainingSettings(feature_distance_classes=(7, 8)), "in place of the indices of former settings"),
