@@ -137,9 +137,8 @@ class HRDASegmentor(BaseSegmentor):
             images: B×3×H×W float.
             detail_box: place of the high-resolution sub-crop, on the 8-pixel grid.
         """
-        # Both are half a crop, and the encoder has no statistics of a batch: one pass does for both.
-        features = self.backbone(torch.cat([self.context_images(images), detail_box.crop(images)]))
-        context_features, detail_features = (list(part) for part in zip(*(f.chunk(2) for f in features), strict=True))
+        context_features = self.backbone(self.context_images(images))
+        detail_features = self.backbone(detail_box.crop(images))
         context = self.decode_head(context_features)
         detail = self.decode_head(detail_features)
         attention = self.decode_head.attention(context_features)
