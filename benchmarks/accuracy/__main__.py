@@ -96,11 +96,11 @@ def compare(given: argparse.Namespace) -> None:
     )
     wanted = trainings(given.arms, given.seeds)
     first = first_phases(given.arms, given.seeds)
-    for training in (*first, *wanted):
-        protocol.is_done(training)  # Refuses other settings before hours of work.
+    # All of them before the first hour of work: it refuses other settings.
+    missing = {training for training in (*first, *wanted) if not protocol.is_done(training)}
     protocol.write_parts()
-    train_all(protocol, first, jobs)
-    train_all(protocol, wanted, jobs)
+    for phase in (first, wanted):
+        train_all(protocol, [training for training in phase if training in missing], jobs)
     truths = read_photos(given.labelled, out / "masks")
     results: dict[str, list[Figures]] = {}
     columns: dict[str, list[Predicted]] = {}
@@ -118,9 +118,9 @@ def compare(given: argparse.Namespace) -> None:
 
 
 def train_all(protocol: Protocol, wanted: Sequence[Training], jobs: int) -> None:
-    """Train what is not trained yet, `jobs` at a time."""
+    """Run trainings, `jobs` at a time."""
     with ThreadPoolExecutor(jobs) as pool:
-        trained = [pool.submit(protocol.run, training) for training in wanted if not protocol.is_done(training)]
+        trained = [pool.submit(protocol.run, training) for training in wanted]
         try:
             for training in as_completed(trained):
                 training.result()

@@ -26,6 +26,7 @@ class Arm:
 
 FIRST_PHASE = "first phase"
 _FIRST_LENGTH = 2
+# Weights that are drawn have further to go than those of a first phase.
 FROM_RANDOM = ("optimizer.lr=1.5e-3",)
 RARE = ("data.rare_class_share=0", "data.rare_class_sampling.mode=auto")
 MASKED = ("self_training.masked_weight=1",)
