@@ -1,6 +1,6 @@
 """Whether adaptation helps, by a protocol that anyone can repeat: `python -m benchmarks.accuracy`.
 
-Source: 300 generated photos of cracks. Target: unlabelled real photos. A first phase on the source, the same
+Source: 300 generated photos of cracks in asphalt. Target: unlabelled real photos. A first phase on the source, the same
 for all arms of a seed, comes before what they are compared in. The labelled real photos are dealt into two
 halves: which of student and teacher is served, and the threshold, are chosen on the one; the figures are of the other.
 The supervised arm learns from labelled real photos, four fifths at a time, and predicts the fifth that is left.

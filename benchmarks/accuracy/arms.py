@@ -25,12 +25,11 @@ class Arm:
 
 
 FIRST_PHASE = "first phase"
-_FIRST_LENGTH = 2
+_FIRST_LENGTH = 4
 # Weights that are drawn have further to go than those of a first phase.
 FROM_RANDOM = ("optimizer.lr=1.5e-3",)
 RARE = ("data.rare_class_share=0", "data.rare_class_sampling.mode=auto")
 MASKED = ("self_training.masked_weight=1",)
-BALANCED = ("self_training.pseudo_label_rule=class_balanced",)
 
 ARMS: Mapping[str, Arm] = {
     "source-only": Arm("source-only", FROM_RANDOM, goes_on=False, length=_FIRST_LENGTH + 1),
@@ -49,11 +48,12 @@ ABLATIONS: Mapping[str, Arm] = {
     "control + MIC": Arm("control", MASKED),
     "control + RCS": Arm("control", RARE),
     "published rule": Arm("uda", ("self_training.pseudo_label_rule=published",)),
-    "class-balanced": Arm("uda", BALANCED),
-    "class-balanced, share of the source": Arm("uda", (*BALANCED, "self_training.balance_source=1")),
-    "class-balanced, share of the teacher": Arm("uda", (*BALANCED, "self_training.balance_source=0")),
-    "class-balanced, all pixels": Arm("uda", (*BALANCED, "self_training.balance_keep=1")),
-    "equal class weights": Arm("uda", ("class_weights=off",)),
+    "cut of 0.6": Arm("uda", ("self_training.pseudo_label_rule=per_class", "self_training.class_threshold=0.6")),
+    "share of the source": Arm("uda", ("self_training.balance_source=1",)),
+    "share of the teacher": Arm("uda", ("self_training.balance_source=0",)),
+    "all pixels": Arm("uda", ("self_training.balance_keep=1",)),
+    "four views": Arm("uda", ("self_training.pseudo_label_views=4",)),
+    "crack weighs 3": Arm("uda", ("class_weights=[1, 3]",)),
     "no supervised phase": Arm("uda", FROM_RANDOM, goes_on=False, length=_FIRST_LENGTH + 1),
 }
 """One change of HRDA each (of the control, where the name says so)."""

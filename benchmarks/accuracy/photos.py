@@ -41,7 +41,7 @@ def write_source(folder: Path) -> str:
     """Generated photos of cracks in `folder`, made anew where they are not complete; their specification."""
     done = folder / "complete"
     if not done.exists():
-        write_project(folder / "project", "source", SOURCE_PHOTOS, seed=SOURCE_SEED, size=(SOURCE_SIDE, SOURCE_SIDE))
+        write_project(folder / "project", "road", SOURCE_PHOTOS, seed=SOURCE_SEED, size=(SOURCE_SIDE, SOURCE_SIDE))
         done.touch()
     return str(folder / "project")
 

@@ -1,10 +1,12 @@
-"""Labelled crack photos without any download: a source domain and a "real-like" target domain.
+"""Labelled crack photos without any download: source domains and a "real-like" target domain.
 
 The source shows plaster, concrete and fine asphalt under even light with clean, mostly single cracks. The real-like
 domain differs in what no colour jitter, blur or noise on the source imitates: other surfaces (pebbles, slabs with
 joints, board marks, coarse asphalt), other cracks (jagged and spalled, meandering, map cracking, dust-filled), other
 things that look like cracks (roots, wires, joints, shadow edges, peeling paint); on top of that it has uneven light,
-blur, sensor noise and JPEG artefacts. `STYLES` holds every strength, for whoever wants another gap.
+blur, sensor noise and JPEG artefacts. A third domain, "road", is a source for photos of asphalt: thin, faint cracks on
+rough ground, labelled a little wider than they are, as people do. `STYLES` holds every strength, for whoever wants
+another gap.
 
 Example:
     image, mask = generate("source", seed=3)
@@ -75,9 +77,11 @@ class Style:
     map_cracking: float
     """Share of pictures with a patch of map cracking as their main crack."""
     share: Range
-    """Share of crack pixels at which no further crack is added."""
+    """Share of crack pixels at which no further crack is added; what a label adds around them is not counted."""
     lookalikes: dict[str, float]
     """Probability of each of `synthetic_scene.LOOKALIKES` to be in a picture, in the order in which they are drawn."""
+    label_extra: int = 0
+    """Pixels by which a label is wider than the crack, as those drawn with a brush are."""
     filled: float = 0.0
     """Share of pictures whose cracks hold dust of another colour instead of shadow."""
     light: Range = (0.0, 0.1)
@@ -131,6 +135,24 @@ STYLES: dict[str, Style] = {
         cast=0.05,
         jpeg=(45, 85),
     ),
+    "road": Style(
+        surfaces={"asphalt": 0.5, "coarse_asphalt": 0.5},
+        cracks=(
+            (
+                CrackShape(
+                    roughness=(0.06, 0.18), decay=(0.52, 0.64), jag=(0.3, 1.0), width=(0.8, 1.8), depth=(0.35, 0.85)
+                ),
+                1.0,
+            ),
+        ),
+        map_cracking=0.08,
+        share=(0.002, 0.008),
+        lookalikes={"stain": 0.4, "scratches": 0.1},
+        label_extra=1,
+        blur=(0.4, 0.8),
+        sensor_noise=(0.0, 0.02),
+        cast=0.04,
+    ),
 }
 DOMAINS: tuple[str, ...] = tuple(STYLES)
 
@@ -147,7 +169,8 @@ def generate(
         style: What to draw instead of `STYLES[domain]`.
 
     Returns:
-        The photo, H×W×3 uint8 RGB, and its mask, H×W uint8, 1 where the crack covers most of the pixel before any blur.
+        The photo, H×W×3 uint8 RGB, and its mask, H×W uint8, 1 where the crack covers most of the pixel before any blur,
+        and beside it where the style's labels are wider.
 
     Raises:
         ValueError: For an unknown domain, a negative seed or a size below 32.
@@ -178,7 +201,8 @@ def generate(
         cast=style.cast,
         jpeg=None if style.jpeg is None else int(rng.integers(style.jpeg[0], style.jpeg[1] + 1)),
     )
-    return image, np.uint8(covered >= _COVERED)
+    mask = np.uint8(covered >= _COVERED)
+    return image, cv2.dilate(mask, np.ones((1 + style.label_extra, 1 + style.label_extra), np.uint8))
 
 
 def _pick(rng: Generator, weights: dict[str, float]) -> str:
