@@ -78,6 +78,11 @@ class TrainPage(AppPage):
         entry.fill(value)
         entry.press("Tab")
 
+    def wait_for_number(self, title: str, value: str) -> None:
+        """Wait until the form of settings shows a number. It may do so later than the editor."""
+        entry = self.field(self.SETTINGS, title).locator("input")
+        self.page.wait_for_function("([entry, value]) => entry.value === value", arg=[entry.element_handle(), value])
+
     @property
     def yaml(self) -> str:
         """What the editor shows, from its own document: a long text is not all in the page."""

@@ -125,14 +125,12 @@ def choose_model_and_classes(page):
 def change_settings(page):
     page.choose(page.field(page.SETTINGS, "Preset").locator(".el-select"), "Quick look")
     page.wait_for_yaml("iterations: 400")
+    page.wait_for_number("Iterations", "400")
     page.number("Iterations", "777")
     page.wait_for_yaml("iterations: 777")
     page.visit.screen("train-4-settings", page.card(page.SETTINGS))
     page.type_yaml(yaml.safe_dump(SETTINGS))
-    batch = page.field(page.SETTINGS, "Batch size").locator("input")
-    page.page.wait_for_function(
-        "([entry, size]) => entry.value === size", arg=[batch.element_handle(), str(SETTINGS["batch_size"])]
-    )
+    page.wait_for_number("Batch size", str(SETTINGS["batch_size"]))
     assert yaml.safe_load(page.yaml) == SETTINGS
     page.select(page.SETTINGS)
     page.unlocked(page.START)
