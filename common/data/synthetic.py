@@ -81,7 +81,7 @@ class Style:
     lookalikes: dict[str, float]
     """Probability of each of `synthetic_scene.LOOKALIKES` to be in a picture, in the order in which they are drawn."""
     label_extra: int = 0
-    """Pixels by which a label is wider than the crack, as those drawn with a brush are."""
+    """Pixels by which a label is wider than the crack, as brushes draw them; an odd one lies right and below."""
     filled: float = 0.0
     """Share of pictures whose cracks hold dust of another colour instead of shadow."""
     light: Range = (0.0, 0.1)
