@@ -26,8 +26,8 @@ class Arm:
 
 FIRST_PHASE = "first phase"
 _FIRST_LENGTH = 4
-# Weights that are drawn have further to go than those of a first phase.
-FROM_RANDOM = ("optimizer.lr=1.5e-3",)
+# Weights that are drawn have further to go than those of a first phase, and the teacher has to follow them.
+FROM_RANDOM = ("optimizer.lr=1.5e-3", "self_training.alpha=0.99")
 RARE = ("data.rare_class_share=0", "data.rare_class_sampling.mode=auto")
 MASKED = ("self_training.masked_weight=1",)
 
@@ -48,11 +48,12 @@ ABLATIONS: Mapping[str, Arm] = {
     "control + MIC": Arm("control", MASKED),
     "control + RCS": Arm("control", RARE),
     "published rule": Arm("uda", ("self_training.pseudo_label_rule=published",)),
-    "cut of 0.6": Arm("uda", ("self_training.pseudo_label_rule=per_class", "self_training.class_threshold=0.6")),
-    "share of the source": Arm("uda", ("self_training.balance_source=1",)),
-    "share of the teacher": Arm("uda", ("self_training.balance_source=0",)),
-    "all pixels": Arm("uda", ("self_training.balance_keep=1",)),
+    "cut of 0.6": Arm("uda", ("self_training.class_threshold=0.6",)),
+    "class-balanced": Arm("uda", ("self_training.pseudo_label_rule=class_balanced",)),
+    "ClassMix": Arm("uda", ("self_training.mixing=class",)),
+    "teacher of 100 iterations": Arm("uda", ("self_training.alpha=0.99",)),
     "four views": Arm("uda", ("self_training.pseudo_label_views=4",)),
+    "three scales": Arm("uda", ("self_training.pseudo_label_scales=[0.75, 1.0, 1.5]",)),
     "crack weighs 3": Arm("uda", ("class_weights=[1, 3]",)),
     "no supervised phase": Arm("uda", FROM_RANDOM, goes_on=False, length=_FIRST_LENGTH + 1),
 }

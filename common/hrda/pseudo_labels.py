@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from common.hrda.settings import SelfTrainingSettings
@@ -20,7 +21,9 @@ _BINS = 1024
 _MEMORY = 100
 # Logits are four times smaller than the labels: more pixels would repeat what these say.
 _COUNTED_PIXELS = 4
-_MIRRORED = ((3,), (2,), (2, 3))
+_VIEWS = ((), (3,), (2,), (2, 3))
+# Of the sizes that `HRDASegmentor.crop_parts` takes, those whose half has no odd rest.
+_STEP, _SMALLEST = 16, 64
 
 
 def alone(tensor: Tensor) -> Tensor:
@@ -79,22 +82,39 @@ def pseudo_labels(
     return PseudoLabels(labels, confidence, weights, confident)
 
 
-def averaged_views(answer: Callable[[Tensor], Tensor], images: Tensor, count: int) -> Tensor:
-    """Logits B×C×H×W of the mean probabilities of mirrored views; with one view, the answer itself.
+def averaged_views(
+    answer: Callable[[Tensor], Tensor], images: Tensor, count: int, scales: Sequence[float] = (1.0,)
+) -> Tensor:
+    """Logits B×C×H×W of the mean probabilities of views; with one view at scale 1, the answer itself.
 
     Args:
         answer: logits B×C×H×W float32 of images B×3×H×W.
         images: B×3×H×W.
         count: of `PSEUDO_LABEL_VIEWS`: as it is, then mirrored left to right, then both upside down.
+        scales: at which each of these is answered. Sizes are rounded to multiples of 16, at least 64.
     """
-    logits = answer(images)
-    if count == 1:
-        return logits
-    total = logits.softmax(dim=1)
-    for sides in _MIRRORED[: count - 1]:
-        total += answer(images.flip(sides)).softmax(dim=1).flip(sides)
+    if count == 1 and tuple(scales) == (1.0,):
+        return answer(images)
+    size = images.shape[-2:]
+    total = 0
+    for scale in scales:
+        scaled = _resized(images, size if scale == 1 else _scaled(size, scale))
+        for sides in _VIEWS[:count]:
+            probabilities = answer(scaled.flip(sides)).softmax(dim=1).flip(sides)
+            total = total + _resized(probabilities, size)
     # A probability of 0 has no logit; no float32 lies nearer to it.
-    return (total / count).clamp(min=torch.finfo(total.dtype).tiny).log()
+    return (total / (count * len(scales))).clamp(min=torch.finfo(total.dtype).tiny).log()
+
+
+def _scaled(size: Sequence[int], scale: float) -> tuple[int, ...]:
+    """What the teacher's network can answer nearest to `size` times `scale`."""
+    return tuple(max(round(length * scale / _STEP) * _STEP, _SMALLEST) for length in size)
+
+
+def _resized(maps: Tensor, size: Sequence[int]) -> Tensor:
+    if maps.shape[-2:] == tuple(size):
+        return maps
+    return F.interpolate(maps, tuple(size), mode="bilinear", antialias=True)
 
 
 class ClassCuts(nn.Module):

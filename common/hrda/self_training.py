@@ -109,6 +109,8 @@ class StepDraws:
         boxes = draw_detail_box(size, generator), draw_detail_box(size, generator)
         present = present_classes(labels) if present is None else present
         mask = class_masks(labels, draw_classes(present, generator, ranks))
+        if settings.mixing == "none":
+            mask = torch.zeros_like(mask)
         strong = _draw_strong(len(labels), settings, generator, ranks)
         # Last, so that a run with masking draws for its other passes what a run without it draws.
         masked = MaskedDraws.draw(labels, settings, generator, ranks) if settings.masked_weight > 0 else None
@@ -323,7 +325,8 @@ class SelfTraining:
 
     @torch.no_grad()
     def _ask_teacher(self, images: Tensor, valid: Tensor | None) -> PseudoLabels:
-        logits = averaged_views(self._teacher_logits, images, self.settings.pseudo_label_views)
+        views, scales = self.settings.pseudo_label_views, self.settings.pseudo_label_scales
+        logits = averaged_views(self._teacher_logits, images, views, scales)
         if self._cuts is not None:
             self._cuts.learn(logits, valid)
         pseudo = pseudo_labels(logits, self.settings, self.cuts(), self.ranks.mean)

@@ -17,6 +17,7 @@ BLENDINGS = ("uniform", "gaussian")
 PRECISIONS = ("float32", "bfloat16", "float16")
 PSEUDO_LABEL_RULES = ("published", "per_class", "class_balanced")
 PSEUDO_LABEL_VIEWS = (1, 2, 4)
+MIXINGS = ("class", "none")
 MODES = ("source-only", "control", "uda", "supervised")
 IGNORE_LABEL = 255
 """Label of pixels that no loss and no metric counts."""
@@ -231,6 +232,13 @@ class SelfTrainingSettings(PlainSettings):
     """Views of a target image that the teacher answers and whose probabilities are averaged: 1, the image as it is, as
     published; 2, mirrored left to right too; 4, each of these upside down too, for photos without an up and down. What
     the teacher sees in one view by chance does not become a label; each view costs another of the teacher's passes."""
+    pseudo_label_scales: tuple[float, ...] = (1.0,)
+    """Scales at which the teacher answers each view, whose probabilities are averaged too; (1,) as published. Thin and
+    wide shapes are each seen best at a scale of their own. A scale costs its square of a pass."""
+    mixing: str = "class"
+    """Which pixels of a mixed image are the source's. 'class': those of half of the classes of the source batch, as
+    published (ClassMix). 'none': none, the second pass sees the augmented target alone. Of two classes ClassMix draws
+    one: every other image is then the source with nothing of the target but in the gaps of its thin class."""
     jitter_probability: float = 0.8
     """Chance, drawn once an iteration, that the mixed images are colour jittered."""
     jitter_strength: float = 0.2
@@ -276,6 +284,15 @@ class SelfTrainingSettings(PlainSettings):
             "1, 2 or 4",
             self.pseudo_label_views,
         )
+        scales = self.pseudo_label_scales
+        require(
+            isinstance(scales, tuple) and 0 < len(scales) <= 8 and all(_is_number(s) and 0.5 <= s <= 4 for s in scales),
+            "pseudo_label_scales",
+            "1 to 8 numbers from 0.5 to 4",
+            scales,
+        )
+        if self.mixing not in MIXINGS:
+            raise SettingsError(f"Unknown mixing '{self.mixing}': {closest(str(self.mixing), MIXINGS)}")
         require(
             _is_number(self.jitter_strength) and 0 <= self.jitter_strength <= 0.5,
             "jitter_strength",

@@ -47,6 +47,37 @@ def test_views_are_averaged_where_they_lie_in_the_image(count: int, corners: int
     assert (crack > 0.51).sum().item() == corners + 1
 
 
+def test_scales_are_averaged_where_they_lie_in_the_image() -> None:
+    asked = []
+
+    def answer(images: Tensor) -> Tensor:
+        """Sees a crack in the right half, the surer the larger the image is."""
+        asked.append(tuple(images.shape[-2:]))
+        crack = torch.zeros_like(images[:, 0])
+        crack[..., images.shape[-1] // 2 :] = images.shape[-2] / 32
+        return torch.stack([torch.zeros_like(crack), crack], dim=1)
+
+    crack = averaged_views(answer, torch.zeros(1, 3, 96, 128), 2, (0.7, 1.0, 1.5)).softmax(dim=1)[0, 1]
+    # Sizes that the network takes: multiples of 16.
+    assert asked == [(64, 96)] * 2 + [(96, 128)] * 2 + [(144, 192)] * 2
+    # Of the mirrored view the left half; each scale is as sure as its height says.
+    sure = (torch.tensor([64.0, 96.0, 144.0]) / 32).sigmoid().mean()
+    assert crack.shape == (96, 128)
+    assert crack[:, :60].mean().item() == pytest.approx((0.5 + sure.item()) / 2, abs=1e-5)
+    torch.testing.assert_close(crack, crack.flip(1))
+
+
+def test_a_small_image_is_not_shrunk_below_what_the_network_takes() -> None:
+    asked = []
+
+    def answer(images: Tensor) -> Tensor:
+        asked.append(tuple(images.shape[-2:]))
+        return images[:, :2]
+
+    averaged_views(answer, torch.zeros(1, 3, 64, 96), 1, (0.5,))
+    assert asked == [(64, 64)]
+
+
 def test_one_view_is_the_answer_itself() -> None:
     logits = torch.randn(1, 2, 4, 4)
     assert averaged_views(lambda _: logits, torch.zeros(1, 3, 4, 4), 1) is logits

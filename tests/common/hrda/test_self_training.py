@@ -131,6 +131,19 @@ def test_classmix_draws_half_of_the_batchs_classes_rounded_up() -> None:
     assert mixed[0, 0].tolist() == [[0, 10], [0, 10]]
 
 
+def test_without_mixing_the_second_pass_sees_the_target_alone() -> None:
+    settings = {"pseudo_label_rule": "per_class", "jitter_probability": 0.0, "blur_probability": 0.0}
+    run = training("uda", mixing="none", **settings)
+    source, labels, target = batch()
+    mixed = StepDraws.draw(labels, SelfTrainingSettings(**settings), torch.Generator().manual_seed(1))
+    draws = StepDraws.draw(labels, run.settings, torch.Generator().manual_seed(1))
+    assert mixed.mask.any()
+    assert draws.second_box == mixed.second_box
+    result = run.step(source, labels, target, iteration=0, draws=draws)
+    assert torch.equal(result.second_images, target)
+    assert torch.equal(result.second_labels, result.pseudo.labels)
+
+
 def test_jitter_without_change_is_the_identity_and_stays_in_range() -> None:
     images = torch.rand(2, 3, 8, 8)
     ones, zeros = torch.ones(2), torch.zeros(2)
