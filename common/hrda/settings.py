@@ -60,6 +60,11 @@ def _is_number(value: Any) -> bool:
     return isinstance(value, int | float) and not isinstance(value, bool)
 
 
+def _scales(name: str, value: object, lowest: float) -> None:
+    fits = isinstance(value, tuple) and 0 < len(value) <= 8 and all(_is_number(s) and lowest <= s <= 4 for s in value)
+    require(fits, name, f"1 to 8 numbers from {lowest} to 4", value)
+
+
 def _fraction(name: str, value: Any) -> None:
     require(_is_number(value) and 0 <= value <= 1, name, "a number from 0 to 1", value)
 
@@ -173,13 +178,7 @@ class InferenceSettings(PlainSettings):
             self.detail_overlap,
         )
         require(isinstance(self.flip, bool), "flip", "true or false", self.flip)
-        scales = self.scales
-        require(
-            isinstance(scales, tuple) and 0 < len(scales) <= 8 and all(_is_number(s) and 0.1 <= s <= 4 for s in scales),
-            "scales",
-            "1 to 8 numbers from 0.1 to 4",
-            scales,
-        )
+        _scales("scales", self.scales, 0.1)
         for name, known in (("preset", PRESETS), ("blending", BLENDINGS)):
             value = getattr(self, name)
             if value not in known:
@@ -284,13 +283,7 @@ class SelfTrainingSettings(PlainSettings):
             "1, 2 or 4",
             self.pseudo_label_views,
         )
-        scales = self.pseudo_label_scales
-        require(
-            isinstance(scales, tuple) and 0 < len(scales) <= 8 and all(_is_number(s) and 0.5 <= s <= 4 for s in scales),
-            "pseudo_label_scales",
-            "1 to 8 numbers from 0.5 to 4",
-            scales,
-        )
+        _scales("pseudo_label_scales", self.pseudo_label_scales, 0.5)
         if self.mixing not in MIXINGS:
             raise SettingsError(f"Unknown mixing '{self.mixing}': {closest(str(self.mixing), MIXINGS)}")
         require(
