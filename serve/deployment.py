@@ -6,6 +6,7 @@ import threading
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 import numpy as np
@@ -36,6 +37,7 @@ class Deployment:
         device: where it computes.
         build: makes the network for (precision, compiled); called once for each that requests ask for.
         runtime: the SDK's name of what it runs on.
+        best_thresholds: probability by class name at which the class was found best in training, where it was measured.
     """
 
     def __init__(
@@ -47,9 +49,10 @@ class Deployment:
         device: torch.device,
         build: Callable[[str, bool], WindowNetwork],
         runtime: str = RuntimeType.PYTORCH,
+        best_thresholds: Mapping[str, float] = MappingProxyType({}),
     ) -> None:
         self.name, self.classes, self.palette = name, tuple(classes), tuple(palette)
-        self.device, self.runtime = device, runtime
+        self.device, self.runtime, self.best_thresholds = device, runtime, dict(best_thresholds)
         self.encoder = str(settings["model"]["encoder"])
         self.crop_size: tuple[int, int] = tuple(settings["model"]["crop_size"])
         self.input_scale = read_input_scale(settings)
@@ -83,7 +86,8 @@ class Deployment:
                 raise RequestError(str(error)) from error
             content = network.metadata
             palette = [tuple(colour) for colour in content["palette"]]
-            return cls(path.name, content["classes"], palette, content["settings"], target, _only(network), runtime)
+            classes, settings, best = content["classes"], content["settings"], content.get("best_thresholds", {})
+            return cls(path.name, classes, palette, settings, target, _only(network), runtime, best)
         bundle = read_checkpoint(path)
         model = bundle.model.to(target).eval()
         settings = settings_with_crop(bundle)
@@ -91,7 +95,8 @@ class Deployment:
         def build(precision: str, compiled: bool) -> WindowNetwork:
             return TorchNetwork(model, target, precision, compiled=compiled)
 
-        return cls(path.name, bundle.classes, bundle.palette, settings, target, build, runtime)
+        best = bundle.best_thresholds
+        return cls(path.name, bundle.classes, bundle.palette, settings, target, build, runtime, best)
 
     def predict(self, images: Sequence[np.ndarray], settings: ServeSettings) -> list[Segmentation]:
         """Class indices of images, and their confidences where asked for; one call at a time.
@@ -184,7 +189,14 @@ def export(checkpoint: Path, path: Path) -> None:
     model = bundle.model.eval()
     settings = settings_with_crop(bundle)
     try:
-        export_onnx(model, path, classes=bundle.classes, palette=bundle.palette, settings=settings)
+        export_onnx(
+            model,
+            path,
+            classes=bundle.classes,
+            palette=bundle.palette,
+            settings=settings,
+            best_thresholds=bundle.best_thresholds,
+        )
     except RuntimeUnavailableError as error:
         raise RequestError(str(error)) from error
 

@@ -28,6 +28,7 @@ from serve.sdk import SdkServer
 from serve.settings import read_settings, without_client_arguments
 
 _HERE = Path(__file__).parent
+_NO_THRESHOLDS = "\nthresholds: {}"
 _NO_MODEL = "No model is deployed. Choose one in the app, or call deploy_from_api."
 
 
@@ -180,6 +181,16 @@ class HRDAServer(SdkServer):
         if deployment is None:
             return {}
         return {"checkpoint": deployment.name, "encoder": deployment.encoder, "device": str(deployment.device)}
+
+    @property
+    def custom_inference_settings(self) -> str:
+        """The default settings as commented YAML, with what suits the deployed model best, for a person to edit."""
+        text = super().custom_inference_settings
+        best = self.deployment.best_thresholds if self.deployment is not None else {}
+        if not best:
+            return text
+        # JSON is YAML too, and is one line whatever the classes are called.
+        return text.replace(_NO_THRESHOLDS, f"{_NO_THRESHOLDS} # best in validation: {json.dumps(best)}")
 
     def get_info(self) -> dict[str, Any]:
         """What labelling tools and scripts show about this session."""

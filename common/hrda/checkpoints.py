@@ -59,6 +59,13 @@ class CheckpointBundle:
         """(short_edge, long_edge) that images were scaled to in training; None: own resolution."""
         return read_input_scale(self.settings)
 
+    @property
+    def best_thresholds(self) -> dict[str, float]:
+        """Probability of each class but the background at which its F1 was highest in the last validation; without the
+        classes that were not measured."""
+        measured = {name: self.metrics.get(f"best_threshold/{name}") for name in self.classes[1:]}
+        return {name: float(value) for name, value in measured.items() if isinstance(value, float) and 0 < value < 1}
+
 
 def read_input_scale(settings: Mapping[str, Any]) -> tuple[int, int] | None:
     """(short_edge, long_edge) in a checkpoint's plain settings; None: images keep their own resolution."""

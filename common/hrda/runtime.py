@@ -176,6 +176,7 @@ def export_onnx(
     classes: Sequence[str],
     palette: Sequence[Sequence[int]],
     settings: Mapping[str, Any],
+    best_thresholds: Mapping[str, float],
 ) -> None:
     """Write the network that one window goes through as ONNX (opset 18), with all that serving it needs.
 
@@ -188,6 +189,7 @@ def export_onnx(
         classes: names by index.
         palette: RGB of each class.
         settings: plain settings of the checkpoint.
+        best_thresholds: probability of each class at which it was found best in training.
 
     Raises:
         RuntimeUnavailableError: the exporter's packages are not installed.
@@ -214,6 +216,11 @@ def export_onnx(
             verbose=False,
         )
     proto = program.model_proto
-    metadata = {"classes": list(classes), "palette": [list(colour) for colour in palette], "settings": dict(settings)}
+    metadata = {
+        "classes": list(classes),
+        "palette": [list(colour) for colour in palette],
+        "settings": dict(settings),
+        "best_thresholds": dict(best_thresholds),
+    }
     onnx.helper.set_model_props(proto, {METADATA_KEY: json.dumps(metadata)})
     onnx.save_model(proto, str(path))

@@ -6,7 +6,7 @@ import socket
 import sys
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from types import SimpleNamespace
 from typing import TYPE_CHECKING
@@ -158,13 +158,20 @@ def own_app() -> Iterator[None]:
                 Singleton._instances[kind] = app
 
 
-def write_checkpoint(path: Path, classes: tuple[str, ...] = CLASSES, seed: int = 0, **settings: object) -> Path:
+def write_checkpoint(
+    path: Path,
+    classes: tuple[str, ...] = CLASSES,
+    seed: int = 0,
+    metrics: Mapping[str, object] | None = None,
+    **settings: object,
+) -> Path:
     torch.manual_seed(seed)
     bundle = CheckpointBundle(
         student=build_segmentor(MODEL).eval(),
         classes=classes,
         palette=PALETTE,
         settings={"model": MODEL.to_dict(), **settings},
+        metrics=dict(metrics or {}),
     )
     save_checkpoint(path, bundle)
     return path

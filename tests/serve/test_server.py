@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import requests
+import yaml
 from PIL import Image
 
 from serve.settings import ServeSettings
@@ -168,8 +169,7 @@ def test_other_model_is_deployed_by_request_and_a_bad_one_is_explained(running, 
 
     def deploy(path: Path | None, **params) -> requests.Response:
         files = {} if path is None else {"checkpoint": str(path), "config": "/not/there/config.py"}
-        params = {"model_source": "Custom models", "model_files": files, "device": "cpu", **params}
-        return post(running, "deploy_from_api", {"deploy_params": params})
+        return deploy_files(running, files, **params)
 
     try:
         assert deploy(former).status_code == 200
@@ -189,3 +189,26 @@ def test_other_model_is_deployed_by_request_and_a_bad_one_is_explained(running, 
     finally:
         assert deploy(checkpoint).status_code == 200
     assert post(running, "is_ready").status_code == 200
+
+
+def test_settings_to_edit_say_at_which_thresholds_the_model_was_best(running, checkpoint, make_checkpoint):
+    def text() -> str:
+        return post(running, "get_custom_inference_settings").json()["settings"]
+
+    plain = Path(running.server.INFERENCE_SETTINGS).read_text(encoding="utf-8")
+    assert text() == plain, "nothing was measured"
+    names = ("__bg__", "crack, fine: \n#", "stain", "joint")
+    measured = dict.fromkeys((f"best_threshold/{name}" for name in names), 0.38)
+    measured["best_threshold/stain"] = float("nan")
+    other = make_checkpoint("measured.pth", classes=names[:3], metrics=measured)
+    try:
+        assert deploy_files(running, {"checkpoint": str(other)}).status_code == 200
+        assert '\nthresholds: {} # best in validation: {"crack, fine: \\n#": 0.38}\n' in text()
+        assert yaml.safe_load(text()) == yaml.safe_load(plain), "a hint changes no mask"
+    finally:
+        assert deploy_files(running, {"checkpoint": str(checkpoint)}).status_code == 200
+
+
+def deploy_files(running, files: dict[str, str], **params) -> requests.Response:
+    params = {"model_source": "Custom models", "model_files": files, "device": "cpu", **params}
+    return post(running, "deploy_from_api", {"deploy_params": params})

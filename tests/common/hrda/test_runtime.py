@@ -81,7 +81,8 @@ def test_precisions_that_the_device_does_not_have_are_refused(model: HRDASegment
 @pytest.fixture(scope="module")
 def exported(model: HRDASegmentor, tmp_path_factory: pytest.TempPathFactory) -> Path:
     path = tmp_path_factory.mktemp("onnx") / "model.onnx"
-    export_onnx(model, path, classes=CLASSES, palette=[(0, 0, 0), (255, 0, 0), (0, 255, 0)], settings=SETTINGS)
+    palette = [(0, 0, 0), (255, 0, 0), (0, 255, 0)]
+    export_onnx(model, path, classes=CLASSES, palette=palette, settings=SETTINGS, best_thresholds={CLASSES[1]: 0.4})
     return path
 
 
@@ -104,6 +105,7 @@ def test_whole_images_are_the_same_in_onnx_runtime(model: HRDASegmentor, exporte
     torch.testing.assert_close(sliding_logits(network, x, InferenceSettings()), expected, atol=1e-3, rtol=0)
     assert network.metadata["classes"] == list(CLASSES)
     assert network.metadata["settings"] == SETTINGS
+    assert network.metadata["best_thresholds"] == {CLASSES[1]: 0.4}
 
 
 def test_what_is_no_export_of_ours_is_refused_with_a_sentence(exported: Path, tmp_path: Path) -> None:
