@@ -163,7 +163,12 @@ def case_settings(case: str, way: str) -> TrainSettings:
             "batch_size": int(batch_size),
             "model": {"encoder": encoder, "crop_size": [int(crop)] * 2, "dropout": 0.0, "drop_path": 0.0},
             # Confidence that a network with random weights has, too, so that pseudo-labels count.
-            "self_training": {"jitter_probability": 1.0, "blur_probability": 1.0, "pseudo_label_threshold": 0.4},
+            "self_training": {
+                "pseudo_label_rule": "published",
+                "pseudo_label_threshold": 0.4,
+                "jitter_probability": 1.0,
+                "blur_probability": 1.0,
+            },
             "optimizer": {"lr": LEARNING_RATE, "warmup_iterations": 0, "power": 0.0},
             "compute": {
                 "precision": "bfloat16" if way in ("bfloat16", "compiled") else "float32",

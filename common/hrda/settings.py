@@ -209,11 +209,11 @@ class SelfTrainingSettings(PlainSettings):
     student that still changes fast, and averages over more later; None: `alpha` all along, as published."""
     alpha_ramp_iterations: int = 0
     """Iterations over which the factor grows; needed with `alpha_start`."""
-    pseudo_label_rule: str = "published"
+    pseudo_label_rule: str = "class_balanced"
     """'published': one weight for every target pixel, the share of pixels of the whole batch that
-    reach `pseudo_label_threshold`. 'per_class': every target pixel counts with weight 1; it takes a
-    foreground class where that class reaches `class_threshold`, and the background elsewhere. Thin
-    classes, which the published rule starves, keep their share. 'class_balanced': each class has a
+    reach `pseudo_label_threshold`; it starves thin classes, whose pixels hardly reach that.
+    'per_class': every target pixel counts with weight 1; it takes a foreground class where that
+    class reaches `class_threshold`, and the background elsewhere. 'class_balanced': each class has a
     cut of its own, found in the teacher's answers of the last iterations, at which the class gets
     the share of the pixels that `balance_source` says (class-balanced self-training, Zou et al.,
     ECCV 2018); pixels that reach none do not count."""

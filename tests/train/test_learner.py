@@ -178,7 +178,14 @@ def test_an_iteration_reads_nothing_back_from_its_device() -> None:
     meta = torch.device("meta")
     student, teacher = (network.to(meta) for network in small_networks())
     settings = SelfTrainingSettings(jitter_probability=1.0, blur_probability=1.0)
-    training = SelfTraining(student, teacher, settings, generator=torch.Generator(), backward=lambda loss: None)
+    training = SelfTraining(
+        student,
+        teacher,
+        settings,
+        generator=torch.Generator(),
+        backward=lambda loss: None,
+        source_shares=torch.tensor([0.9, 0.1], device=meta),
+    )
     source, labels, target, valid = batch()[:4]
     draws = StepDraws.draw(labels, settings, torch.Generator().manual_seed(0))
     draws = replace(draws, mask=draws.mask.to(meta))

@@ -101,7 +101,7 @@ def test_crack_of_which_the_teacher_is_never_sure_gets_its_share_of_the_source()
     assert cuts.cuts().tolist() == pytest.approx([0.608, 0.392], abs=1e-3)
     # Nothing is left out: each of the two classes takes what the other does not.
     assert pseudo.weights.mean().item() == pytest.approx(1, abs=1e-3)
-    published = pseudo_labels(logits, SelfTrainingSettings())
+    published = pseudo_labels(logits, SelfTrainingSettings(pseudo_label_rule="published"))
     assert published.labels.max() == 0
 
 

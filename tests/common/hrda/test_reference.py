@@ -250,7 +250,7 @@ def assert_gradient_norms(gradients: dict[str, Tensor], names, norms, tolerance:
 
 def test_pseudo_labels_and_weight() -> None:
     data = fixture("d_pseudo")
-    settings = SelfTrainingSettings(pseudo_label_threshold=float(data["threshold"]))
+    settings = SelfTrainingSettings(pseudo_label_rule="published", pseudo_label_threshold=float(data["threshold"]))
     pseudo = pseudo_labels(torch.from_numpy(data["logits"]), settings)
     np.testing.assert_array_equal(pseudo.labels.numpy(), data["pseudo_label"])
     assert pseudo.confident_share.item() == pytest.approx(float(data["pseudo_weight"]), abs=1e-7)
@@ -348,6 +348,7 @@ def test_three_complete_iterations(name: str) -> None:
     freeze_stochastic_layers(student)
     settings = SelfTrainingSettings(
         alpha=0.999 if with_distance else 0.99,
+        pseudo_label_rule="published",
         feature_distance_weight=0.005 if with_distance else 0.0,
         feature_distance_classes=("crack", "spall") if with_distance else (),
     )
