@@ -44,11 +44,17 @@ class PseudoLabels:
     confident_share: Tensor
     """0-dim: share of the batch's pixels at or above the threshold."""
 
-    def class_shares(self, num_classes: int) -> Tensor:
-        """Share C of each class in the pixels that count; all 0 where none does."""
+    def class_shares(self, num_classes: int, share: Share = alone) -> Tensor:
+        """Share C of each class in the pixels that count, of all processes that train together; all 0 where none does.
+
+        Args:
+            num_classes: C.
+            share: averages over the processes. Their pixels are added up before they are divided: of how many pixels
+                count each may have another number.
+        """
         counted = torch.where(self.weights > 0, self.labels, -1).float()
-        pixels = torch.histc(counted, num_classes, -0.5, num_classes - 0.5)
-        return pixels / pixels.sum().clamp(min=1)
+        pixels = share(torch.histc(counted, num_classes, -0.5, num_classes - 0.5))
+        return pixels / pixels.sum().clamp(min=1e-9)
 
 
 def pseudo_labels(

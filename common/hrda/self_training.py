@@ -340,7 +340,7 @@ class SelfTraining:
         return logits.float()
 
     def _statistics(self, pseudo: PseudoLabels) -> dict[str, Tensor]:
-        shares = pseudo.class_shares(self.student.num_classes)
+        shares = pseudo.class_shares(self.student.num_classes, self.ranks.mean)
         return {
             "pseudo_label/confident_share": pseudo.confident_share,
             "pseudo_label/foreground_share": shares[1:].sum(),

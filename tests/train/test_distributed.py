@@ -42,6 +42,8 @@ SMALL = [
     "validation.previews=0",
     "self_training.blur_probability=1",
     "self_training.jitter_probability=1",
+    # Of the rules the one without a hard cut, at which rounding may decide about a pixel.
+    "self_training.pseudo_label_rule=published",
 ]
 
 
@@ -94,6 +96,20 @@ def test_two_processes_with_one_crop_learn_as_one_with_two(one_and_two):
     for process in (first, second):
         for iteration, scalars in one["scalars"].items():
             assert process["scalars"][iteration] == pytest.approx(scalars, abs=1e-5, rel=0)
+
+
+def test_class_balanced_pseudo_labels_are_those_of_the_whole_batch(domains, tmp_path):
+    balanced = settings("self_training.pseudo_label_rule=class_balanced", "iterations=3")
+    [one] = together("train", balanced, domains, tmp_path / "one", count=1)
+    first, second = together("train", balanced, domains, tmp_path / "two")
+    pixels = 2 * 64 * 64
+    for iteration, scalars in one["scalars"].items():
+        shares = {name: value for name, value in scalars.items() if name.startswith("pseudo_label/share")}
+        assert 0 < shares["pseudo_label/share/1"] < 1
+        for process in (first, second):
+            found = process["scalars"][iteration]
+            assert {name: found[name] for name in shares} == pytest.approx(shares, abs=4 / pixels)
+            assert found["loss/mixed"] == pytest.approx(scalars["loss/mixed"], abs=1e-3)
 
 
 def test_student_and_teacher_are_the_same_in_all_processes(one_and_two):

@@ -33,7 +33,8 @@ def train(crop, batch, iterations):
     student = build_segmentor(ModelSettings(encoder="mit_b0", crop_size=(crop, crop))).train()
     optimizer = AdamW(student.parameters())
     settings = SelfTrainingSettings(jitter_probability=1.0, blur_probability=1.0)
-    training = SelfTraining(student, make_teacher(student), settings, generator=torch.Generator())
+    shares = torch.tensor([0.9, 0.1])
+    training = SelfTraining(student, make_teacher(student), settings, generator=torch.Generator(), source_shares=shares)
     for iteration in range(iterations):
         optimizer.zero_grad()
         images, labels = torch.randn(2, batch, 3, crop, crop), torch.randint(0, 2, (batch, crop, crop))
