@@ -34,6 +34,11 @@ def test_street_scenes_are_the_published_values():
     assert settings.self_training.pseudo_label_rule == "published"
 
 
+@pytest.mark.parametrize("name", ["cracks", "quick_look"])
+def test_presets_for_thin_objects_take_a_rule_that_does_not_starve_them(name):
+    assert presets()[name].settings.self_training.pseudo_label_rule == "class_balanced"
+
+
 def test_difference_names_the_value_and_not_the_encoder_which_the_model_card_chooses():
     changed = TrainSettings().with_overrides(["optimizer.lr=1e-3", "model.encoder=mit_b0", "class_weights={crack: 3}"])
     assert differences(changed, TrainSettings()) == ["class_weights", "optimizer.lr"]
