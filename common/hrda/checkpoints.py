@@ -64,7 +64,7 @@ class CheckpointBundle:
         """Probability of each class but the background at which its F1 was highest in the last validation; without the
         classes that were not measured."""
         measured = {name: self.metrics.get(f"best_threshold/{name}") for name in self.classes[1:]}
-        return {name: float(value) for name, value in measured.items() if isinstance(value, float) and 0 < value < 1}
+        return {name: value for name, value in measured.items() if isinstance(value, float) and 0 < value < 1}
 
 
 def read_input_scale(settings: Mapping[str, Any]) -> tuple[int, int] | None:
@@ -157,7 +157,7 @@ def _read_own(content: Mapping[str, Any]) -> CheckpointBundle:
         classes=tuple(content["classes"]),
         palette=tuple(tuple(int(v) for v in colour) for colour in content["palette"]),
         settings=settings,
-        metrics=content["metrics"],
+        metrics=dict(content["metrics"]),
         score=content.get("score"),
         iteration=int(content["iteration"]),
     )

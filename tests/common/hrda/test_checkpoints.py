@@ -198,6 +198,9 @@ def test_wrong_files_are_named_with_the_remedy(tmp_path: Path) -> None:
         load_checkpoint(tmp_path / "other.pth")
     save_checkpoint(tmp_path / "model.pth", bundle())
     content = torch.load(tmp_path / "model.pth", weights_only=True)
+    torch.save(content | {"metrics": None}, tmp_path / "metrics.pth")
+    with pytest.raises(CheckpointError, match="metrics.pth does not fit"):
+        load_checkpoint(tmp_path / "metrics.pth")
     content["settings"]["model"]["decoder_channels"] = 32
     torch.save(content, tmp_path / "model.pth")
     with pytest.raises(CheckpointError, match="does not fit the network it describes"):
