@@ -17,8 +17,8 @@ import numpy as np
 
 from common.data.datasets import MemoryCache, Recipe, TrainingBatches, iterate
 from common.data.sampling import RareClassSettings, class_sampler
-from common.data.synthetic import generate
 from common.data.transforms import AugmentationSettings, InputScale
+from sandbox.synthetic.projects import generate
 
 CASES = ((512, 6), (256, 2), (1024, 2))
 """Crop side and batch size."""

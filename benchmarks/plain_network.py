@@ -12,8 +12,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from common.hrda import HRDASegmentor
-from common.hrda.heads import DAFormerHead, HRDAHead
-from common.hrda.segmentor import segmentation_loss
+from common.hrda.network.heads import DAFormerHead, HRDAHead
+from common.hrda.network.segmentor import segmentation_loss
 from common.hrda.windows import BOX_GRID, LOGIT_STRIDE, Box
 
 

@@ -7,7 +7,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from common.hrda import InferenceSettings
-from common.hrda.heads import resize
+from common.hrda.network.heads import resize
 from common.hrda.sliding import WindowNetwork
 from common.hrda.windows import BOX_GRID, LOGIT_STRIDE, MIN_SIDE, Box, window_boxes
 

@@ -39,14 +39,14 @@ from benchmarks.plain_training import PlainTraining
 from benchmarks.serve import peak_memory
 from common.data.datasets import Batch, MemoryCache, Recipe, TrainingBatches, iterate
 from common.hrda import build_segmentor
-from common.hrda.optimisation import optimizer_groups
-from common.hrda.runtime import has_fast_bfloat16
-from common.hrda.self_training import StepDraws
-from common.hrda.teacher import make_teacher
-from train.device import allow_tf32, find_device, seed_everything
-from train.initialisation import Start
-from train.learner import Learner
-from train.settings import TrainSettings
+from common.hrda.prediction.runtime import has_fast_bfloat16
+from common.hrda.training.optimisation import optimizer_groups
+from common.hrda.training.self_training import StepDraws
+from common.hrda.training.teacher import make_teacher
+from train.run.device import allow_tf32, find_device, seed_everything
+from train.run.initial_weights import Start
+from train.run.learner import Learner
+from train.settings.training import TrainSettings
 
 WAYS = ("plain", "encoder", "network", "ours", "bfloat16", "compiled")
 """plain: see `benchmarks.plain_training`, float32 without TF32. encoder: the same with our encoder. network: with our

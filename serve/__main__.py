@@ -85,8 +85,8 @@ def sdk_arguments(args: argparse.Namespace) -> list[str]:
 
 def export_model(checkpoint: Path, output: Path) -> int:
     """`python -m serve export`; the exit status."""
-    from serve.deployment import export
     from serve.errors import CLIENT_ERRORS
+    from serve.model.deployment import export
 
     path = output if output.suffix == ".onnx" else output / f"{checkpoint.stem}.onnx"
     try:
@@ -120,8 +120,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     if args.parent is not None:
         end_with(args.parent)
     # Seconds of imports, so not before the arguments are known to be right.
-    from serve.deployment import default_device
     from serve.errors import CLIENT_ERRORS
+    from serve.model.deployment import default_device
     from serve.server import HRDAServer
 
     if args.mode == "export":

@@ -13,8 +13,8 @@ from starlette.requests import ClientDisconnect
 
 from common.data.images import ImageError, ImageTooLarge
 from common.hrda.checkpoints import CheckpointError
+from common.hrda.out_of_memory import is_out_of_memory
 from common.hrda.settings import SettingsError
-from common.out_of_memory import is_out_of_memory
 
 
 class RequestError(ValueError):

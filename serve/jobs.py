@@ -20,10 +20,10 @@ from typing import Any
 from supervisely import logger
 from supervisely.nn.inference.inference_request import InferenceRequest, InferenceRequestsManager
 
-from serve.admission import CURRENT
 from serve.errors import NotFound, RequestError, TimedOut, forget_frames, status_and_message
+from serve.gate.admission import CURRENT
+from serve.gate.monitoring import Metrics
 from serve.limits import Limits
-from serve.metrics import Metrics
 
 FINISHED_JOBS = 1000
 """Jobs whose results are kept at most; the oldest are forgotten first."""

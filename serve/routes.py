@@ -17,13 +17,13 @@ from fastapi.exceptions import RequestValidationError
 from starlette.exceptions import HTTPException as StarletteHTTPException
 from starlette.middleware import Middleware
 
-from serve import urls
 from serve.errors import RequestError
-from serve.metrics import CONTENT_TYPE
-from serve.middleware import AnswerErrors, Gate, answer_error
-from serve.states import check_state
-from serve.uploads import UploadedImages
-from serve.videos import keep_video
+from serve.gate.bodies import check_state
+from serve.gate.gate import AnswerErrors, Gate, answer_error
+from serve.gate.monitoring import CONTENT_TYPE
+from serve.sources import urls
+from serve.sources.uploads import UploadedImages
+from serve.sources.videos import keep_video
 
 if TYPE_CHECKING:
     from serve.server import HRDAServer

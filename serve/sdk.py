@@ -15,7 +15,7 @@ Private names that are overridden, and why:
 - `_create_label`: the SDK makes a label of the background in any case and has no place for confidences.
 - `_inference_auto`: a `rectangle` that does not fit the image is told in a sentence.
 - `_inference_image_ids`: waits for its own threads for a second at every request, where no labels are uploaded.
-- `_inference_video_id`: see `serve.videos` for what the SDK does to videos.
+- `_inference_video_id`: see `serve.sources.videos` for what the SDK does to videos.
 - `_inference_project_id`, `_run_speedtest`: what is not there is told in a sentence, before the SDK fails at it (or,
   at a project without images, never ends).
 - `_unfreeze_model`: requests that come while the model wakes wait for it.
@@ -51,20 +51,20 @@ from supervisely.nn.model.prediction import Prediction
 from supervisely.nn.utils import ModelSource
 
 from common.assets import use_assets
-from serve.admission import Admission
-from serve.deploy_request import completed
-from serve.deployment import Deployment
 from serve.errors import RequestError, Unavailable
-from serve.instance_images import InstanceImages, find_images, require_image_project
+from serve.gate.admission import Admission
+from serve.gate.bodies import IMAGE_IDS
+from serve.gate.deploy_request import completed
+from serve.gate.monitoring import Metrics
+from serve.gate.rectangles import check_inside
 from serve.jobs import Job, Jobs
-from serve.labels import LabelledMask, model_meta
 from serve.limits import Limits
-from serve.metrics import Metrics
-from serve.rectangles import check_inside
-from serve.settings import without_client_arguments
-from serve.states import IMAGE_IDS
-from serve.uploads import UploadedImages
-from serve.videos import FrameChoice, Frames, FrameSource, InstanceVideo, VideoFile
+from serve.model.deployment import Deployment
+from serve.model.labels import LabelledMask, model_meta
+from serve.model.settings import without_client_arguments
+from serve.sources.instance_images import InstanceImages, find_images, require_image_project
+from serve.sources.uploads import UploadedImages
+from serve.sources.videos import FrameChoice, Frames, FrameSource, InstanceVideo, VideoFile
 
 _DESCRIPTION = ("checkpoint_info", "device", "runtime", "model_source", "model_precision")
 """Public attributes in which the SDK keeps what is deployed."""

@@ -16,16 +16,16 @@ from supervisely.nn.prediction_dto import PredictionSegmentation
 from supervisely.nn.utils import CheckpointInfo, RuntimeType
 
 from common.hrda.settings import SettingsError, closest
-from serve.admission import CURRENT
-from serve.deployment import Deployment, export
+from serve.batch.local import predict_local
 from serve.errors import RequestError
+from serve.gate.admission import CURRENT
+from serve.gate.rectangles import read_rectangle
 from serve.jobs import Job
-from serve.labels import LabelledMask
-from serve.local import predict_local
-from serve.rectangles import read_rectangle
+from serve.model.deployment import Deployment, export
+from serve.model.labels import LabelledMask
+from serve.model.settings import read_settings, without_client_arguments
 from serve.routes import add_routes
 from serve.sdk import SdkServer
-from serve.settings import read_settings, without_client_arguments
 
 _HERE = Path(__file__).parent
 _NO_THRESHOLDS = "\nthresholds: {}"

@@ -11,11 +11,11 @@ import yaml
 from supervisely.nn.inference import Session
 
 from common.data.images import read_image
-from common.data.synthetic import write_project
 from common.hrda import Predictor, load_checkpoint
-from common.hrda.runtime import TorchNetwork
+from common.hrda.prediction.runtime import TorchNetwork
 from sandbox.demo import __main__ as demo
 from sandbox.demo import arms, domains, report
+from sandbox.synthetic.projects import write_project
 from sandbox.testing import running_sandbox
 
 SETTINGS = {

@@ -64,7 +64,7 @@ def test_modules_are_short() -> None:
     assert long == {}
 
 
-@pytest.mark.parametrize("module", ["common.hrda", "common.data.synthetic", "train.settings"])
+@pytest.mark.parametrize("module", ["common.hrda", "sandbox.synthetic.projects", "train.settings.training"])
 def test_importing_the_core_does_not_load_the_sdk(module: str) -> None:
     script = f"import sys, {module}; sys.exit('supervisely' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", script], cwd=ROOT, check=False).returncode == 0

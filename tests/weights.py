@@ -15,7 +15,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from common.hrda.encoders import ENCODERS, MixVisionTransformer
+from common.hrda.network.mit import ENCODERS, MixVisionTransformer
 
 NOWHERE = "http://127.0.0.1:9"
 """An address at which nobody answers."""

@@ -15,10 +15,10 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, TextIO
 
-from train.launched import SECONDS_TO_SAVE, Launched
+from train.run.launched import SECONDS_TO_SAVE, Launched
 
 if TYPE_CHECKING:
-    from train.settings import TrainSettings
+    from train.settings.training import TrainSettings
 
 # The engine needs torch and the SDK, which take seconds to import: not here, for the sake of --help.
 
@@ -127,10 +127,10 @@ def train(given: argparse.Namespace, launched: Launched, stop: threading.Event, 
     """
     from common.data.project import ProjectError
     from common.hrda import SettingsError
-    from train.distributed import EndedElsewhere, device_name, joined
-    from train.engine import Domains, TrainingError, run
-    from train.readers import ChangeLines, ProgressLines, TensorBoardScalars
-    from train.state import Failed, TrainingState
+    from train.run.engine import Domains, TrainingError, run
+    from train.run.processes import EndedElsewhere, device_name, joined
+    from train.run.readers import ChangeLines, ProgressLines, TensorBoardScalars
+    from train.run.state import Failed, TrainingState
 
     state, is_news = TrainingState(), True
     if launched.is_first:
@@ -182,7 +182,7 @@ def read_settings(given: argparse.Namespace) -> TrainSettings:
         SettingsError: the file cannot be read, or says something that cannot work.
     """
     from common.hrda import SettingsError
-    from train.settings import TrainSettings
+    from train.settings.training import TrainSettings
 
     path = given.settings
     if path is None and given.resume and (given.out / "settings.yaml").is_file():

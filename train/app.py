@@ -19,27 +19,27 @@ from common.data.project import BACKGROUND, ProjectError
 from common.hrda import ModelSettings, SettingsError, load_checkpoint
 from common.hrda.checkpoints import CheckpointError
 from train.benchmark import BenchmarkReport, Measuring, TrainedModel, run_benchmark
-from train.initialisation import recorded_pretrained
-from train.inputs import FoundDomain, InputError, download, find, overlap_with_target, spoken
+from train.instance.domains import FoundDomain, InputError, download, find, overlap_with_target, spoken
 from train.leaving import Leaving, end_well
 from train.page.classes import AnyShapeClassesSelector
 from train.page.domains import DomainSelector
 from train.page.gui import FRAMEWORK, HRDATrainGUI, check_target, needs_target, require_fit
-from train.page.hyperparameters import SettingsSelector
 from train.page.model import HRDAModelSelector
 from train.page.monitor import Monitor, MonitorCard
 from train.page.previews import ROUTE, picture_file
 from train.page.result import ResultCard
-from train.page.training import StartCard
-from train.preparation import Domains, uses_labelled_target
+from train.page.settings import SettingsSelector
+from train.page.start import StartCard
 from train.process import run_in_process
-from train.readers import TensorBoardScalars
 from train.result import RunResult, TrainingError
-from train.run_folder import resumable
+from train.run.folder import resumable
+from train.run.initial_weights import recorded_pretrained
+from train.run.preparation import Domains, uses_labelled_target
+from train.run.readers import TensorBoardScalars
+from train.run.state import TrainingState
 from train.scores import shown
-from train.sdk import DomainTrainApp, Refused, Split, SplitItem
-from train.settings import DEFAULT_YAML, TrainSettings
-from train.state import TrainingState
+from train.sdk.app import DomainTrainApp, Refused, Split, SplitItem
+from train.settings.training import DEFAULT_YAML, TrainSettings
 
 MODELS = Path(__file__).with_name("models.json")
 APP_OPTIONS = Path(__file__).with_name("app_options.yaml")

@@ -1,7 +1,7 @@
 """The model benchmark: the best checkpoint, served as it will be, measured by the SDK on the validation photos.
 
 Predictions come from Serve HRDA in a process of its own, over the same routes as everybody's; counting and report are
-the SDK's (`train.mask_benchmark`). It runs when the checkpoints are uploaded already, so whatever goes wrong here ends
+the SDK's (`train.sdk.masks`). It runs when the checkpoints are uploaded already, so whatever goes wrong here ends
 as a sentence and costs no training.
 """
 
@@ -25,7 +25,7 @@ from supervisely.api.file_api import FileInfo
 from supervisely.nn.inference import SessionJSON
 
 from common.data.project import Unchosen
-from train.mask_benchmark import MaskBenchmark, MissingPredictions
+from train.sdk.masks import MaskBenchmark, MissingPredictions
 
 ROOT = Path(__file__).resolve().parents[1]
 HOST = "127.0.0.1"

@@ -20,13 +20,13 @@ from supervisely import logger
 
 from common.data.project import ProjectError
 from common.hrda.settings import SettingsError
-from train.distributed import EndedElsewhere
-from train.launched import SECONDS_TO_SAVE, torchrun
-from train.preparation import Domains
 from train.result import RunResult, TrainingError
-from train.run_folder import RunFolder, resumable
-from train.settings import TrainSettings
-from train.state import Failed, Finished, TrainingState, decode
+from train.run.folder import RunFolder, resumable
+from train.run.launched import SECONDS_TO_SAVE, torchrun
+from train.run.preparation import Domains
+from train.run.processes import EndedElsewhere
+from train.run.state import Failed, Finished, TrainingState, decode
+from train.settings.training import TrainSettings
 
 ROOT = Path(__file__).parents[1]
 _ERRORS = {error.__name__: error for error in (SettingsError, ProjectError, TrainingError)}
@@ -49,19 +49,19 @@ def run_in_process(
     resume: bool = False,
     init_checkpoint: Path | None = None,
 ) -> RunResult:
-    """Do what `train.engine.run` does, in a child process that runs `python -m train --changes`.
+    """Do what `train.run.engine.run` does, in a child process that runs `python -m train --changes`.
 
     The child's changes are applied to `state` in the calling thread. What it logs goes to `training.log` in the run's
     folder and to the app's log. When this process ends, however it does, the child saves and ends.
 
     Args:
-        settings, domains, out, classes, resume, init_checkpoint: as for `train.engine.run`.
-        device: as for `train.engine.run`, or several with commas: each gets a process.
+        settings, domains, out, classes, resume, init_checkpoint: as for `train.run.engine.run`.
+        device: as for `train.run.engine.run`, or several with commas: each gets a process.
         state: is told of every change.
         stop: once set, the child saves after its current iteration and ends normally.
 
     Raises:
-        SettingsError, ProjectError: as `train.engine.run`, before any training.
+        SettingsError, ProjectError: as `train.run.engine.run`, before any training.
         TrainingError: training cannot go on, or its process was killed or has crashed.
     """
     folder = RunFolder(out)

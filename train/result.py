@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Self
 
-from train.state import Finished
+from train.run.state import Finished
 
 
 class TrainingError(RuntimeError):

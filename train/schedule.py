@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from train.settings_sections import OptimizerSettings
+from train.settings.sections import OptimizerSettings
 
 
 def lr_factor(iteration: int, iterations: int, settings: OptimizerSettings) -> float:

@@ -27,9 +27,9 @@ from benchmarks.accuracy.scores import Figures, Photo, Predicted, predict, table
 from common.data.folders import ImageRecord, ProjectError, split_spec
 from common.data.images import read_image
 from common.data.project import open_project, prepare_labelled
-from common.data.synthetic import CLASS_NAME
 from common.hrda import SettingsError
-from train.settings import TrainSettings
+from sandbox.synthetic.projects import CLASS_NAME
+from train.settings.training import TrainSettings
 
 REAL = ROOT.parent / "shared" / "data" / "cracks_real"
 

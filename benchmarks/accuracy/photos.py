@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from common.data.project import ImageRecord, open_project
-from common.data.synthetic import CLASS_NAME, write_project
+from sandbox.synthetic.projects import CLASS_NAME, write_project
 
 SOURCE_PHOTOS, SOURCE_SIDE, SOURCE_SEED = 300, 256, 0
 

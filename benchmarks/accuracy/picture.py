@@ -9,7 +9,7 @@ import numpy as np
 from matplotlib.figure import Figure
 
 from benchmarks.accuracy.scores import Photo, Predicted
-from train.previews import overlay
+from train.run.previews import overlay
 
 INCHES = 2.6
 COLOURS = ((0, 0, 0), (255, 32, 32))

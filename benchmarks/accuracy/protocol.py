@@ -10,9 +10,9 @@ from pathlib import Path
 
 from benchmarks.accuracy.arms import ALL, FIRST_PHASE, Training
 from benchmarks.accuracy.photos import Folds, write_part
-from common.data.synthetic import CLASS_NAME
 from common.hrda import SettingsError, load_checkpoint
-from train.settings import TrainSettings
+from sandbox.synthetic.projects import CLASS_NAME
+from train.settings.training import TrainSettings
 
 ROOT = Path(__file__).resolve().parents[2]
 

@@ -7,8 +7,8 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from common.hrda.mixing import present_classes
-from common.hrda.predictor import normalise
+from common.hrda.prediction.predictor import normalise
+from common.hrda.training.mixing import present_classes
 
 
 class Batch(NamedTuple):

@@ -14,8 +14,8 @@ import torch
 from torch import Tensor
 
 from common.hrda.files import replacing
-from common.hrda.reference_weights import convert_reference_state_dict, infer_model_settings, parts
-from common.hrda.segmentor import HRDASegmentor, build_segmentor
+from common.hrda.network.reference_weights import convert_reference_state_dict, infer_model_settings, parts
+from common.hrda.network.segmentor import HRDASegmentor, build_segmentor
 from common.hrda.settings import ModelSettings, SettingsError
 
 FORMAT = "hrda-supervisely/1"

@@ -14,7 +14,6 @@ from pathlib import Path
 import supervisely as sly
 from supervisely.nn.experiments import get_experiment_infos
 
-from common.data.synthetic import write_project
 from sandbox import page_assets
 from sandbox.demo import __main__ as demo
 from sandbox.demo.arms import FRAMEWORK
@@ -22,6 +21,7 @@ from sandbox.demo.domains import GENERATED, SIDE, Domain
 from sandbox.demo.processes import App, DemoError, free_port
 from sandbox.importer import ImportFailed
 from sandbox.server import Sandbox, running
+from sandbox.synthetic.projects import write_project
 
 PHOTOS = {"source": 60, "target": 40, "val": 12}
 POLL_S = 2

@@ -10,7 +10,7 @@ import supervisely as sly
 
 from common.data.folders import split_spec
 from common.data.project import open_project
-from common.data.synthetic import write_project
+from sandbox.synthetic.projects import write_project
 
 GENERATED = {
     # name: (domain, photos, first seed, labelled)

@@ -12,8 +12,8 @@ from benchmarks.accuracy.photos import Folds, labelled_photos, write_part
 from benchmarks.accuracy.protocol import Protocol
 from benchmarks.accuracy.scores import Figures, Predicted, table, verdict
 from common.data.project import open_project
-from common.data.synthetic import write_project
-from train.settings import TrainSettings
+from sandbox.synthetic.projects import write_project
+from train.settings.training import TrainSettings
 
 SMALL = ("iterations=1", "batch_size=1", "model.crop_size=[64, 64]", "optimizer.warmup_iterations=0")
 

@@ -8,7 +8,7 @@ import torch
 
 from benchmarks import train as benchmark
 from benchmarks.train import case_settings, difference, make_batch, our_step, plain_step
-from train.settings import TrainSettings
+from train.settings.training import TrainSettings
 
 CPU = torch.device("cpu")
 

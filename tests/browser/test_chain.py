@@ -16,9 +16,9 @@ import supervisely as sly
 import yaml
 from supervisely.nn.experiments import get_experiment_infos
 
-from common.data.synthetic import write_project
 from sandbox.demo import __main__ as demo
 from sandbox.demo import domains
+from sandbox.synthetic.projects import write_project
 from sandbox.testing import running_sandbox
 from tests.browser.pages import WATCH_CLICKS, ServePage, TrainPage
 

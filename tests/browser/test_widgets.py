@@ -9,8 +9,8 @@ from pathlib import Path
 import pytest
 import supervisely as sly
 
-from common.data.synthetic import write_project
 from sandbox.demo.processes import app, free_port
+from sandbox.synthetic.projects import write_project
 from sandbox.testing import running_sandbox
 
 ROOT = Path(__file__).resolve().parents[2]

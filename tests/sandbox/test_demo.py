@@ -7,11 +7,11 @@ from pathlib import Path
 import pytest
 import yaml
 
-from common.data.synthetic import write_project
 from sandbox.demo import __main__ as demo
 from sandbox.demo import arms, domains
 from sandbox.demo.processes import DemoError
-from train.settings import TrainSettings
+from sandbox.synthetic.projects import write_project
+from train.settings.training import TrainSettings
 
 
 def test_every_arm_trains_with_the_demos_settings() -> None:

@@ -13,7 +13,7 @@ import numpy as np
 import requests
 from PIL import Image
 
-from serve.settings import ServeSettings
+from serve.model.settings import ServeSettings
 
 CLASSES = ["__bg__", "crack", "stain"]
 

@@ -12,12 +12,12 @@ import requests
 import supervisely as sly
 
 from common.hrda import Predictor, load_checkpoint
-from common.hrda.encoders import ENCODERS
-from common.hrda.runtime import TorchNetwork
+from common.hrda.network.mit import ENCODERS
+from common.hrda.prediction.runtime import TorchNetwork
 from serve.__main__ import main
-from serve.deployment import Deployment
 from serve.errors import RequestError
-from serve.settings import ServeSettings
+from serve.model.deployment import Deployment
+from serve.model.settings import ServeSettings
 from tests.serve.conftest import CLASSES, PALETTE
 
 

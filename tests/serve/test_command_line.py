@@ -26,8 +26,8 @@ def environment(home: Path) -> dict[str, str]:
 
 
 def test_predict_writes_annotation_and_drawn_photo_without_an_instance(checkpoint, photo, image, tmp_path):
-    from serve.deployment import Deployment
-    from serve.settings import ServeSettings
+    from serve.model.deployment import Deployment
+    from serve.model.settings import ServeSettings
 
     output = tmp_path / "out"
     command = [sys.executable, "-m", "serve", "predict", "--model", str(checkpoint), str(photo), "--draw"]

@@ -9,11 +9,11 @@ import numpy as np
 import pytest
 
 from serve import jobs as module
-from serve.admission import CURRENT, Admission, Call
 from serve.errors import NotFound, Overloaded, RequestError, TimedOut, Unavailable
+from serve.gate.admission import CURRENT, Admission, Call
+from serve.gate.monitoring import Metrics
 from serve.jobs import Jobs
 from serve.limits import Limits
-from serve.metrics import Metrics
 from tests.serve.requests_of_clients import wait_until
 
 

@@ -179,7 +179,7 @@ def test_user_page_tells_every_setting_and_argument():
     page = (ROOT / "serve" / "README.md").read_text(encoding="utf-8")
     from dataclasses import fields
 
-    from serve.settings import ServeSettings
+    from serve.model.settings import ServeSettings
 
     for field in fields(ServeSettings):
         assert f"| `{field.name}` |" in page

@@ -5,10 +5,10 @@ from types import SimpleNamespace
 from fastapi import FastAPI
 from starlette.testclient import TestClient
 
-from serve.admission import Admission
 from serve.errors import RequestError
+from serve.gate.admission import Admission
+from serve.gate.monitoring import Metrics
 from serve.limits import Limits
-from serve.metrics import Metrics
 from serve.routes import add_routes
 
 

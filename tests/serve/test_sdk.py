@@ -16,8 +16,8 @@ from supervisely.nn.inference import inference as sdk_inference
 from supervisely.nn.utils import ModelSource
 
 import serve.sdk
-from serve import deployment
 from serve.errors import RequestError
+from serve.model import deployment
 from serve.sdk import SdkServer
 from tests.serve.requests_of_clients import encoded, upload
 
@@ -49,8 +49,9 @@ def test_module_lists_every_private_name_that_it_touches(running):
 
 def test_no_other_module_of_the_app_touches_private_names():
     folder = Path(serve.sdk.__file__).parent
-    names = [path.stem for path in folder.glob("*.py") if path.stem not in ("__main__", "main", "sdk")]
-    for module in (importlib.import_module(f"serve.{name}") for name in names if name != "__init__"):
+    paths = [path for path in folder.rglob("*.py") if path.stem not in ("__init__", "__main__", "main", "sdk")]
+    names = [".".join(path.relative_to(folder).with_suffix("").parts) for path in paths]
+    for module in (importlib.import_module(f"serve.{name}") for name in names):
         for name in re.findall(r"(?:self|server|app)\.(_[a-z]\w*)", inspect.getsource(module)):
             assert not hasattr(SemanticSegmentation, name), f"{module.__name__} uses {name} of the SDK"
 

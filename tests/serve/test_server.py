@@ -11,7 +11,7 @@ import requests
 import yaml
 from PIL import Image
 
-from serve.settings import ServeSettings
+from serve.model.settings import ServeSettings
 from tests.common.hrda.test_checkpoints import bundle as former_bundle
 from tests.common.hrda.test_checkpoints import former_checkpoint
 from tests.serve.requests_of_clients import CLASSES, encoded, expected, post, refused, to_mask, upload

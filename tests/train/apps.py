@@ -16,7 +16,7 @@ import requests
 import supervisely as sly
 from supervisely.nn.experiments import ExperimentInfo
 
-from common.data.synthetic import write_project
+from sandbox.synthetic.projects import write_project
 from sandbox.testing import Sandbox, running_sandbox
 from tests.weights import NOWHERE
 

@@ -20,15 +20,15 @@ from supervisely.nn.benchmark.base_benchmark import WORKSPACE_NAME
 from supervisely.task.progress import tqdm_sly
 
 from common.data.project import open_project, prepare_labelled
-from common.data.synthetic import write_project
 from common.data.transforms import InputScale
 from common.hrda import CheckpointBundle, InferenceSettings, ModelSettings, build_segmentor, save_checkpoint
+from sandbox.synthetic.projects import write_project
 from sandbox.testing import Sandbox, running_sandbox
 from train import benchmark
 from train.benchmark import BenchmarkError, BenchmarkReport, Measuring, TrainedModel, run_benchmark, serving
-from train.mask_benchmark import MaskBenchmark
-from train.sdk_benchmark import BenchmarkedTrainApp
-from train.validation import measure
+from train.run.validation import measure
+from train.sdk.benchmark import BenchmarkedTrainApp
+from train.sdk.masks import MaskBenchmark
 
 CLASSES = ("__bg__", "crack")
 MODEL = ModelSettings(encoder="mit_b0", num_classes=2, crop_size=(64, 64), decoder_channels=16, attention_channels=16)

@@ -9,12 +9,12 @@ from pathlib import Path
 import pytest
 import yaml
 
-from common.data.synthetic import write_project
+from sandbox.synthetic.projects import write_project
 from train.__main__ import main
-from train.learner import Learner
-from train.readers import ChangeLines
-from train.settings import TrainSettings
-from train.state import Said, TrainingState, decode
+from train.run.learner import Learner
+from train.run.readers import ChangeLines
+from train.run.state import Said, TrainingState, decode
+from train.settings.training import TrainSettings
 
 ROOT = Path(__file__).resolve().parents[2]
 ENVIRONMENT = os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)}

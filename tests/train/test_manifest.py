@@ -10,7 +10,7 @@ from types import SimpleNamespace
 
 import pytest
 
-from train.settings import DEFAULT_YAML, TrainSettings
+from train.settings.training import DEFAULT_YAML, TrainSettings
 
 ROOT = Path(__file__).resolve().parents[2]
 MANIFEST = json.loads((ROOT / "config.json").read_text(encoding="utf-8"))

@@ -15,15 +15,15 @@ from pathlib import Path
 import pytest
 
 from common.data.project import ProjectError
-from common.data.synthetic import write_project
 from common.hrda import SettingsError
+from sandbox.synthetic.projects import write_project
 from train import process
 from train.__main__ import parse, read_classes
-from train.engine import Domains, TrainingError
 from train.process import run_in_process
-from train.run_folder import resumable
-from train.settings import TrainSettings
-from train.state import Progressed, Started, TrainingState
+from train.run.engine import Domains, TrainingError
+from train.run.folder import resumable
+from train.run.state import Progressed, Started, TrainingState
+from train.settings.training import TrainSettings
 
 ROOT = Path(__file__).resolve().parents[2]
 SETTINGS = TrainSettings().with_overrides(
@@ -74,7 +74,7 @@ def fake(monkeypatch):
 
     def use(text):
         prelude = "import os, signal, sys, time\nsys.path.insert(0, os.environ['PYTHONPATH'].split(os.pathsep)[0])\n"
-        lines = "from train.state import *\ndef say(change): print(encode(change), flush=True)\n"
+        lines = "from train.run.state import *\ndef say(change): print(encode(change), flush=True)\n"
         script = prelude + lines + textwrap.dedent(text)
         monkeypatch.setattr(process, "_command", lambda *_: [sys.executable, "-c", script])
 

@@ -9,13 +9,13 @@ import pytest
 import torch
 
 from common.data.datasets import Batch
-from common.data.synthetic import write_project
+from sandbox.synthetic.projects import write_project
 from train.collapse import CollapseWatch
-from train.engine import Domains, run
-from train.initialisation import Start
-from train.learner import Learner
-from train.settings import TrainSettings
-from train.state import TrainingState
+from train.run.engine import Domains, run
+from train.run.initial_weights import Start
+from train.run.learner import Learner
+from train.run.state import TrainingState
+from train.settings.training import TrainSettings
 
 SETTINGS = TrainSettings().with_overrides(
     [

@@ -10,9 +10,9 @@ from supervisely.app.widgets import Card, ClassesTable, Container, Field, Table
 from supervisely.nn.training.gui.classes_selector import ClassesSelector
 
 from common.data.project import BACKGROUND
-from train.domain_facts import DRAWABLE, ClassFacts, DomainFacts
+from train.instance.facts import DRAWABLE, ClassFacts, DomainFacts
 from train.page.domain_view import percent
-from train.sdk import replaced
+from train.sdk.app import replaced
 
 __all__ = ["DRAWABLE", "AnyShapeClassesSelector"]
 

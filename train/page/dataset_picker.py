@@ -11,7 +11,7 @@ from collections.abc import Callable, Sequence
 from supervisely import Api, DatasetInfo, ProjectInfo
 from supervisely.app.widgets import Checkbox, Select, TreeSelect, Widget
 
-from train.inputs import Domain, InputError, spoken
+from train.instance.domains import Domain, InputError, spoken
 
 NO_PROJECT = 0
 """Value of the choice that takes no project."""
@@ -35,7 +35,7 @@ class DatasetPicker:
         """Make the widgets; the datasets come with `load`.
 
         Args:
-            role: one of `train.inputs.ROLES`.
+            role: one of `train.instance.domains.ROLES`.
             projects: what can be chosen.
             fixed: number of the only project that can be chosen.
             nothing: label of the choice that takes no project; None if one must be taken.

@@ -9,8 +9,8 @@ from itertools import zip_longest
 from supervisely import Api
 from supervisely.app.widgets import Container, Flexbox, Image, Text, Widget
 
-from train.domain_facts import DomainFacts
-from train.domain_problems import Problem
+from train.instance.facts import DomainFacts
+from train.instance.problems import Problem
 from train.page.live import put
 
 _PHOTOS = 4
@@ -29,7 +29,7 @@ class DomainView:
         """Make the widgets.
 
         Args:
-            role: one of `train.inputs.ROLES`.
+            role: one of `train.instance.domains.ROLES`.
             invitation: what is said while nothing is chosen.
             with_shares: whether the share of pixels of each class is shown.
         """

@@ -12,9 +12,7 @@ from supervisely import Api, ProjectInfo, ProjectType, logger
 from supervisely.app.widgets import Button, Card, Container, Field
 from supervisely.nn.training.gui.input_selector import InputSelector
 
-from train.domain_facts import DomainFacts, Superseded, domain_facts
-from train.domain_problems import Problem, overlaps, problems_of
-from train.inputs import (
+from train.instance.domains import (
     ROLES,
     Domain,
     FoundDomain,
@@ -25,6 +23,8 @@ from train.inputs import (
     overlap_with_target,
     spoken,
 )
+from train.instance.facts import DomainFacts, Superseded, domain_facts
+from train.instance.problems import Problem, overlaps, problems_of
 from train.page.dataset_picker import DatasetPicker
 from train.page.domain_view import DomainView
 from train.page.latest import LatestOnly

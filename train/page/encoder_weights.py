@@ -10,12 +10,12 @@ from supervisely.app import DataJson, StateJson
 from supervisely.app.widgets import Container, Field, Text
 
 from common.hrda import SettingsError
-from common.hrda.downloads import DownloadError, RemoteFile, find_kept, require_reachable, weights_folder
-from common.hrda.encoders import ENCODERS
-from common.hrda.pretrained import published_weights
+from common.hrda.network.downloads import DownloadError, RemoteFile, find_kept, require_reachable, weights_folder
+from common.hrda.network.mit import ENCODERS
+from common.hrda.network.mit_weights import published_weights
 from train.page.live import put, send
 from train.page.settings_form import OpenSelect
-from train.settings import AUTO, IMAGENET, RANDOM, TrainSettings
+from train.settings.training import AUTO, IMAGENET, RANDOM, TrainSettings
 
 _USUAL = {AUTO: "ImageNet, if they can be had", RANDOM: "Random"}
 _RANDOM = "Random weights: no licence but this app's; the network needs more photos and iterations."

@@ -12,12 +12,12 @@ from supervisely.nn.utils import ModelSource
 from common.data.project import BACKGROUND
 from common.hrda import SettingsError
 from common.hrda.settings import closest
-from train.domain_facts import DRAWABLE
-from train.inputs import InputError, Inputs, find
+from train.instance.domains import InputError, Inputs, find
+from train.instance.facts import DRAWABLE
 from train.page.samples import SampleSource
-from train.run_folder import Resumable, resumable
-from train.sdk_gui import DomainTrainGUI
-from train.settings import TrainSettings
+from train.run.folder import Resumable, resumable
+from train.sdk.gui import DomainTrainGUI
+from train.settings.training import TrainSettings
 
 FRAMEWORK = "HRDA"
 

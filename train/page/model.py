@@ -17,13 +17,13 @@ from supervisely.app.widgets import Button, Container, PretrainedModelsSelector,
 from supervisely.nn.training.gui.model_selector import ModelSelector
 from supervisely.nn.utils import ModelSource
 
-from train.memory_plan import best_card, describe_need, fits, gib, memory_of
 from train.page.encoder_weights import EncoderWeightsChoice, describe_weights
 from train.page.latest import LatestOnly
 from train.page.live import put, send
+from train.page.memory_plan import best_card, describe_need, fits, gib, memory_of
 from train.page.start_weights import StartWeightsSelector
-from train.sdk_gui import replaced
-from train.settings import TrainSettings
+from train.sdk.gui import replaced
+from train.settings.training import TrainSettings
 
 MEMORY = "Memory"
 """Name of the column."""

@@ -15,9 +15,9 @@ from supervisely.nn.training.gui.training_logs import TrainingLogs
 from common.data.project import BACKGROUND
 from train.page.live import Curve, Frozen, send
 from train.page.previews import PreviewBoard
-from train.readers import duration, megabytes, skipped
+from train.run.readers import duration, megabytes, skipped
+from train.run.state import ENDED, Change, Progressed, StepsSkipped, TrainingState, Validated
 from train.scores import THIN
-from train.state import ENDED, Change, Progressed, StepsSkipped, TrainingState, Validated
 
 CLASSES_SHOWN = 10
 SECONDS_BETWEEN_UPDATES = 1.0

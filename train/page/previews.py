@@ -9,7 +9,7 @@ from pathlib import Path
 from supervisely.app.widgets import Container, Image, Slider, Text
 
 from train.page.live import put, send
-from train.state import Preview
+from train.run.state import Preview
 
 PICTURES = {
     "validation": ("photo", "truth", "prediction"),

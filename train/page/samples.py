@@ -21,13 +21,13 @@ from common.data.datasets import TrainingBatches
 from common.data.images import read_image
 from common.data.project import BACKGROUND, ProjectError, draw_mask
 from common.data.sampling import class_sampler
-from common.hrda.predictor import IMAGENET_MEAN, IMAGENET_STD
+from common.hrda.prediction.predictor import IMAGENET_MEAN, IMAGENET_STD
 from common.hrda.settings import IGNORE_LABEL
-from train.inputs import Domain, InputError
+from train.instance.domains import Domain, InputError
 from train.page.latest import LatestOnly
 from train.page.live import put, send
-from train.preparation import recipe_of
-from train.settings import TrainSettings
+from train.run.preparation import recipe_of
+from train.settings.training import TrainSettings
 
 _PICTURES = 4
 _PHOTOS = 8

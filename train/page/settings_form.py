@@ -13,7 +13,7 @@ from supervisely.app.widgets import Container, Field, Input, InputNumber, Select
 from common.data.transforms import AUGMENTATION_LEVELS, AugmentationSettings, augmentation_level
 from common.hrda import SettingsError
 from train.page.live import put
-from train.settings import TrainSettings
+from train.settings.training import TrainSettings
 
 CUSTOM = "custom"
 """Stands for values that no item of a list has."""

@@ -10,10 +10,10 @@ from supervisely.app.widgets import Container, Field, RadioTabs, Select, Text
 from supervisely.nn.experiments import ExperimentInfo, get_experiment_infos
 from supervisely.nn.task_type import TaskType
 
-from common.hrda.encoders import ENCODERS
-from train.former_checkpoints import FOLDER, FormerCheckpoint, find_former_checkpoint, find_former_checkpoints
+from common.hrda.network.mit import ENCODERS
+from train.instance.former_checkpoints import FOLDER, FormerCheckpoint, find_former_checkpoint, find_former_checkpoints
 from train.page.live import BackgroundButton
-from train.sdk_experiments import RenewableExperimentSelector
+from train.sdk.experiments import RenewableExperimentSelector
 
 EXPERIMENTS = "Experiments"
 FORMER = "Former HRDA app"

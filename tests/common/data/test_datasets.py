@@ -6,7 +6,7 @@ import torch
 from common.data.datasets import MemoryCache, Recipe, TrainingBatches, iterate, read_mask, validation_photos
 from common.data.sampling import ClassSampler
 from common.data.transforms import AugmentationSettings, InputScale
-from common.hrda.predictor import denormalise
+from common.hrda.prediction.predictor import denormalise
 from common.hrda.settings import IGNORE_LABEL
 
 PLAIN = AugmentationSettings(flip=False, photometric=0.0)

@@ -11,8 +11,8 @@ from torch import Tensor
 
 from common.hrda import CheckpointBundle, ModelSettings, build_segmentor, load_checkpoint, save_checkpoint
 from common.hrda.checkpoints import CheckpointError
-from common.hrda.reference_weights import convert_reference_state_dict, infer_model_settings
-from common.hrda.segmentor import HRDASegmentor
+from common.hrda.network.reference_weights import convert_reference_state_dict, infer_model_settings
+from common.hrda.network.segmentor import HRDASegmentor
 
 SETTINGS = ModelSettings(encoder="mit_b0", num_classes=2, crop_size=(64, 64), decoder_channels=16, attention_channels=8)
 

@@ -16,16 +16,16 @@ import torch
 from torch import Tensor
 
 from common.hrda import InferenceSettings, ModelSettings, SelfTrainingSettings, build_segmentor
-from common.hrda.feature_distance import downscale_labels, masked_feature_distance
-from common.hrda.mixing import ColorJitter, blur, blur_kernel_size, class_masks, paste
-from common.hrda.optimisation import optimizer_groups
-from common.hrda.predictor import denormalise, normalise
-from common.hrda.pseudo_labels import pseudo_labels
-from common.hrda.reference_weights import convert_encoder_state_dict, convert_reference_state_dict
-from common.hrda.segmentor import HRDASegmentor
-from common.hrda.self_training import SelfTraining, StepDraws
+from common.hrda.network.reference_weights import convert_encoder_state_dict, convert_reference_state_dict
+from common.hrda.network.segmentor import HRDASegmentor
+from common.hrda.prediction.predictor import denormalise, normalise
 from common.hrda.sliding import sliding_logits
-from common.hrda.teacher import averaging_factor, freeze_stochastic_layers, make_teacher
+from common.hrda.training.feature_distance import downscale_labels, masked_feature_distance
+from common.hrda.training.mixing import ColorJitter, blur, blur_kernel_size, class_masks, paste
+from common.hrda.training.optimisation import optimizer_groups
+from common.hrda.training.pseudo_labels import pseudo_labels
+from common.hrda.training.self_training import SelfTraining, StepDraws
+from common.hrda.training.teacher import averaging_factor, freeze_stochastic_layers, make_teacher
 from common.hrda.windows import Box
 from tests.shared import SHARED, needs_shared
 

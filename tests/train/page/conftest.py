@@ -5,9 +5,9 @@ from collections.abc import Iterator
 import pytest
 
 from train.page import hyperparameters
-from train.page.hyperparameters import SettingsSelector
 from train.page.monitor import MonitorCard
-from train.settings import DEFAULT_YAML
+from train.page.settings import SettingsSelector
+from train.settings.training import DEFAULT_YAML
 
 
 @pytest.fixture(scope="session")

@@ -8,7 +8,7 @@ import supervisely as sly
 from supervisely.app import DataJson
 
 from sandbox.testing import running_sandbox
-from train.domain_facts import ClassFacts, DomainFacts
+from train.instance.facts import ClassFacts, DomainFacts
 from train.page.classes import AnyShapeClassesSelector, class_rows
 
 

@@ -12,8 +12,8 @@ from supervisely.app import DataJson, StateJson
 from supervisely.app.fastapi import _MainServer
 
 from sandbox.testing import Sandbox, running_sandbox
-from train.domain_facts import DomainFacts, Superseded, domain_facts
-from train.inputs import Domain, InputError, Inputs
+from train.instance.domains import Domain, InputError, Inputs
+from train.instance.facts import DomainFacts, Superseded, domain_facts
 from train.page import domains
 from train.page.domains import DomainSelector
 

@@ -6,8 +6,8 @@ import pytest
 
 from common.hrda import SettingsError
 from train.page.gui import describe_run, require_fit
-from train.run_folder import Resumable
-from train.settings import TrainSettings
+from train.run.folder import Resumable
+from train.settings.training import TrainSettings
 
 RUN = Resumable(iteration=40, total_iterations=200, classes=("crack", "joint"), encoder="mit_b0", mode="uda")
 SETTINGS = TrainSettings.from_yaml("iterations: 200\noptimizer: {warmup_iterations: 1}\nmodel: {encoder: mit_b0}")

@@ -16,16 +16,16 @@ from supervisely.app.fastapi import _MainServer
 from supervisely.nn.training.train_app import TrainApp
 
 from common.hrda import ModelSettings, SettingsError, build_segmentor
-from common.hrda.encoders import count_parameters
+from common.hrda.network.mit import count_parameters
 from sandbox.testing import Sandbox, running_sandbox
 from tests.common.hrda.test_checkpoints import SETTINGS, bundle, former_checkpoint
 from tests.weights import NOWHERE, Server, publishing, save
-from train.former_checkpoints import find_former_checkpoint, find_former_checkpoints
-from train.initialisation import load_initial_weights
+from train.instance.former_checkpoints import find_former_checkpoint, find_former_checkpoints
 from train.page import model as model_module
 from train.page.model import MEMORY, HRDAModelSelector
 from train.page.start_weights import EXPERIMENTS, FORMER
-from train.settings import TrainSettings
+from train.run.initial_weights import load_initial_weights
+from train.settings.training import TrainSettings
 
 MODELS = json.loads((Path(model_module.__file__).parents[1] / "models.json").read_text(encoding="utf-8"))
 NARROW = TrainSettings.from_yaml("model: {crop_size: [128, 128], decoder_channels: 16, attention_channels: 16}")

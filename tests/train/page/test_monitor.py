@@ -8,7 +8,7 @@ from supervisely.app import DataJson
 
 from train.page import monitor as module
 from train.page.monitor import Monitor, MonitorCard
-from train.state import PhaseChanged, Progressed, Started, StepsSkipped, TrainingState, Validated
+from train.run.state import PhaseChanged, Progressed, Started, StepsSkipped, TrainingState, Validated
 
 # The thread that shows the changes must not end by an error, of which nobody else would hear.
 pytestmark = pytest.mark.filterwarnings("error::pytest.PytestUnhandledThreadExceptionWarning")

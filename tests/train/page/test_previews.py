@@ -7,7 +7,7 @@ from supervisely.app import DataJson, StateJson
 
 from train.page.monitor import MonitorCard
 from train.page.previews import PHOTOS, PICTURES, PreviewBoard, picture_file
-from train.state import Preview
+from train.run.state import Preview
 
 
 @pytest.fixture

@@ -13,12 +13,12 @@ from supervisely.app import DataJson
 from supervisely.app.fastapi import _MainServer
 
 from common.data.project import draw_mask
-from common.data.synthetic import write_project
 from common.hrda import SettingsError
-from train.inputs import Domain, InputError
+from sandbox.synthetic.projects import write_project
+from train.instance.domains import Domain, InputError
 from train.page import samples
 from train.page.samples import Photo, SamplePhotos, SampleSource, data_url, draw_samples
-from train.settings import TrainSettings
+from train.settings.training import TrainSettings
 
 SIZE = (96, 128)
 PLAIN = ["data.augmentation={flip: false, photometric: 0}", "data.scale={long_edge: null, short_edge: null}"]

@@ -1,0 +1,206 @@
+"""Decoders: DAFormer's context-aware fusion, and HRDA's pair of it (segmentation and scale attention)."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from common.hrda.network import mmcv_operators
+from common.hrda.network.depthwise import DilatedDepthwiseConv2d, PointwiseConv2d, pointwise
+
+mmcv_operators.ensure_importable()
+
+from mmcv.cnn import ConvModule, DepthwiseSeparableConvModule  # noqa: E402
+from mmengine.model import BaseModule  # noqa: E402
+from mmseg.models.decode_heads.decode_head import BaseDecodeHead  # noqa: E402
+from mmseg.registry import MODELS  # noqa: E402
+
+NORM = {"type": "BN", "requires_grad": True}
+ASPP_DILATIONS = (1, 6, 12, 18)
+
+
+def resize(x: Tensor, size: Sequence[int]) -> Tensor:
+    """Bilinear resize of B×C×H×W to `size`, corners not aligned; `x` itself when it has that size."""
+    return x if x.shape[-2:] == tuple(size) else F.interpolate(x, tuple(size), mode="bilinear", align_corners=False)
+
+
+def _exact(logits: Tensor) -> Tensor:
+    """Logits in a type in which they can be averaged, fused and compared."""
+    return logits.to(torch.promote_types(logits.dtype, torch.float32))
+
+
+class _Embedding(nn.Module):
+    """Linear layer over the channels of B×C×H×W. Named as in the reference, so that its weights map one to one."""
+
+    def __init__(self, in_channels: int, channels: int) -> None:
+        super().__init__()
+        self.proj = nn.Linear(in_channels, channels)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return pointwise(x, self.proj.weight, self.proj.bias)
+
+
+def _joined_conv(maps: Sequence[Tensor], weight: Tensor, size: Sequence[int]) -> Tensor:
+    """1×1 convolution, without bias, of maps that are resized to `size` and joined: B×C×h×w.
+
+    It is linear and so is the resizing: each map is convolved at its own size, where the coarse ones have few places,
+    and the sum is resized. Nothing is joined.
+    """
+    parts = weight.split([x.shape[1] for x in maps], dim=1)
+    first, *others = (pointwise(x, part) for x, part in zip(maps, parts, strict=True))
+    return sum((resize(other, size) for other in others), resize(first, size))
+
+
+class _SeparableASPP(nn.Module):
+    """Depthwise-separable atrous pyramid, then a 3×3 bottleneck (DAFormer, "sepaspp", no image pooling)."""
+
+    def __init__(self, in_channels: int, channels: int) -> None:
+        super().__init__()
+        self.aspp_modules = nn.ModuleList(
+            ConvModule(in_channels, channels, 1, norm_cfg=NORM)
+            if dilation == 1
+            else DepthwiseSeparableConvModule(
+                in_channels, channels, 3, dilation=dilation, padding=dilation, norm_cfg=NORM
+            )
+            for dilation in ASPP_DILATIONS
+        )
+        for branch in self.aspp_modules[1:]:
+            # Same parameters, another forward: nothing needs to be copied.
+            branch.depthwise_conv.conv.__class__ = DilatedDepthwiseConv2d
+            branch.pointwise_conv.conv.__class__ = PointwiseConv2d
+        self.bottleneck = ConvModule(channels * len(ASPP_DILATIONS), channels, 3, padding=1, norm_cfg=NORM)
+
+    def forward(self, embedded: Sequence[Tensor], size: Sequence[int]) -> Tensor:
+        """Fuse embedded maps of several sizes at `size`."""
+        direct, *separable = self.aspp_modules
+        joined = torch.cat([resize(x, size) for x in embedded], dim=1)
+        branches = [F.relu_(direct.norm(_joined_conv(embedded, direct.conv.weight, size)))]
+        branches += [branch(joined) for branch in separable]
+        return self.bottleneck(torch.cat(branches, dim=1))
+
+
+class _PointwiseFusion(ConvModule):
+    """1×1 convolution, BN and ReLU of the joined maps: the lighter decoder of the scale attention."""
+
+    def __init__(self, in_channels: int, channels: int) -> None:
+        super().__init__(in_channels, channels, 1, norm_cfg=NORM)
+
+    def forward(self, embedded: Sequence[Tensor], size: Sequence[int]) -> Tensor:
+        """Fuse embedded maps of several sizes at `size`."""
+        return F.relu_(self.norm(_joined_conv(embedded, self.conv.weight, size)))
+
+
+@MODELS.register_module()
+class DAFormerHead(BaseDecodeHead):
+    """DAFormer's decoder (Hoyer et al., CVPR 2022, section 3.2): features of four stages → class logits.
+
+    Args:
+        in_channels: channels of the four feature maps.
+        channels: width of the embeddings and of the fusion.
+        num_classes: number of output channels.
+        fusion: 'sepaspp' (the decoder) or 'conv1x1' (the lighter one of the scale attention).
+        dropout_ratio: dropout before the last layer.
+    """
+
+    FUSIONS = ("sepaspp", "conv1x1")
+
+    def __init__(
+        self,
+        in_channels: Sequence[int],
+        channels: int,
+        num_classes: int,
+        fusion: str = "sepaspp",
+        dropout_ratio: float = 0.1,
+        **kwargs: Any,
+    ) -> None:
+        if fusion not in self.FUSIONS:
+            raise ValueError(f"Unknown fusion. Expected one of {', '.join(self.FUSIONS)}. Received: {fusion!r}.")
+        with warnings.catch_warnings():
+            # The base class builds a loss of its own, with two warnings about options that HRDA does not use.
+            warnings.simplefilter("ignore", UserWarning)
+            super().__init__(
+                in_channels=list(in_channels),
+                channels=channels,
+                num_classes=num_classes,
+                out_channels=num_classes,
+                in_index=list(range(len(in_channels))),
+                input_transform="multiple_select",
+                dropout_ratio=dropout_ratio,
+                norm_cfg=NORM,
+                align_corners=False,
+                **kwargs,
+            )
+        self.embed_layers = nn.ModuleList(_Embedding(c, channels) for c in in_channels)
+        total = channels * len(in_channels)
+        self.fuse_layer = (_SeparableASPP if fusion == "sepaspp" else _PointwiseFusion)(total, channels)
+
+    def forward(self, features: Sequence[Tensor]) -> Tensor:
+        """Logits B×C×H/4×W/4 of features at strides 4, 8, 16 and 32."""
+        embedded = [embed(f) for embed, f in zip(self.embed_layers, features, strict=True)]
+        return self.cls_seg(self.fuse_layer(embedded, features[0].shape[-2:]))
+
+
+@MODELS.register_module()
+class HRDAHead(BaseModule):
+    """The decoder for both resolutions and the scale attention (Hoyer et al., ECCV 2022, section 3.2).
+
+    Args:
+        in_channels: channels of the encoder's four feature maps.
+        num_classes: number of classes.
+        channels: width of the decoder.
+        attention_channels: width of the scale attention.
+        attention_classwise: one attention channel a class, or one for all.
+        dropout_ratio: dropout before the decoder's last layer.
+        init_cfg: mmengine's initialisation config.
+    """
+
+    def __init__(
+        self,
+        in_channels: Sequence[int],
+        num_classes: int,
+        channels: int = 256,
+        attention_channels: int = 256,
+        attention_classwise: bool = True,
+        dropout_ratio: float = 0.1,
+        init_cfg: Any = None,
+    ) -> None:
+        super().__init__(init_cfg)
+        self.num_classes = num_classes
+        self.head = DAFormerHead(in_channels, channels, num_classes, dropout_ratio=dropout_ratio)
+        self.scale_attention = DAFormerHead(
+            in_channels,
+            attention_channels,
+            num_classes if attention_classwise else 1,
+            fusion="conv1x1",
+            dropout_ratio=dropout_ratio,
+            # One channel for all classes is a width here, not a threshold on a binary problem.
+            threshold=None if attention_classwise else 0.5,
+        )
+
+    def forward(self, features: Sequence[Tensor]) -> Tensor:
+        """The decoder's logits B×C×H/4×W/4, in float32 where autocast computes them in 16 bits."""
+        return _exact(self.head(features))
+
+    def attention(self, features: Sequence[Tensor]) -> Tensor:
+        """Scale attention in 0..1 of low-resolution features, B×(C or 1)×H/4×W/4."""
+        return torch.sigmoid(_exact(self.scale_attention(features)))
+
+    @staticmethod
+    def fuse(lr_logits: Tensor, attention: Tensor, hr_logits: Tensor) -> Tensor:
+        """Fuse the two resolutions.
+
+        Args:
+            lr_logits: B×C×h×w, of the context at half the resolution.
+            attention: B×(C or 1)×h×w, in 0..1; how much the detail is trusted.
+            hr_logits: B×C×2h×2w, of the detail, zero where there is none.
+
+        Returns:
+            B×C×2h×2w logits.
+        """
+        size = hr_logits.shape[-2:]
+        return resize((1 - attention) * lr_logits, size) + resize(attention, size) * hr_logits

@@ -1,0 +1,248 @@
+"""HRDA's network: one encoder and decoder on two resolutions, its losses, its inference on one crop."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from common.hrda.network import mmcv_operators
+from common.hrda.network.heads import HRDAHead, resize
+from common.hrda.network.mit import ENCODERS, HRDAMixVisionTransformer
+from common.hrda.settings import IGNORE_LABEL, InferenceSettings, ModelSettings
+from common.hrda.sliding import sliding_logits
+from common.hrda.windows import BOX_GRID, LOGIT_STRIDE, Box, average_overlaps, window_boxes
+
+mmcv_operators.ensure_importable()
+
+from mmseg.models.segmentors.base import BaseSegmentor  # noqa: E402
+from mmseg.registry import MODELS  # noqa: E402
+
+
+@dataclass(frozen=True)
+class TrainLogits:
+    """What the losses of one forward pass need."""
+
+    fused: Tensor
+    """B×C×H/4×W/4, both resolutions fused."""
+    detail: Tensor
+    """B×C×h/4×w/4, of the high-resolution sub-crop alone."""
+    detail_box: Box
+    """Place of the sub-crop in the crop, in pixels."""
+    context_features: list[Tensor]
+    """The encoder's four feature maps of the low-resolution crop."""
+
+
+@dataclass(frozen=True)
+class CropLogits:
+    """The parts of one crop's inference."""
+
+    context: Tensor
+    """B×C×H/8×W/8, low resolution."""
+    detail: Tensor
+    """B×C×H/4×W/4, high resolution, overlapping windows averaged."""
+    attention: Tensor
+    """B×(C or 1)×H/8×W/8 in 0..1."""
+    fused: Tensor
+    """B×C×H/4×W/4."""
+
+
+def draw_detail_box(crop_size: tuple[int, int], generator: torch.Generator | None = None) -> Box:
+    """Draw the high-resolution sub-crop: half the side, uniformly from all places of the 8-pixel grid.
+
+    Args:
+        crop_size: height and width of the crop in pixels.
+        generator: source of randomness (CPU).
+    """
+    (height, width), (h, w) = crop_size, (crop_size[0] // 2, crop_size[1] // 2)
+    top = int(torch.randint((height - h) // BOX_GRID + 1, (), generator=generator)) * BOX_GRID
+    left = int(torch.randint((width - w) // BOX_GRID + 1, (), generator=generator)) * BOX_GRID
+    return Box(top, top + h, left, left + w)
+
+
+def segmentation_loss(
+    logits: Tensor, labels: Tensor, pixel_weights: Tensor | None = None, class_weights: Tensor | None = None
+) -> Tensor:
+    """Cross entropy, averaged over all pixels: an ignored pixel adds nothing and still counts.
+
+    Args:
+        logits: B×C×h×w; resized to the labels' size.
+        labels: B×H×W int64, 255 = ignored.
+        pixel_weights: B×H×W float, or None for 1 everywhere.
+        class_weights: C float, or None for 1 everywhere.
+    """
+    loss = F.cross_entropy(
+        resize(logits, labels.shape[-2:]), labels, class_weights, ignore_index=IGNORE_LABEL, reduction="none"
+    )
+    return loss.mean() if pixel_weights is None else (loss * pixel_weights).mean()
+
+
+@MODELS.register_module()
+class HRDASegmentor(BaseSegmentor):
+    """HRDA (Hoyer et al., ECCV 2022) as a module and as an mmsegmentation segmentor.
+
+    Images are ImageNet-normalised B×3×H×W; sides are multiples of 8 and at least 64.
+
+    Args:
+        backbone: config of the encoder.
+        decode_head: config of the `HRDAHead`.
+        crop_size: (height, width) of the training crop; inference slides its high-resolution windows in it.
+        detail_loss_weight: λd, share of the loss on the detail prediction alone.
+        class_weights: loss weight of each class, or None.
+        data_preprocessor, train_cfg, test_cfg, init_cfg: as in mmsegmentation.
+    """
+
+    def __init__(
+        self,
+        backbone: dict[str, Any],
+        decode_head: dict[str, Any],
+        crop_size: tuple[int, int] = (512, 512),
+        detail_loss_weight: float = 0.1,
+        class_weights: list[float] | None = None,
+        data_preprocessor: Any = None,
+        train_cfg: Any = None,
+        test_cfg: Any = None,
+        init_cfg: Any = None,
+    ) -> None:
+        super().__init__(data_preprocessor=data_preprocessor, init_cfg=init_cfg)
+        self.backbone = MODELS.build(backbone)
+        self.decode_head = MODELS.build(decode_head)
+        self.crop_size = tuple(crop_size)
+        self.detail_loss_weight = detail_loss_weight
+        self.train_cfg, self.test_cfg = train_cfg, test_cfg
+        weights = None if class_weights is None else torch.tensor(class_weights, dtype=torch.float32)
+        self.register_buffer("class_weights", weights, persistent=False)
+
+    @property
+    def num_classes(self) -> int:
+        """Number of classes, background included."""
+        return self.decode_head.num_classes
+
+    def extract_feat(self, inputs: Tensor) -> list[Tensor]:
+        """The encoder's features of `inputs` at its own resolution."""
+        return self.backbone(inputs)
+
+    @staticmethod
+    def context_images(images: Tensor) -> Tensor:
+        """The low-resolution context: `images` B×3×H×W at half their size, bilinear."""
+        return F.interpolate(images, scale_factor=0.5, mode="bilinear", align_corners=False)
+
+    def train_logits(self, images: Tensor, detail_box: Box) -> TrainLogits:
+        """One training pass: context of the whole crop, detail of `detail_box`.
+
+        Args:
+            images: B×3×H×W float.
+            detail_box: place of the high-resolution sub-crop, on the 8-pixel grid.
+        """
+        context_features = self.backbone(self.context_images(images))
+        detail_features = self.backbone(detail_box.crop(images))
+        context = self.decode_head(context_features)
+        detail = self.decode_head(detail_features)
+        attention = self.decode_head.attention(context_features)
+
+        inside = torch.zeros_like(attention)
+        detail_box.scaled_down(BOX_GRID).crop(inside).fill_(1)
+        left, top = detail_box.left // LOGIT_STRIDE, detail_box.top // LOGIT_STRIDE
+        height, width = images.shape[-2] // LOGIT_STRIDE, images.shape[-1] // LOGIT_STRIDE
+        h, w = detail.shape[-2:]
+        inserted = F.pad(detail, (left, width - left - w, top, height - top - h))
+        fused = self.decode_head.fuse(context, attention * inside, inserted)
+        return TrainLogits(fused, detail, detail_box, context_features)
+
+    def losses(
+        self,
+        logits: TrainLogits,
+        labels: Tensor,
+        pixel_weights: Tensor | None = None,
+        class_weights: Tensor | None = None,
+    ) -> dict[str, Tensor]:
+        """`loss_fused` and `loss_detail`; their sum is the training loss.
+
+        Args:
+            logits: of `train_logits`.
+            labels: B×H×W int64, 255 = ignored.
+            pixel_weights: B×H×W float, or None.
+            class_weights: C float, or None for the model's own.
+        """
+        class_weights = self.class_weights if class_weights is None else class_weights
+        box, share = logits.detail_box, self.detail_loss_weight
+        detail_weights = None if pixel_weights is None else box.crop(pixel_weights)
+        fused = segmentation_loss(logits.fused, labels, pixel_weights, class_weights)
+        detail = segmentation_loss(logits.detail, box.crop(labels), detail_weights, class_weights)
+        return {"loss_fused": (1 - share) * fused, "loss_detail": share * detail}
+
+    def detail_logits(self, images: Tensor) -> Tensor:
+        """Logits B×C×h/4×w/4 of high-resolution windows B×3×h×w."""
+        return self.decode_head(self.backbone(images))
+
+    def context_logits(self, images: Tensor) -> tuple[Tensor, Tensor]:
+        """Logits B×C×h/4×w/4 and attention B×(C or 1)×h/4×w/4 of crops at half the resolution, B×3×h×w."""
+        features = self.backbone(images)
+        return self.decode_head(features), self.decode_head.attention(features)
+
+    def fuse(self, context: Tensor, attention: Tensor, detail: Tensor) -> Tensor:
+        """Both resolutions fused, B×C×H/4×W/4 (see `HRDAHead.fuse`)."""
+        return self.decode_head.fuse(context, attention, detail)
+
+    def crop_parts(self, images: Tensor) -> CropLogits:
+        """Infer one crop an image: low resolution on the whole, high resolution as overlapping windows.
+
+        Args:
+            images: B×3×H×W float, H and W multiples of 8 and at least 64.
+        """
+        context, attention = self.context_logits(self.context_images(images))
+        size = images.shape[-2:]
+        window = (self.crop_size[0] // 2, self.crop_size[1] // 2)
+        boxes = window_boxes(size, window, (window[0] // 2, window[1] // 2))
+        decoded = self.detail_logits(torch.cat([box.crop(images) for box in boxes])).chunk(len(boxes))
+        pieces = ((box.scaled_down(LOGIT_STRIDE), piece) for box, piece in zip(boxes, decoded, strict=True))
+        detail = average_overlaps(pieces, (size[0] // LOGIT_STRIDE, size[1] // LOGIT_STRIDE))
+        return CropLogits(context, detail, attention, self.fuse(context, attention, detail))
+
+    def crop_logits(self, images: Tensor) -> Tensor:
+        """Logits B×C×H×W of one crop an image, at the images' size (see `crop_parts`)."""
+        return resize(self.crop_parts(images).fused, images.shape[-2:])
+
+    def encode_decode(self, inputs: Tensor, batch_data_samples: Any = None) -> Tensor:
+        """mmsegmentation's name for `crop_logits`."""
+        return self.crop_logits(inputs)
+
+    def _forward(self, inputs: Tensor, data_samples: Any = None) -> Tensor:
+        return self.crop_logits(inputs)
+
+    def loss(self, inputs: Tensor, data_samples: Any) -> dict[str, Tensor]:
+        """mmsegmentation's entry: losses of images with `gt_sem_seg` in their data samples."""
+        labels = torch.stack([sample.gt_sem_seg.data.squeeze(0) for sample in data_samples]).long()
+        box = draw_detail_box(tuple(inputs.shape[-2:]))
+        return self.losses(self.train_logits(inputs, box), labels)
+
+    def predict(self, inputs: Tensor, data_samples: Any = None) -> Any:
+        """mmsegmentation's entry: sliding prediction (see `common.hrda.sliding.sliding_logits`)."""
+        return self.postprocess_result(sliding_logits(self, inputs, InferenceSettings()), data_samples)
+
+
+def build_segmentor(settings: ModelSettings) -> HRDASegmentor:
+    """A model with freshly drawn weights (torch's global random state decides them)."""
+    model = HRDASegmentor(
+        backbone={
+            "type": HRDAMixVisionTransformer.__name__,
+            "arch": settings.encoder,
+            "drop_path_rate": settings.drop_path,
+        },
+        decode_head={
+            "type": HRDAHead.__name__,
+            "in_channels": ENCODERS[settings.encoder].channels,
+            "num_classes": settings.num_classes,
+            "channels": settings.decoder_channels,
+            "attention_channels": settings.attention_channels,
+            "attention_classwise": settings.attention_classwise,
+            "dropout_ratio": settings.dropout,
+        },
+        crop_size=settings.crop_size,
+        detail_loss_weight=settings.detail_loss_weight,
+    )
+    model.backbone.init_weights()
+    return model

@@ -1,0 +1,289 @@
+"""From an image of any size to class indices or probabilities."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+import cv2
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from common.hrda.prediction.labelling import (
+    LabelRows,
+    LabelRule,
+    ProbabilityRows,
+    mean_confidences,
+    remove_small_components,
+)
+from common.hrda.settings import InferenceSettings
+from common.hrda.sliding import RowSink, WindowNetwork, pad_to, sliding_logits, sweep
+from common.hrda.windows import Box
+
+# ImageNet's statistics of RGB values in 0..255, as MiT was trained with.
+IMAGENET_MEAN = (123.675, 116.28, 103.53)
+IMAGENET_STD = (58.395, 57.12, 57.375)
+
+
+def _statistics(device: torch.device) -> tuple[Tensor, Tensor]:
+    """ImageNet's mean and deviation, 3×1×1. Nothing waits for the device."""
+    return tuple(
+        torch.tensor(values)[:, None, None].to(device, non_blocking=True) for values in (IMAGENET_MEAN, IMAGENET_STD)
+    )
+
+
+def normalise(images: Tensor) -> Tensor:
+    """RGB values 0..255 (B×3×H×W, any dtype) → ImageNet-normalised float32."""
+    mean, std = _statistics(images.device)
+    return (images.float() - mean) / std
+
+
+def denormalise(images: Tensor) -> Tensor:
+    """The inverse of `normalise`: float32 RGB in 0..255, not rounded."""
+    mean, std = _statistics(images.device)
+    return images * std + mean
+
+
+def fit_scale(size: tuple[int, int], short_edge: int, long_edge: int) -> tuple[int, int]:
+    """Size (H, W) that keeps the aspect ratio and fits `short_edge` and `long_edge`, as in training."""
+    scale = min(long_edge / max(size), short_edge / min(size))
+    return (max(round(size[0] * scale), 1), max(round(size[1] * scale), 1))
+
+
+class PhotoPixels:
+    """A photo whose windows are normalised one by one.
+
+    Args:
+        image: H×W×3 uint8 RGB.
+        device: where windows go.
+    """
+
+    def __init__(self, image: np.ndarray, device: torch.device) -> None:
+        self._image, self._device = image, device
+        self.size = image.shape[:2]
+
+    def crop(self, box: Box) -> Tensor:
+        """The normalised pixels 3×h×w of `box`, the mean colour where it leaves the photo."""
+        pixels = np.ascontiguousarray(self._image[box.top : box.bottom, box.left : box.right])
+        tensor = torch.from_numpy(pixels).to(self._device).permute(2, 0, 1)
+        return pad_to(normalise(tensor[None])[0], box)
+
+
+@dataclass(frozen=True)
+class Segmentation:
+    """What is known of a photo, at its own size."""
+
+    labels: np.ndarray
+    """H×W uint8 class indices."""
+    confidences: list[float | None] | None
+    """Mean probability of each class over its pixels, None for a class without any; None if not asked for."""
+
+
+class Predictor:
+    """Predicts images of any size with a trained model.
+
+    Args:
+        model: a segmentor, put into eval mode and moved to `device`, or another `WindowNetwork` that runs there.
+        settings: windows; the defaults are the model's own crop and half of it.
+        device: where to compute.
+        input_scale: (short_edge, long_edge) to which images are scaled first, keeping their aspect ratio,
+            as in training; None: the image's own resolution.
+        long_side: images whose longest side would still be larger are scaled down to it; None: never.
+
+    Example:
+        >>> predictor = Predictor(model, InferenceSettings(window=(512, 512)), device="cuda")
+        >>> [mask] = predictor.predict([image])
+    """
+
+    def __init__(
+        self,
+        model: WindowNetwork,
+        settings: InferenceSettings | None = None,
+        device: str | torch.device = "cpu",
+        input_scale: tuple[int, int] | None = None,
+        long_side: int | None = None,
+    ) -> None:
+        self.device = torch.device(device)
+        self.model = model.to(self.device).eval() if isinstance(model, nn.Module) else model
+        self.settings = settings or InferenceSettings()
+        self.input_scale = input_scale
+        self.long_side = long_side
+        self._network = MirroredNetwork(self.model) if self.settings.flip else self.model
+
+    def logits(self, images: Tensor) -> Tensor:
+        """Logits B×C×H×W float32 of normalised images B×3×H×W, on the predictor's device."""
+        return sliding_logits(self._network, images.to(self.device), self.settings)
+
+    def predict(self, images: Sequence[np.ndarray]) -> list[np.ndarray]:
+        """Class indices of RGB images.
+
+        Args:
+            images: H×W×3 uint8 arrays; sizes may differ.
+
+        Returns:
+            One H×W uint8 array an image.
+
+        Raises:
+            ValueError: an image has another shape or dtype.
+        """
+        return [segmentation.labels for segmentation in self.segment(images)]
+
+    def segment(
+        self, images: Sequence[np.ndarray], rule: LabelRule | None = None, *, confidence: bool = False
+    ) -> list[Segmentation]:
+        """Class indices of RGB images by a rule, and where asked how sure the model is of each class.
+
+        Args:
+            images: H×W×3 uint8 arrays; sizes may differ.
+            rule: thresholds and smallest areas; None: the most probable class.
+            confidence: whether to give mean probabilities.
+
+        Raises:
+            ValueError: an image has another shape or dtype.
+        """
+        rule = rule or LabelRule()
+        scaled = self._scaled(images)
+        if self.settings.scales == (1.0,):
+            sinks = [LabelRows(image.shape[:2], rule, confidence=confidence) for image in scaled]
+            self._sweep(scaled, sinks)
+        else:
+            sinks = []
+            for image in scaled:
+                sink = LabelRows(image.shape[:2], rule, confidence=confidence)
+                sink(0, log_of(self._mean_over_scales(image)))
+                sinks.append(sink)
+        return [
+            finish(sink, image.shape[:2], rule, self.model.num_classes)
+            for sink, image in zip(sinks, images, strict=True)
+        ]
+
+    def predict_with_probabilities(self, image: np.ndarray) -> tuple[np.ndarray, Iterator[np.ndarray]]:
+        """Class indices and class probabilities of an RGB image, from one pass of the network.
+
+        Args:
+            image: H×W×3 uint8.
+
+        Returns:
+            H×W uint8 as of `predict`; and as of `probabilities` an H×W float32 map for each class, one by one, so that
+            of many classes not all need to be held at the photo's own size.
+
+        Raises:
+            ValueError: the image has another shape or dtype.
+        """
+        [scaled] = self._scaled([image])
+        rule, size = LabelRule(), image.shape[:2]
+        labels = LabelRows(scaled.shape[:2], rule, confidence=False)
+        if self.settings.scales == (1.0,):
+            rows = ProbabilityRows(self.model.num_classes, scaled.shape[:2])
+
+            def take(top: int, logits: Tensor) -> None:
+                labels(top, logits)
+                rows(top, logits)
+
+            self._sweep([scaled], [take])
+            maps = rows.probabilities
+        else:
+            maps = self._mean_over_scales(scaled)
+            labels(0, log_of(maps))
+        prediction = finish(labels, size, rule, self.model.num_classes).labels
+        return prediction, (resize_map(plane, size) for plane in maps)
+
+    def probabilities(self, images: Sequence[np.ndarray], dtype: type[np.floating] = np.float32) -> list[np.ndarray]:
+        """Class probabilities of RGB images: one C×H×W array of `dtype` an image.
+
+        Raises:
+            ValueError: an image has another shape or dtype than H×W×3 uint8.
+        """
+        maps = []
+        for image, scaled in zip(images, self._scaled(images), strict=True):
+            if self.settings.scales == (1.0,) and scaled.shape == image.shape:
+                # The usual case: each row is rounded as it comes, and no larger map is ever held.
+                sink = ProbabilityRows(self.model.num_classes, image.shape[:2], dtype)
+                self._sweep([image], [sink])
+                maps.append(sink.probabilities)
+                continue
+            own = self._mean_over_scales(scaled)
+            maps.append(np.stack([resize_map(plane, image.shape[:2]) for plane in own]).astype(dtype, copy=False))
+        return maps
+
+    def _sweep(self, images: Sequence[np.ndarray], sinks: Sequence[RowSink]) -> None:
+        photos = (PhotoPixels(image, self.device) for image in images)
+        sweep(self._network, zip(photos, sinks, strict=True), self.settings)
+
+    def _mean_over_scales(self, image: np.ndarray) -> np.ndarray:
+        total = None
+        for scale in self.settings.scales:
+            size = tuple(max(round(side * scale), 1) for side in image.shape[:2])
+            sink = ProbabilityRows(self.model.num_classes, size)
+            self._sweep([resize_image(image, size)], [sink])
+            planes = np.stack([resize_map(plane, image.shape[:2]) for plane in sink.probabilities])
+            total = planes if total is None else total + planes
+        return total / len(self.settings.scales)
+
+    def _scaled(self, images: Sequence[np.ndarray]) -> list[np.ndarray]:
+        """RGB images at the input scale."""
+        for image in images:
+            if image.ndim != 3 or image.shape[2] != 3 or image.dtype != np.uint8 or 0 in image.shape:
+                raise ValueError(
+                    f"An image must be a non-empty H×W×3 uint8 RGB array. Received: shape {image.shape}, {image.dtype}."
+                )
+        return [resize_image(image, self._scaled_size(image.shape[:2])) for image in images]
+
+    def _scaled_size(self, size: tuple[int, int]) -> tuple[int, int]:
+        if self.input_scale is not None:
+            size = fit_scale(size, *self.input_scale)
+        if self.long_side is not None and max(size) > self.long_side:
+            size = fit_scale(size, self.long_side, self.long_side)
+        return size
+
+
+class MirroredNetwork:
+    """A network that sees every window also mirrored left to right, and averages the logits.
+
+    Args:
+        network: the network itself.
+    """
+
+    def __init__(self, network: WindowNetwork) -> None:
+        self._network = network
+        self.crop_size = network.crop_size
+        self.context_images, self.fuse = network.context_images, network.fuse
+
+    def detail_logits(self, images: Tensor) -> Tensor:
+        """As of the network."""
+        return (self._network.detail_logits(images) + self._network.detail_logits(images.flip(-1)).flip(-1)) / 2
+
+    def context_logits(self, images: Tensor) -> tuple[Tensor, Tensor]:
+        """As of the network."""
+        straight, mirrored = self._network.context_logits(images), self._network.context_logits(images.flip(-1))
+        return tuple((one + other.flip(-1)) / 2 for one, other in zip(straight, mirrored, strict=True))
+
+
+def finish(sink: LabelRows, size: tuple[int, int], rule: LabelRule, num_classes: int) -> Segmentation:
+    """Labels at the image's `size`, small areas removed, with their confidences."""
+    labels, confidence = sink.labels, sink.confidence
+    if labels.shape != size:
+        labels = cv2.resize(labels, size[::-1], interpolation=cv2.INTER_NEAREST_EXACT)
+        confidence = None if confidence is None else resize_map(confidence.astype(np.float32), size)
+    if rule.min_component > 1:
+        remove_small_components(labels, rule.min_component, num_classes)
+    means = None if confidence is None else mean_confidences(labels, confidence, num_classes)
+    return Segmentation(labels, means)
+
+
+def log_of(probabilities: np.ndarray) -> Tensor:
+    """Logits whose softmax `probabilities` C×H×W float are: labels are chosen from logits."""
+    return torch.from_numpy(probabilities).float().clamp_min(1e-8).log()
+
+
+def resize_map(plane: np.ndarray, size: tuple[int, int]) -> np.ndarray:
+    """Bilinear resize of an H×W float32 map to `size` (H, W)."""
+    return plane if plane.shape == tuple(size) else cv2.resize(plane, size[::-1], interpolation=cv2.INTER_LINEAR)
+
+
+def resize_image(image: np.ndarray, size: tuple[int, int]) -> np.ndarray:
+    """Bilinear resize of H×W×3 uint8 to `size` (H, W), the same in training and serving."""
+    if image.shape[:2] == tuple(size):
+        return image
+    return cv2.resize(image, (size[1], size[0]), interpolation=cv2.INTER_LINEAR)

@@ -1,0 +1,215 @@
+"""The settings card without a browser: what it posts is set in the page's state, then the route is called."""
+
+import pytest
+from fastapi.testclient import TestClient
+from supervisely.app import DataJson, StateJson
+from supervisely.app.fastapi import _MainServer
+
+from common.data.transforms import AUGMENTATION_LEVELS
+from common.hrda import SettingsError
+from train.page.settings import SettingsSelector
+from train.settings.presets import presets
+from train.settings.training import DEFAULT_YAML, TrainSettings
+from train.settings.yaml_text import read_yaml, set_value
+
+EDITED = "/settings_editor_edited/button_clicked_cb"
+DEFAULT = DEFAULT_YAML.read_text(encoding="utf-8")
+
+
+class Card:
+    """The card, and the browser's part."""
+
+    def __init__(self, selector: SettingsSelector) -> None:
+        self.selector = selector
+        self.server = TestClient(_MainServer().get_server())
+        self.changes: list[TrainSettings] = []
+        self.selector.on_change(self.changes.append)
+
+    @property
+    def text(self) -> str:
+        return self.selector.get_hyperparameters()
+
+    @property
+    def problem(self) -> str:
+        """What the card says under the editor."""
+        return DataJson()["settings_problem"]["text"]
+
+    @property
+    def answer(self) -> str:
+        """What the card says beside the button."""
+        text = self.selector.validator_text
+        return "" if text.is_hidden() else f"{text.status}: {text.text}"
+
+    def shown(self, widget_id: str) -> object:
+        return StateJson()[widget_id]["value"]
+
+    def choose(self, widget_id: str, value: object) -> None:
+        """What a browser does when a person changes a field."""
+        StateJson()[widget_id]["value"] = value
+        self.server.post(f"/{widget_id}/value_changed").raise_for_status()
+
+    def type(self, text: str) -> None:
+        """What a browser does when a person changes the text."""
+        StateJson()["settings_editor"]["text"] = text
+        self.server.post(EDITED).raise_for_status()
+        assert self.selector.wait(5)
+
+
+@pytest.fixture
+def card(settings_selector: SettingsSelector) -> Card:
+    settings_selector.editor.readonly = False
+    settings_selector.set_hyperparameters(DEFAULT)
+    settings_selector.validator_text.hide()
+    return Card(settings_selector)
+
+
+def only_difference(text: str, path: str) -> object:
+    """The value at `path`; all else must be as in the default text, comments included."""
+    value = read_yaml(text)
+    for name in path.split("."):
+        value = value[name]
+    assert text == set_value(DEFAULT, path, value)
+    return value
+
+
+@pytest.mark.parametrize(
+    ("widget_id", "chosen", "path", "value"),
+    [
+        ("form_iterations", 700, "iterations", 700),
+        ("form_batch_size", 3, "batch_size", 3),
+        ("form_crop_size", "256x256", "model.crop_size", [256, 256]),
+        ("form_masking", True, "self_training.masked_weight", 1.0),
+        ("form_lr", "6e-5", "optimizer.lr", 6e-5),
+        ("form_validation_interval", 50, "validation.interval", 50),
+        ("form_adaptation", False, "mode", "source-only"),
+    ],
+)
+def test_change_in_the_form_changes_exactly_that_value_in_the_yaml(card, widget_id, chosen, path, value):
+    card.choose(widget_id, chosen)
+    assert only_difference(card.text, path) == value
+    assert card.changes == [TrainSettings.from_yaml(card.text)]
+    assert card.shown(widget_id) == chosen, "what was typed must not be spelt anew under the fingers"
+    assert card.shown("preset_select") == "custom"
+    assert path in DataJson()["preset_text"]["text"]
+
+
+@pytest.mark.parametrize("level", ["none", "medium", "hard"])
+def test_augmentation_level_is_written_into_the_yaml(card, level):
+    card.choose("form_augmentation", level)
+    assert TrainSettings.from_yaml(card.text).data.augmentation == AUGMENTATION_LEVELS[level]
+    assert card.text.count("#") == DEFAULT.count("#")
+
+
+@pytest.mark.parametrize(
+    ("path", "value", "widget_id", "shown"),
+    [
+        ("iterations", 700, "form_iterations", 700),
+        ("model.crop_size", [256, 512], "form_crop_size", "256x512"),
+        ("optimizer.lr", 6e-5, "form_lr", "6e-5"),
+        ("mode", "control", "form_adaptation", False),
+        ("data.augmentation.photometric", 0.3, "form_augmentation", "custom"),
+        ("data.augmentation", {"flip": False, "photometric": 0}, "form_augmentation", "none"),
+    ],
+)
+def test_change_of_the_yaml_changes_the_form(card, path, value, widget_id, shown):
+    text = set_value(DEFAULT, path, value)
+    card.type(text)
+    assert card.shown(widget_id) == shown
+    if DataJson()[widget_id].get("items"):
+        assert shown in [item["value"] for item in DataJson()[widget_id]["items"]]
+    assert card.text == text, "the text is the person's: it must not be written back"
+    assert card.changes == [TrainSettings.from_yaml(text)]
+
+
+def test_value_that_the_browser_reports_back_changes_nothing(card):
+    # Lists report values that the app has sent, perhaps when the person has typed on.
+    card.type(set_value(DEFAULT, "data.augmentation.photometric", 0.3))
+    typed_on = card.text.replace("flip: true", "flip: false")
+    StateJson()["settings_editor"]["text"] = typed_on
+    card.choose("form_augmentation", "custom")
+    card.choose("form_crop_size", "512x512")
+    card.choose("preset_select", "custom")
+    assert card.text == typed_on
+
+
+def test_text_that_is_no_yaml_is_named_and_greys_the_form_until_it_is_right(card):
+    card.type("iterations: [1\n")
+    assert card.problem.startswith("The settings are not valid YAML: line")
+    assert card.shown("form_iterations") == 20000
+    assert DataJson()["form_iterations"]["disabled"] is True
+    assert not card.selector.validate_step()
+    assert card.answer.startswith("error: The settings are not valid YAML")
+    with pytest.raises(SettingsError, match="not valid YAML"):
+        card.selector.require_settings()
+    card.type("iterations: 600\n")
+    assert (card.problem, card.answer, card.shown("form_iterations")) == ("", "", 600)
+    assert DataJson()["form_iterations"]["disabled"] is False
+
+
+def test_value_that_cannot_work_is_named_and_can_be_corrected_in_the_form(card):
+    card.type(DEFAULT.replace("batch_size: 6", "batch_size: <b>"))
+    assert "batch_size must be" in card.problem
+    assert "<b>" not in card.problem, "the text of a person is not HTML"
+    card.choose("form_iterations", 100)
+    assert "warmup_iterations" in card.problem or "batch_size" in card.problem
+    card.choose("form_iterations", 1000)
+    card.choose("form_batch_size", 2)
+    assert card.problem == ""
+    assert card.changes[-1].batch_size == 2
+
+
+@pytest.mark.parametrize("typed", ["", "1e-", "fast", "0", "-1", "nan", "inf"])
+def test_learning_rate_that_is_none_leaves_the_yaml_alone(card, typed):
+    card.choose("form_lr", typed)
+    assert card.text == DEFAULT
+    assert card.problem.startswith("The learning rate must be a number above 0")
+    card.choose("form_lr", "0.0001")
+    assert (card.text, card.problem) == (DEFAULT, "")
+
+
+@pytest.mark.parametrize("name", presets())
+def test_preset_replaces_the_text_and_is_recognised_again(card, name):
+    card.selector.set_hyperparameters("iterations: 7\noptimizer: {warmup_iterations: 1}\n")
+    assert card.shown("preset_select") == "custom"
+    card.choose("preset_select", name)
+    assert card.text == presets()[name].text
+    assert card.shown("form_iterations") == presets()[name].settings.iterations
+    card.choose("form_batch_size", 17)
+    assert presets()[name].title in DataJson()["preset_text"]["text"]
+    card.choose("form_batch_size", presets()[name].settings.batch_size)
+    assert card.shown("preset_select") == name
+
+
+def test_app_state_updates_the_form(card):
+    card.selector.set_hyperparameters("iterations: 700\nmode: source-only\n")
+    assert (card.shown("form_iterations"), card.shown("form_adaptation")) == (700, False)
+    assert card.selector.settings.mode == "source-only"
+    assert card.selector.validate_step() and "700 iterations" in card.answer
+
+
+def test_editor_reports_typing_and_leaving(card):
+    html = card.selector.editor.to_html()
+    for event in ("@input", "@focusout"):
+        assert f"{event}=\"post('{EDITED}')\"" in html
+    assert html.index("@focusout") < html.index("<sly-editor") < html.index("@input")
+
+
+def test_locked_card_stays_locked_when_the_text_changes(card):
+    card.selector.form.allow_changes(True)
+    card.selector.editor.readonly = True
+    for widget in card.selector.widgets_to_disable:
+        widget.disable()
+    card.type("iterations: 600\n")
+    assert DataJson()["form_iterations"]["disabled"] is True
+    for widget in card.selector.widgets_to_disable:
+        widget.enable()
+
+
+def test_preset_leaves_what_the_model_card_decides(card):
+    card.selector.set_value("pretrained", "auto")
+    assert only_difference(card.text, "pretrained") == "auto"
+    assert card.changes[-1].pretrained == "auto"
+    assert card.shown("preset_select") == "cracks", "it is no deviation from the preset"
+    card.choose("preset_select", "quick_look")
+    assert card.text == set_value(presets()["quick_look"].text, "pretrained", "auto")
+    assert card.shown("preset_select") == "quick_look"

@@ -1,0 +1,152 @@
+"""What a run's folder keeps: the last states, no matter what happens to one of them."""
+
+import pytest
+import torch
+
+from common.hrda import CheckpointBundle, ModelSettings, SettingsError, build_segmentor, load_checkpoint
+from common.hrda.files import WriteError
+from tests.full_disk import SmallDisk
+from train.run.folder import Resumable, RunFolder, resumable
+from train.settings.training import TrainSettings
+
+MODEL = ModelSettings(encoder="mit_b0", num_classes=2, crop_size=(64, 64), decoder_channels=8, attention_channels=8)
+STUDENT = build_segmentor(MODEL)
+
+
+def bundle(iteration: int) -> CheckpointBundle:
+    return CheckpointBundle(
+        student=STUDENT,
+        teacher=STUDENT,
+        classes=("__bg__", "crack"),
+        palette=((0, 0, 0), (220, 20, 60)),
+        settings={"model": MODEL.to_dict()},
+        metrics={"student/mIoU": 0.5},
+        score=0.5,
+        iteration=iteration,
+    )
+
+
+def save(folder: RunFolder, iteration: int, keep: int = 2) -> None:
+    folder.save_state(bundle(iteration), {"learner": {"x": torch.ones(2)}, "progress": {"best": None}}, keep)
+
+
+@pytest.fixture
+def folder(tmp_path) -> RunFolder:
+    made = RunFolder(tmp_path)
+    assert made.claim(resume=False, say=print) is None
+    return made
+
+
+def test_last_states_are_kept_and_each_is_a_checkpoint_too(folder):
+    for iteration in (0, 5, 10, 15):
+        save(folder, iteration)
+    assert list(folder.kept) == [15, 10]
+    save(folder, 20, keep=3)
+    assert list(folder.kept) == [20, 15, 10]
+    save(folder, 25, keep=1)
+    assert list(folder.kept) == [25]
+    assert load_checkpoint(folder.kept[25]).iteration == 25
+    state = folder.claim(resume=True, say=print)
+    assert (state.iteration, state.classes, state.progress) == (25, ("__bg__", "crack"), {"best": None})
+
+
+def test_damaged_state_gives_way_to_the_one_before_and_is_forgotten(folder):
+    said: list[str] = []
+    save(folder, 5)
+    save(folder, 10)
+    path = folder.kept[10]
+    path.write_bytes(path.read_bytes()[:1000])
+    assert folder.claim(resume=True, say=said.append).iteration == 5
+    assert said == [f"{path} is damaged: the run cannot go on from iteration 10."]
+    save(folder, 8)
+    assert list(folder.kept) == [8, 5], "what is newest is the way that the run has taken"
+
+
+def test_single_flipped_bit_counts_as_damage(folder):
+    save(folder, 5)
+    save(folder, 10)
+    content = bytearray(folder.kept[10].read_bytes())
+    content[len(content) // 2] ^= 1
+    folder.kept[10].write_bytes(content)
+    assert folder.claim(resume=True, say=print).iteration == 5
+
+
+def test_folder_whose_states_are_all_damaged_is_refused_with_the_remedy(folder):
+    save(folder, 5)
+    folder.kept[5].write_bytes(b"")
+    with pytest.raises(SettingsError, match=r"All of .*resume is damaged.*Start another from last\.pth"):
+        folder.claim(resume=True, say=print)
+
+
+def test_run_that_has_learnt_something_is_not_overwritten(folder):
+    save(folder, 0)
+    assert folder.claim(resume=False, say=print) is None
+    folder.save_best(bundle(3), keep=2)
+    with pytest.raises(SettingsError, match="already holds a run"):
+        folder.claim(resume=False, say=print)
+    folder.best.unlink()
+    save(folder, 5)
+    with pytest.raises(SettingsError, match="already holds a run"):
+        folder.claim(resume=False, say=print)
+
+
+def test_halves_of_a_killed_run_are_removed(folder):
+    save(folder, 5)
+    halves = [
+        folder.checkpoints / ".best.pth.01",
+        folder.checkpoints / ".last.pth.23",
+        folder.states / ".iteration_000010.pth.45",
+        folder.out / ".settings.yaml.67",
+    ]
+    for half in halves:
+        half.touch()
+    (folder.checkpoints / ".kept").touch()
+    folder.claim(resume=True, say=print)
+    assert not any(half.exists() for half in halves)
+    assert (folder.checkpoints / ".kept").exists()
+
+
+def test_full_disk_takes_the_oldest_state_for_the_next_and_never_the_last(folder, monkeypatch):
+    disk = SmallDisk(monkeypatch, folder.out)
+    save(folder, 5)
+    size = disk.used
+    save(folder, 10)
+    disk.capacity = 2.5 * size
+    save(folder, 15)
+    assert list(folder.kept) == [15, 10]
+    disk.fill()
+    before = folder.kept[15].read_bytes()
+    folder.kept[10].unlink()
+    disk.fill()
+    with pytest.raises(WriteError, match=r"iteration_000020\.pth was not written: the disk is full"):
+        save(folder, 20)
+    assert list(folder.kept) == [15]
+    assert folder.kept[15].read_bytes() == before
+    with pytest.raises(WriteError, match="the disk is full"):
+        save(folder, 20, keep=1)
+    assert list(folder.kept) == [15]
+    assert not [path for path in folder.states.iterdir() if path.name.startswith(".")]
+
+
+def test_what_can_be_resumed_is_told_without_reading_weights(folder):
+    assert resumable(folder.out) is None
+    settings = TrainSettings().with_overrides(["mode=control", "iterations=100", "optimizer.warmup_iterations=0"])
+    folder.write_settings(settings, ("__bg__", "crack", "wet"))
+    save(folder, 0)
+    assert resumable(folder.out) is None
+    save(folder, 40)
+    folder.kept[40].write_bytes(b"weights")
+    assert resumable(folder.out) == Resumable(40, 100, ("crack", "wet"), "mit_b5", "control")
+    assert TrainSettings.from_yaml(folder.settings.read_text()) == settings
+    folder.facts.write_text("half of it")
+    assert resumable(folder.out) is None
+
+
+def test_best_checkpoint_says_how_good_it_is(folder):
+    assert folder.best_measurement() is None
+    folder.save_best(bundle(7), keep=2)
+    best = folder.best_measurement()
+    assert (best.iteration, best.score, best.teacher_is_better) == (7, 0.5, False)
+    assert best.metrics == {"student/mIoU": 0.5}
+    folder.best.write_bytes(b"no checkpoint")
+    assert folder.best_measurement() is None

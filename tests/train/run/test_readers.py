@@ -1,0 +1,90 @@
+import io
+
+import pytest
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+from torch.utils.tensorboard import SummaryWriter
+
+from train.run.readers import ProgressLines, TensorBoardScalars, duration
+from train.run.state import CheckpointWritten, Progressed, Said, Started, StepsSkipped, TrainingState, Validated
+
+
+def test_lines_name_iteration_losses_rate_scores_files_and_time_left():
+    text = io.StringIO()
+    state = TrainingState()
+    state.subscribe(ProgressLines(text))
+    for change in (
+        Said("Reading the training photos."),
+        Started(0, 1000),
+        Progressed(50, {"loss/source": 0.25, "lr": 1e-5}, None),
+        StepsSkipped(100, 3),
+        Progressed(100, {"loss/source": 0.125, "lr": 1e-4}, 180.0),
+        Validated(100, {"student/iou/crack": 0.5, "student/mIoU": 0.625, "student/recall_4px/crack": 0.7}),
+        Validated(100, {"teacher/f1_2px/road/wet": 1.0}),
+        CheckpointWritten("run/best.pth", 100, is_best=True),
+    ):
+        state.apply(change)
+    assert text.getvalue().splitlines() == [
+        "Reading the training photos.",
+        "  50/1000  loss/source 0.250  lr 1.00e-05",
+        "3 iterations were skipped because a loss or gradient was no finite number, up to iteration 100",
+        " 100/1000  loss/source 0.125  lr 1.00e-04  3:00 left",
+        "validation at 100, in %:",
+        "  student  crack: iou 50.0",
+        "  student  mean: mIoU 62.5",
+        "validation at 100, in %:",
+        "  teacher  road/wet: f1_2px 100.0",
+        "saved run/best.pth",
+    ]
+
+
+def test_durations_are_read_as_a_clock():
+    assert [duration(seconds) for seconds in (4.6, 750, 3723)] == ["0:05", "12:30", "1:02:03"]
+
+
+def drawn(folder, name="loss"):
+    curves = EventAccumulator(str(folder))
+    curves.Reload()
+    return [(point.step, point.value) for point in curves.Scalars(name)]
+
+
+def draw(folder, begin, points, value):
+    state = TrainingState()
+    state.subscribe(TensorBoardScalars(folder))
+    state.apply(Started(begin, 10))
+    for iteration in points:
+        state.apply(Progressed(iteration, {"loss": value}, None))
+
+
+def test_curves_of_a_killed_run_have_no_point_twice(tmp_path):
+    draw(tmp_path, 0, range(1, 6), 1.0)
+    draw(tmp_path, 3, range(4, 8), 2.0)
+    assert drawn(tmp_path) == [(1, 1), (2, 1), (3, 1), (4, 2), (5, 2), (6, 2), (7, 2)]
+
+
+class FullDisk(io.StringIO):
+    def flush(self):
+        raise OSError(28, "No space left on device")
+
+
+def test_full_disk_costs_lines_and_points_and_not_the_training(tmp_path, monkeypatch):
+    state = TrainingState()
+    state.subscribe(ProgressLines(FullDisk()))
+    state.subscribe(TensorBoardScalars(tmp_path))
+    state.apply(Started(0, 10))
+
+    def fail(_writer):
+        raise OSError(28, "No space left on device")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(SummaryWriter, "flush", fail)
+        state.apply(Progressed(1, {"loss": 1.0}, None))
+    state.apply(Progressed(2, {"loss": 2.0}, None))
+    assert drawn(tmp_path)[-1] == (2, 2.0)
+
+
+@pytest.mark.parametrize(("count", "text"), [(1, "1 iteration was skipped because"), (2, "2 iterations were skipped")])
+def test_skipped_iterations_are_told_in_a_sentence(count, text):
+    lines, state = io.StringIO(), TrainingState()
+    state.subscribe(ProgressLines(lines))
+    state.apply(StepsSkipped(7, count))
+    assert lines.getvalue().startswith(text)

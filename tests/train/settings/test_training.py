@@ -1,0 +1,131 @@
+import dataclasses
+import re
+
+import pytest
+import yaml
+
+from common.hrda.settings import SettingsError
+from train.schedule import lr_factor
+from train.settings.sections import OptimizerSettings
+from train.settings.training import DEFAULT_YAML, TrainSettings
+
+
+def dotted(data, path=""):
+    for key, value in data.items():
+        yield path + key
+        if isinstance(value, dict):
+            yield from dotted(value, f"{path}{key}.")
+
+
+def test_yaml_file_holds_exactly_the_defaults():
+    text = DEFAULT_YAML.read_text()
+    assert yaml.safe_load(text) == TrainSettings().to_dict()
+    assert TrainSettings.from_yaml(text) == TrainSettings()
+
+
+def test_every_key_of_the_yaml_file_is_explained():
+    for line in DEFAULT_YAML.read_text().splitlines():
+        if re.match(r"\s*\w+:", line):
+            key, _, rest = line.partition(":")
+            is_group = not rest.strip()
+            assert is_group or re.search(r" # \S.{9,}", rest), f"{key.strip()} has no comment"
+
+
+def test_every_field_has_a_docstring_beside_it():
+    import inspect
+
+    import train.settings.training as module
+
+    for settings in vars(module).values():
+        if dataclasses.is_dataclass(settings) and settings.__module__ == module.__name__:
+            source = inspect.getsource(settings)
+            for field in dataclasses.fields(settings):
+                assert re.search(rf'\n    {field.name}: .*\n    """', source), f"{settings.__name__}.{field.name}"
+
+
+def test_settings_survive_yaml():
+    settings = TrainSettings().with_overrides(
+        [
+            "mode=control",
+            "class_weights={crack: 3}",
+            "model.crop_size=[128, 256]",
+            "data.scale={long_edge: null, short_edge: null}",
+        ]
+    )
+    assert TrainSettings.from_yaml(settings.to_yaml()) == settings
+    assert settings.model.crop_size == (128, 256)
+
+
+@pytest.mark.parametrize(
+    ("override", "hint"),
+    [
+        ("iteration=3", "did you mean 'iterations'"),
+        ("optimzer.lr=3", "did you mean 'optimizer'"),
+        ("optimizer.learning=3", "expected one of: betas"),
+        ("lr=1e-3", "did you mean 'optimizer.lr'"),
+        ("model.num_classes=3", "num_classes"),
+        ("seed.x=1", "'seed' is one value"),
+        ("mode=udda", "did you mean 'uda'"),
+        ("data.unchosen_classes=ignored", "did you mean 'ignore'"),
+        ("data.labelled_target_share=1.5", "labelled_target_share must be a number from 0 to 1"),
+        ("data.rare_class_sampling.mode=on", "In data.rare_class_sampling: Unknown mode"),
+        ("data.rare_class_sampling.min_pixel=1", "did you mean 'min_pixels'"),
+        ("data.rare_class_sampling=auto", "data.rare_class_sampling must be keys with values"),
+        ("data={rare_class_share: 0.5, rare_class_sampling: {mode: auto}}", "set rare_class_share to 0"),
+        ("iterations=0", "iterations must be a whole number of 1 or more"),
+        ("iterations=many", "Received: 'many'"),
+        ("seed=-1", "seed"),
+        ("optimizer.lr=0", "In optimizer: lr must be a number above 0"),
+        ("optimizer.betas=[0.9, 1.0]", "betas"),
+        ("optimizer.warmup_iterations=20000", "below iterations"),
+        ("self_training_start=1.5", "from 0 to 1"),
+        ("self_training.ignore_margins=3", "In self_training"),
+        ("data.scale.long_edge=630", "In data.scale"),
+        ("data.augmentation.scale=[2, 1]", "In data.augmentation"),
+        ("data.scale=null", "data.scale must be keys with values"),
+        ("class_weights=heavy", "'off', 'auto'"),
+        ("class_weights=[1, -3]", "of 0 or more"),
+        ("validation.max_images=0", "In validation"),
+        ("checkpoint.interval=0", "In checkpoint"),
+        ("checkpoint.keep=0", "In checkpoint: keep must be a whole number of 1 or more"),
+        ("optimizer.skip_limit=0", "skip_limit"),
+        ("model.encoder=mit_b9", "mit_b"),
+        ("seed", "key=value"),
+        ("model.crop_size=[1", "not valid YAML"),
+    ],
+)
+def test_setting_that_cannot_work_is_refused_with_the_remedy(override, hint):
+    with pytest.raises(SettingsError, match=re.escape(hint)):
+        TrainSettings().with_overrides([override])
+
+
+def test_numbers_as_people_write_them_are_numbers():
+    settings = TrainSettings().with_overrides(["optimizer.lr=1e-3", "optimizer.weight_decay=5E-2"])
+    assert (settings.optimizer.lr, settings.optimizer.weight_decay) == (1e-3, 5e-2)
+
+
+def test_unquoted_off_means_off():
+    assert TrainSettings.from_yaml("class_weights: off").class_weights == "off"
+    assert TrainSettings.from_yaml("data: {rare_class_sampling: {mode: off}}") == TrainSettings()
+
+
+def test_file_that_is_no_mapping_is_refused_and_an_empty_one_means_defaults():
+    assert TrainSettings.from_yaml("# nothing\n") == TrainSettings()
+    with pytest.raises(SettingsError, match="keys with values"):
+        TrainSettings.from_yaml("- mode: uda")
+
+
+def test_yaml_cannot_make_objects():
+    with pytest.raises(SettingsError, match="not valid YAML"):
+        TrainSettings.from_yaml("mode: !!python/object/apply:os.getcwd []")
+
+
+def test_learning_rate_is_the_product_of_warm_up_and_decay():
+    settings = OptimizerSettings(warmup_iterations=10, warmup_start_ratio=0.1, power=2.0)
+    assert lr_factor(0, 100, settings) == pytest.approx(0.1)
+    assert lr_factor(5, 100, settings) == pytest.approx((1 - 0.5 * 0.9) * 0.95**2)
+    assert lr_factor(10, 100, settings) == pytest.approx(0.9**2)
+    assert lr_factor(99, 100, settings) == pytest.approx(0.01**2)
+    assert lr_factor(100, 100, settings) == 0
+    constant = OptimizerSettings(warmup_iterations=0, power=0.0)
+    assert {lr_factor(k, 100, constant) for k in (0, 50, 99)} == {1.0}

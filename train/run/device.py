@@ -1,0 +1,101 @@
+"""Devices and their random numbers."""
+
+from __future__ import annotations
+
+import ctypes
+from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
+from functools import partial
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from common.hrda import SettingsError
+from common.hrda.prediction.runtime import check_precision
+
+# Of the C library's `mallopt`.
+_TRIM_THRESHOLD, _MMAP_THRESHOLD = -1, -3
+_LARGEST_KEPT = 2**30
+
+
+def find_device(name: str) -> torch.device:
+    """The device of that name; 'auto' is CUDA where there is one, else the CPU.
+
+    Raises:
+        SettingsError: there is no such device here.
+    """
+    if name == "auto":
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    try:
+        device = torch.device(name)
+    except RuntimeError:
+        device = None
+    if device is None or device.type not in ("cpu", "cuda"):
+        raise SettingsError(f"device must be auto, cpu, cuda or cuda:N. Received: {name!r}.")
+    if device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count():
+        raise SettingsError(f"This machine offers {torch.cuda.device_count()} CUDA devices. Received: {name!r}.")
+    return device
+
+
+def computing_precision(wanted: str, device: torch.device) -> str:
+    """The precision in which networks compute on `device`: 'float32', 'bfloat16' or 'float16'.
+
+    Args:
+        wanted: one of these, or 'auto': bfloat16 where a graphics card has it in hardware, float16 on older cards,
+            float32 on a processor.
+        device: where to compute.
+
+    Raises:
+        SettingsError: the device cannot compute in it.
+    """
+    if wanted == "auto":
+        if device.type != "cuda":
+            return "float32"
+        return "bfloat16" if torch.cuda.is_bf16_supported(including_emulation=False) else "float16"
+    check_precision(wanted, device)
+    return wanted
+
+
+def autocast_of(precision: str, device: torch.device) -> Callable[[], AbstractContextManager]:
+    """What makes the context in which networks compute in `precision`; their weights stay float32."""
+    if precision == "float32":
+        return nullcontext
+    return partial(torch.autocast, device.type, getattr(torch, precision))
+
+
+def allow_tf32(allowed: bool) -> None:
+    """Whether CUDA may round float32 to TF32 where it multiplies, in matrix products and convolutions."""
+    torch.backends.cuda.matmul.allow_tf32 = allowed
+    torch.backends.cudnn.allow_tf32 = allowed
+
+
+def keep_freed_memory() -> None:
+    """Have the C library keep the memory of freed tensors for the next ones, in this process from now on.
+
+    It would give that of each large map back and have it cleared page by page when the next is made, a tenth of an
+    iteration on the CPU. An iteration makes what the one before made, so that the process does not grow by it. Without
+    effect where the C library is another than glibc.
+    """
+    try:
+        mallopt = ctypes.CDLL(None).mallopt
+    except (AttributeError, OSError, TypeError):
+        return
+    mallopt(_MMAP_THRESHOLD, _LARGEST_KEPT)
+    mallopt(_TRIM_THRESHOLD, 2 * _LARGEST_KEPT - 1)
+
+
+def seed_everything(seed: int, stream: int) -> int:
+    """Seed torch's global generators with the number drawn for (seed, stream), and return that number."""
+    [drawn] = np.random.SeedSequence([seed, stream]).generate_state(1, np.uint64)
+    torch.manual_seed(int(drawn))
+    return int(drawn)
+
+
+def to_device(tensor: Tensor | None, device: torch.device) -> Tensor | None:
+    """`tensor` on `device`, copied from pinned memory while the device works on."""
+    if tensor is None:
+        return None
+    if device.type == "cuda" and tensor.device.type == "cpu" and not tensor.is_pinned():
+        tensor = tensor.pin_memory()
+    return tensor.to(device, non_blocking=True)

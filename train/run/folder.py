@@ -1,0 +1,288 @@
+"""The folder of a run: its settings, its checkpoints, and what it needs to go on."""
+
+from __future__ import annotations
+
+import json
+import pickle
+import re
+import zipfile
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Self
+
+import torch
+
+from common.hrda import CheckpointBundle, SettingsError, save_checkpoint
+from common.hrda.files import WriteError, remove_halves, replacing
+from train.run.learner import Learner
+from train.run.progress import RunProgress
+from train.run.validation import Measurement
+from train.settings.training import TrainSettings
+
+_DAMAGED = (
+    zipfile.BadZipFile,
+    pickle.UnpicklingError,
+    RuntimeError,
+    EOFError,
+    OSError,
+    ValueError,
+    KeyError,
+    TypeError,
+)
+
+
+@dataclass(frozen=True)
+class RunState:
+    """All that a run needs to go on as if it had never stopped. Random numbers are not part of it:
+    those of an iteration follow from the seed and the iteration's number."""
+
+    iteration: int
+    """Iterations done."""
+    classes: tuple[str, ...]
+    """Names by index."""
+    student: Mapping[str, Any]
+    """State dict of the student."""
+    teacher: Mapping[str, Any]
+    """State dict of the teacher."""
+    learner: Mapping[str, Any]
+    """What else learning depends on, as `Learner.extra_state` gives it."""
+    progress: Mapping[str, Any]
+    """What the run has gathered, as `RunProgress.to_plain` gives it."""
+
+    @classmethod
+    def read(cls, path: Path) -> Self:
+        """The state in a file; an error of some kind if it is damaged."""
+        with zipfile.ZipFile(path) as archive:
+            # torch itself does not look at the sums.
+            damaged = archive.testzip()
+        if damaged is not None:
+            raise ValueError(f"{damaged} does not have its sum.")
+        content = torch.load(path, map_location="cpu", weights_only=True)
+        return cls(
+            iteration=content["iteration"],
+            classes=tuple(content["classes"]),
+            student=content["state_dict"],
+            teacher=content["teacher_state_dict"],
+            **content["resume"],
+        )
+
+    def require_fit(self, classes: tuple[str, ...], iterations: int) -> None:
+        """Make sure that there is something left to do, with the same classes.
+
+        Raises:
+            SettingsError: there is not, or the classes differ.
+        """
+        if classes != self.classes:
+            raise SettingsError(
+                f"A run is resumed with the classes it was started with: {', '.join(self.classes[1:])}. "
+                f"Received: {', '.join(classes[1:])}."
+            )
+        if self.iteration >= iterations:
+            raise SettingsError(f"The run is complete after {self.iteration} iterations. Raise iterations to go on.")
+
+    def restore(self, learner: Learner, progress: RunProgress) -> None:
+        """Put the state into these.
+
+        Raises:
+            SettingsError: the models are not of the shape that was saved.
+        """
+        try:
+            learner.student.load_state_dict(self.student)
+            learner.teacher.load_state_dict(self.teacher)
+        except RuntimeError as error:
+            raise SettingsError(
+                "A run is resumed with the settings of the model it was started with: "
+                f"{' '.join(str(error).split())[:200]}"
+            ) from error
+        learner.load_extra_state(self.learner)
+        progress.restore(self.iteration, self.progress, learner.device)
+
+
+@dataclass(frozen=True)
+class Resumable:
+    """A run that can go on, as far as choosing to do so needs."""
+
+    iteration: int
+    """Iterations done; as many as `total_iterations` once the run is complete."""
+    total_iterations: int
+    """Iterations of the whole run, as its settings said."""
+    classes: tuple[str, ...]
+    """Names of the trained classes, without the background."""
+    encoder: str
+    mode: str
+
+
+def resumable(out: Path) -> Resumable | None:
+    """The run in the folder `out` that `run(…, resume=True)` would go on with; None if there is none, or one that has
+    learnt nothing yet.
+
+    Reads a few bytes and no weights.
+    """
+    folder = RunFolder(out)
+    iteration = folder.latest
+    if not iteration:
+        return None
+    try:
+        content = json.loads(folder.facts.read_text(encoding="utf-8"))
+        return Resumable(iteration=iteration, **content | {"classes": tuple(content["classes"])})
+    except (OSError, ValueError, TypeError, KeyError):
+        # Without these facts there is no telling; the run itself can still be resumed by its folder.
+        return None
+
+
+class RunFolder:
+    """Where the files of a run lie."""
+
+    def __init__(self, out: Path) -> None:
+        self.out = Path(out)
+        self.checkpoints = self.out / "checkpoints"
+        self.best = self.checkpoints / "best.pth"
+        self.last = self.checkpoints / "last.pth"
+        self.cache = self.out / "cache"
+        self.previews = self.out / "previews"
+        self.settings = self.out / "settings.yaml"
+        self.log = self.out / "training.log"
+        """What a run in a process of its own says."""
+        # Beside the checkpoints and not among them, which are handed on: what else is in these only this run needs.
+        self.states = self.out / "resume"
+        self.facts = self.out / "resume.json"
+
+    @property
+    def kept(self) -> dict[int, Path]:
+        """Files of the states to go on from by iterations done, newest first. Whatever has its name is whole."""
+        found = {}
+        for path in self.states.glob("iteration_*.pth"):
+            number = re.fullmatch(r"iteration_(\d+)", path.stem)
+            if number:
+                found[int(number[1])] = path
+        return dict(sorted(found.items(), reverse=True))
+
+    @property
+    def latest(self) -> int | None:
+        """Iterations done in the newest state; None if there is none."""
+        return next(iter(self.kept), None)
+
+    def claim(self, *, resume: bool, say: Callable[[str], None]) -> RunState | None:
+        """Make sure that the folder can be written and holds a run only where one is to go on.
+
+        Args:
+            resume: whether one is to go on.
+            say: gets a sentence if its newest state is damaged and an older one takes its place.
+
+        Returns:
+            The state to go on from, when resuming.
+
+        Raises:
+            SettingsError: a run is there and `resume` is not set, none is there and it is, or its files are damaged.
+        """
+        if resume:
+            self._remove_halves()
+            return self._read_state(say)
+        # A run that has learnt nothing is not worth keeping.
+        if self.latest or any(self.checkpoints.glob("*.pth")):
+            raise SettingsError(f"{self.out} already holds a run. Resume it, or choose another folder for the new one.")
+        try:
+            for folder in (self.checkpoints, self.states):
+                folder.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise SettingsError(f"The run's folder {self.out} cannot be made: {error.strerror}.") from error
+        self._remove_halves()
+        return None
+
+    def write_settings(self, settings: TrainSettings, classes: tuple[str, ...]) -> None:
+        """Keep the settings, complete and readable, and what choosing to resume needs.
+
+        Args:
+            settings: of the run.
+            classes: names by index.
+
+        Raises:
+            WriteError: the disk is full or not writable.
+        """
+        facts = {
+            "total_iterations": settings.iterations,
+            "classes": classes[1:],
+            "encoder": settings.model.encoder,
+            "mode": settings.mode,
+        }
+        for path, text in ((self.settings, settings.to_yaml()), (self.facts, json.dumps(facts))):
+            with replacing(path) as file:
+                file.write(text.encode())
+
+    def save_best(self, bundle: CheckpointBundle, keep: int) -> None:
+        """Write the best checkpoint, as `save_state`."""
+        self._write(self.best, bundle, None, keep)
+
+    def save_last(self, bundle: CheckpointBundle, keep: int) -> None:
+        """Write the last checkpoint, as `save_state`."""
+        self._write(self.last, bundle, None, keep)
+
+    def save_state(self, bundle: CheckpointBundle, resume: Mapping[str, Any], keep: int) -> None:
+        """Write what resuming needs, then forget all but the last states.
+
+        Args:
+            bundle: student, teacher and what describes them.
+            resume: `learner` and `progress` of a `RunState`.
+            keep: number of states that stay.
+
+        Raises:
+            WriteError: the disk is full or not writable; what was there before is untouched.
+        """
+        self._write(self.states / f"iteration_{bundle.iteration:06d}.pth", bundle, resume, keep)
+        # Later ones are of a course that was left, such as one with a damaged file: going on starts from this one.
+        for iteration, path in self.kept.items():
+            if iteration > bundle.iteration:
+                path.unlink()
+        self._forget(keep)
+
+    def best_measurement(self) -> Measurement | None:
+        """What the best checkpoint says of itself; None if there is none or it cannot be read."""
+        if not self.best.is_file():
+            return None
+        try:
+            # Weights are not read: a mapped file is read where it is looked at.
+            content = torch.load(self.best, map_location="cpu", weights_only=True, mmap=True)
+            return Measurement(
+                content["iteration"], content["score"], content["serve_teacher"], dict(content["metrics"])
+            )
+        except _DAMAGED:
+            return None
+
+    def _write(self, path: Path, bundle: CheckpointBundle, resume: Mapping[str, Any] | None, keep: int) -> None:
+        try:
+            save_checkpoint(path, bundle, resume)
+        except WriteError as error:
+            # The oldest state goes once the next one is written; where that is the room that is missing it goes
+            # before. The newest stays in any case.
+            if not error.is_disk_full or not self._forget(max(keep - 1, 1)):
+                raise
+            save_checkpoint(path, bundle, resume)
+
+    def _forget(self, keep: int) -> bool:
+        """Remove all but the newest states; whether there were any to remove."""
+        old = list(self.kept.values())[keep:]
+        for path in old:
+            path.unlink(missing_ok=True)
+        return bool(old)
+
+    def _remove_halves(self) -> None:
+        """Remove files that a killed run was still writing."""
+        for path in (self.best, self.last, self.settings, self.facts, self.states / "iteration_*"):
+            remove_halves(path)
+
+    def _read_state(self, say: Callable[[str], None]) -> RunState:
+        kept = self.kept
+        if not kept:
+            raise SettingsError(f"{self.out} holds no run to resume. Start it without resuming.")
+        for iteration, path in kept.items():
+            try:
+                state = RunState.read(path)
+            except _DAMAGED:
+                say(f"{path} is damaged: the run cannot go on from iteration {iteration}.")
+            else:
+                return state
+        raise SettingsError(
+            f"All of {self.states} is damaged and the run cannot be resumed. Start another from {self.last.name} as "
+            "initial weights."
+        )

@@ -1,0 +1,253 @@
+"""Weights to start from: chosen and fetched before any work, put into the network when it is built."""
+
+from __future__ import annotations
+
+import copy
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from torch import nn
+
+from common.hrda import HRDASegmentor, SettingsError, load_checkpoint
+from common.hrda.checkpoints import CheckpointError
+from common.hrda.network.downloads import DownloadError, Progress, RemoteFile, fetch, weights_folder
+from common.hrda.network.mit import ENCODERS
+from common.hrda.network.mit_weights import EncoderWeights, WeightsError, load_encoder, published_weights, read_encoder
+from train.settings.training import AUTO, IMAGENET, RANDOM, TrainSettings
+from train.settings.yaml_text import read_yaml
+
+_SECONDS_BETWEEN_REPORTS = 1.0
+
+
+@dataclass(frozen=True)
+class Start:
+    """What a run starts from; all of it is on this machine."""
+
+    checkpoint: Path | None = None
+    """Weights of encoder and, where it fits, decoder."""
+    encoder: Path | None = None
+    """Weights of a pretrained encoder, which the feature distance compares with too."""
+    pretrained: str = RANDOM
+    """The setting `pretrained` as it came out: never 'auto'."""
+
+
+def require_start(settings: TrainSettings, init_checkpoint: Path | None) -> None:
+    """Make sure, without a look at any server, that the run has something to start from.
+
+    Raises:
+        SettingsError: the file is missing, or the feature distance is on without any weights to compare with.
+    """
+    if init_checkpoint is not None and not Path(init_checkpoint).is_file():
+        raise SettingsError(f"There are no initial weights at {init_checkpoint}. Give the path of a .pth file.")
+    if init_checkpoint is None and settings.pretrained == RANDOM and _compares(settings):
+        raise SettingsError(
+            "self_training.feature_distance_weight holds the encoder near its initial weights, which would be random. "
+            f"Set pretrained: {IMAGENET} (or the path of an encoder's weights), or set it to 0."
+        )
+
+
+def choose_start(
+    settings: TrainSettings,
+    init_checkpoint: Path | None,
+    say: Callable[[str], None],
+    progress: Progress | None = None,
+    *,
+    resumed_from: str | None = None,
+) -> Start:
+    """Find out what to start from and fetch what is not on this machine.
+
+    Weights given as `init_checkpoint`, or those of the run that is resumed, come before `pretrained`, which then is
+    only what the feature distance compares with.
+
+    Args:
+        settings: of the run.
+        init_checkpoint: weights to start from.
+        say: gets sentences about what is used, and under which licence.
+        progress: of a download.
+        resumed_from: what `pretrained` came out as when the run was started; None: it is not resumed.
+
+    Raises:
+        SettingsError: weights that are asked for cannot be had, or are of another encoder.
+    """
+    wanted = settings.pretrained
+    if wanted == AUTO and resumed_from is not None:
+        wanted = resumed_from
+    require_start(replace(settings, pretrained=wanted), init_checkpoint)
+    has_weights = init_checkpoint is not None or resumed_from is not None
+    if wanted == RANDOM or (has_weights and not _compares(settings)):
+        return Start(init_checkpoint, None, wanted if resumed_from is not None else RANDOM)
+    try:
+        path = _fetched(wanted, settings, _at_times(progress))
+    except DownloadError as error:
+        if wanted != AUTO or (_compares(settings) and not has_weights):
+            raise SettingsError(f"{error} Or set pretrained: {RANDOM}, to start from random weights.") from error
+        say(f"The ImageNet weights are not used: {error}")
+        return Start(init_checkpoint)
+    found = _read(path).encoder
+    if found != settings.model.encoder:
+        raise SettingsError(
+            f"The encoder in {path} is {found}, and model.encoder is {settings.model.encoder}. Make both the same."
+        )
+    if wanted in (AUTO, IMAGENET):
+        wanted = IMAGENET
+        licence = ENCODERS[settings.model.encoder].weights_licence
+        say(f"ImageNet weights of {settings.model.encoder}. Licence: {licence}; it holds for the result too.")
+    return Start(init_checkpoint, path, wanted)
+
+
+def on_this_machine(start: Start, settings: TrainSettings) -> Start:
+    """What another process has chosen, fetched anew where that process ran on another machine.
+
+    Raises:
+        SettingsError: it cannot be had here.
+    """
+    if start.encoder is None or start.encoder.is_file():
+        return start
+    try:
+        return replace(start, encoder=_fetched(start.pretrained, settings, None))
+    except DownloadError as error:
+        raise SettingsError(str(error)) from error
+
+
+def start_from(student: HRDASegmentor, start: Start, say: Callable[[str], None]) -> None:
+    """Put the weights to start from into `student`, which keeps its random ones where there are none.
+
+    Raises:
+        SettingsError: they do not fit.
+    """
+    if start.checkpoint is not None:
+        say(load_initial_weights(student, start.checkpoint))
+    elif start.encoder is not None:
+        say(load_pretrained_encoder(student.backbone, start.encoder))
+
+
+def frozen_encoder(student: HRDASegmentor, start: Start, settings: TrainSettings) -> nn.Module | None:
+    """The encoder that the feature distance compares with: the pretrained one, or the student's as it starts.
+
+    Args:
+        student: with the weights that it starts from, on its device.
+        start: what it starts from.
+        settings: of the run.
+
+    Returns:
+        None if the feature distance is off.
+    """
+    if not _compares(settings):
+        return None
+    encoder = copy.deepcopy(student.backbone)
+    if start.encoder is not None:
+        load_pretrained_encoder(encoder, start.encoder)
+    return encoder.eval().requires_grad_(False)
+
+
+def load_pretrained_encoder(encoder: nn.Module, path: Path) -> str:
+    """Put the weights of a file into an encoder, all of it.
+
+    Returns:
+        A sentence that says what was loaded and what of the file was not.
+
+    Raises:
+        SettingsError: the file cannot be read, or holds another encoder.
+    """
+    weights = _read(path)
+    try:
+        load_encoder(encoder, weights)
+    except WeightsError as error:
+        raise SettingsError(
+            f"The encoder in {path} is {weights.encoder}, not the one of the settings. Set model.encoder to it."
+        ) from error
+    left_out = f" Left out: {_listed(weights.left_out)}." if weights.left_out else ""
+    return f"Encoder weights loaded from {path}; the decoder starts from random weights.{left_out}"
+
+
+def load_initial_weights(student: HRDASegmentor, path: Path) -> str:
+    """Put the weights of a file into `student`: all of it where the decoder fits, else its encoder's.
+
+    Args:
+        student: receives the weights.
+        path: a checkpoint of HRDA, or weights of a MiT encoder under SegFormer's or mmsegmentation's names.
+
+    Returns:
+        A sentence that says what was loaded.
+
+    Raises:
+        SettingsError: the file cannot be read or holds another encoder.
+    """
+    try:
+        state = load_checkpoint(path).model.state_dict()
+    except CheckpointError as no_checkpoint:
+        try:
+            read_encoder(path)
+        except WeightsError as no_encoder:
+            raise SettingsError(
+                f"{path} is nothing to start from. As a checkpoint: {no_checkpoint} As an encoder: {no_encoder}"
+            ) from no_encoder
+        return load_pretrained_encoder(student.backbone, path)
+    wanted = student.state_dict()
+    if state.keys() == wanted.keys() and all(state[name].shape == wanted[name].shape for name in wanted):
+        student.load_state_dict(state)
+        return f"All weights loaded from {path}."
+    try:
+        student.backbone.load_state_dict(
+            {name.removeprefix("backbone."): value for name, value in state.items() if name.startswith("backbone.")}
+        )
+    except RuntimeError as error:
+        raise SettingsError(
+            f"The encoder in {path} is not the one of the settings. Set model.encoder to the one it was trained with."
+        ) from error
+    return (
+        f"Encoder weights loaded from {path}; its decoder has other classes or channels and starts from random weights."
+    )
+
+
+def _compares(settings: TrainSettings) -> bool:
+    return settings.self_training.feature_distance_weight > 0
+
+
+def _fetched(pretrained: str, settings: TrainSettings, progress: Progress | None) -> Path:
+    folder = weights_folder(settings.pretrained_dir)
+    if pretrained in (AUTO, IMAGENET):
+        return fetch(published_weights(settings.model.encoder), folder, progress)
+    if "://" in pretrained:
+        return fetch(RemoteFile.from_url(pretrained), folder, progress)
+    return Path(pretrained).expanduser()
+
+
+def _read(path: Path) -> EncoderWeights:
+    try:
+        return read_encoder(path)
+    except WeightsError as error:
+        raise SettingsError(str(error)) from error
+
+
+def _at_times(progress: Progress | None) -> Progress | None:
+    """`progress`, told at most once a second and of the end."""
+    last = float("-inf")
+
+    def report(name: str, received: int, size: int | None) -> None:
+        nonlocal last
+        if received == size or time.monotonic() - last >= _SECONDS_BETWEEN_REPORTS:
+            last = time.monotonic()
+            progress(name, received, size)
+
+    return None if progress is None else report
+
+
+def _listed(names: tuple[str, ...]) -> str:
+    """Names, many of one layer as their number."""
+    groups: dict[str, int] = {}
+    for name in names:
+        groups[name.partition(".")[0]] = groups.get(name.partition(".")[0], 0) + 1
+    return ", ".join(names) if len(names) <= 4 else ", ".join(f"{count} of {name}" for name, count in groups.items())
+
+
+def recorded_pretrained(settings_file: Path) -> str:
+    """What `pretrained` came out as in an earlier run, by its settings; 'none' where they do not say."""
+    try:
+        settings = read_yaml(settings_file.read_text(encoding="utf-8"))
+    except (OSError, UnicodeDecodeError, SettingsError):
+        return RANDOM
+    found = settings.get("pretrained", RANDOM) if isinstance(settings, Mapping) else RANDOM
+    return found if isinstance(found, str) and found != AUTO else RANDOM

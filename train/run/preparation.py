@@ -1,0 +1,261 @@
+"""From the folders of a run to lists of photos and masks, with everything refused that cannot work."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import partial
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from common.data.datasets import MemoryCache, Recipe, TrainingBatches
+from common.data.project import (
+    BACKGROUND,
+    LabelledImages,
+    Project,
+    check_labelled,
+    open_project,
+    prepare_labelled,
+    prepare_unlabelled,
+)
+from common.data.sampling import ClassSampler, class_sampler
+from common.hrda.settings import SettingsError, closest
+from common.hrda.training.feature_distance import class_indices
+from train.settings.training import TrainSettings
+
+ClassWeights = str | tuple[float, ...] | Mapping[str, float]
+
+# A class may be missing in the source photos altogether, or nearly so: its weight stays within this.
+_HIGHEST_AUTO_WEIGHT = 10.0
+
+
+@dataclass(frozen=True)
+class Domains:
+    """Where the photos lie: `DIR`, `DIR:DATASET` or `DIR:DATASET,OTHER/NESTED`, DIR a Supervisely project."""
+
+    source: str | None
+    """Labelled photos to learn from; not used in mode 'supervised'."""
+    target: str | None
+    """Photos to adapt to. Their labels are not looked at, except in mode 'supervised', which learns from them."""
+    val: str
+    """Labelled photos to measure on."""
+    labelled_target: str | None = None
+    """A labelled part of the target, which is learnt from along with the source; not used in mode 'supervised'."""
+
+
+@dataclass(frozen=True)
+class PreparedData:
+    """What a run trains and measures on."""
+
+    classes: tuple[str, ...]
+    """Names by index, the background first."""
+    palette: tuple[tuple[int, int, int], ...]
+    """RGB colour of each class."""
+    source: list[tuple[Path, Path]]
+    """Pairs of image file and mask file."""
+    source_shares: tuple[float, ...]
+    """Share of each class in the source's pixels."""
+    target: list[Path]
+    """Image files; empty where the mode needs none."""
+    validation: list[tuple[Path, Path]]
+    """Pairs of image file and mask file."""
+    labelled_target: list[tuple[Path, Path]] = field(default_factory=list)
+    """Pairs of image file and mask file; empty where there is none."""
+    source_sampler: ClassSampler | None = None
+    """Draws the source's crops by class; None: each photo comes once a pass."""
+    labelled_target_sampler: ClassSampler | None = None
+    """The same of the labelled target."""
+
+
+def prepare(
+    settings: TrainSettings,
+    domains: Domains,
+    classes: Sequence[str] | None,
+    cache_dir: Path,
+    say: Callable[[str], None],
+) -> PreparedData:
+    """Open the projects, choose the classes and draw the masks.
+
+    Args:
+        settings: of the run.
+        domains: where the photos lie.
+        classes: names without the background; None: all that the labelled photos have.
+        cache_dir: where masks are kept; those drawn before are used again.
+        say: gets sentences about progress.
+
+    Raises:
+        SettingsError: a domain that the mode needs is not given, or settings that name classes do not fit the classes.
+        ProjectError: photos or labels that cannot be used.
+    """
+    learn_from, adapt_to = domains_of_mode(settings.mode, domains)
+    source, validation = open_project(learn_from), open_project(domains.val)
+    target = open_project(adapt_to) if adapt_to else None
+    has_more = domains.labelled_target is not None and uses_labelled_target(settings)
+    more = open_project(domains.labelled_target) if has_more else None
+    names = tuple(classes or source.class_names)
+    check_class_weights(settings.class_weights, names)
+    if settings.self_training.feature_distance_weight > 0:
+        class_indices(settings.self_training.feature_distance_classes, (BACKGROUND, *names))
+    # All that is quickly checked comes before the minutes that reading every photo may take.
+    check_labelled(source, names, "source")
+    check_labelled(validation, names, "validation")
+    if more:
+        check_labelled(more, names, "labelled target")
+        refuse_measured(more, validation)
+
+    rules = {"skip_broken": settings.data.skip_broken, "progress": say}
+    draw = partial(
+        prepare_labelled, classes=names, cache_dir=cache_dir, unchosen=settings.data.unchosen_classes, **rules
+    )
+    labelled = draw(source, role="source")
+    more_labelled = draw(more, role="labelled target") if more else None
+    sampler = _sampler(settings, labelled, "source", say)
+    more_sampler = _sampler(settings, more_labelled, "labelled target", say) if more_labelled else None
+    data = PreparedData(
+        classes=labelled.classes,
+        palette=((0, 0, 0), *(source.colours[name] for name in names)),
+        source=_files(labelled),
+        source_shares=tuple(labelled.class_shares.tolist()),
+        target=[record.image_path for record in prepare_unlabelled(target, cache_dir, **rules)] if target else [],
+        validation=_files(draw(validation, role="validation")),
+        labelled_target=_files(more_labelled) if more_labelled else [],
+        source_sampler=sampler,
+        labelled_target_sampler=more_sampler,
+    )
+    more_photos = f"{len(data.labelled_target)} labelled target photos, " if more else ""
+    say(
+        f"{len(data.source)} labelled photos, {more_photos}{len(data.target)} target photos, {len(data.validation)} "
+        f"validation photos; classes: {', '.join(names)}."
+    )
+    return data
+
+
+def recipe_of(settings: TrainSettings) -> Recipe:
+    """How photos become crops in a run with `settings`."""
+    return Recipe(
+        crop_size=settings.model.crop_size,
+        scale=settings.data.scale,
+        augmentation=settings.data.augmentation,
+        rare_class_share=settings.data.rare_class_share,
+        labelled_target_share=settings.data.labelled_target_share,
+        margins=settings.self_training.ignore_margins,
+    )
+
+
+def build_batches(
+    settings: TrainSettings, data: PreparedData, part: range | None = None, sharing: int = 1
+) -> TrainingBatches:
+    """The training batches of the whole run.
+
+    Args:
+        settings: of the run.
+        data: what it trains on.
+        part: the places in each batch that this process draws; None: all.
+        sharing: processes that share the machine's memory.
+    """
+    return TrainingBatches(
+        data.source,
+        data.target,
+        recipe_of(settings),
+        batch_size=settings.batch_size,
+        iterations=settings.iterations,
+        seed=settings.seed,
+        cache=MemoryCache(settings.data.memory_cache_mb * 2**20 // sharing),
+        sampler=data.source_sampler,
+        labelled_target=data.labelled_target,
+        labelled_target_sampler=data.labelled_target_sampler,
+        part=part,
+    )
+
+
+def _sampler(
+    settings: TrainSettings, labelled: LabelledImages, role: str, say: Callable[[str], None]
+) -> ClassSampler | None:
+    sampler, explanation = class_sampler(settings.data.rare_class_sampling, labelled.pixels, labelled.classes, role)
+    if explanation:
+        say(explanation)
+    return sampler
+
+
+def _files(labelled: LabelledImages) -> list[tuple[Path, Path]]:
+    return [(record.image_path, mask) for record, mask in labelled]
+
+
+def domains_of_mode(mode: str, domains: Domains) -> tuple[str, str | None]:
+    """The folders of labelled photos and of photos to adapt to in `mode`.
+
+    Raises:
+        SettingsError: the one that the mode needs is not given.
+    """
+    if mode == "supervised":
+        if domains.target is None:
+            raise SettingsError("Mode 'supervised' learns from a labelled target. Received: no target.")
+        return domains.target, None
+    if domains.source is None:
+        raise SettingsError(f"Mode '{mode}' learns from a labelled source. Received: no source.")
+    if mode != "uda":
+        return domains.source, None
+    if domains.target is None:
+        raise SettingsError("Mode 'uda' adapts to a target. Received: no target. The baseline is mode 'source-only'.")
+    return domains.source, domains.target
+
+
+def uses_labelled_target(settings: TrainSettings) -> bool:
+    """Whether a run learns from a labelled part of the target besides what its mode learns from."""
+    return settings.mode != "supervised" and settings.data.labelled_target_share > 0
+
+
+def refuse_measured(labelled_target: Project, validation: Project) -> None:
+    """Refuse to measure on photos that are learnt from.
+
+    Raises:
+        SettingsError: a photo is in both.
+    """
+    measured = {record.image_path.resolve() for record in validation}
+    shared = [record.key for record in labelled_target if record.image_path.resolve() in measured]
+    if shared:
+        raise SettingsError(
+            f"{len(shared)} labelled target photos are validation photos too, such as {shared[0]}. Name other "
+            "datasets: measured on photos that it has learnt from, a model looks better than it is."
+        )
+
+
+def check_class_weights(weights: ClassWeights, names: Sequence[str]) -> None:
+    """Refuse weights that do not fit the classes `names` (without the background).
+
+    Raises:
+        SettingsError: another number of weights, or a weight for a class that is not trained.
+    """
+    known = (BACKGROUND, *names)
+    if isinstance(weights, tuple) and len(weights) != len(known):
+        raise SettingsError(f"class_weights must be one weight for each of {', '.join(known)}. Received: {weights}.")
+    if isinstance(weights, Mapping):
+        for name in weights:
+            if name not in known:
+                raise SettingsError(f"class_weights names '{name}', which is not trained: {closest(name, known)}")
+
+
+def class_weights(weights: ClassWeights, data: PreparedData) -> Tensor | None:
+    """Loss weights C float32 of the classes, or None for none.
+
+    'auto' weighs a class by the fourth root of how much rarer it is than the most frequent one: the full
+    ratio would let a thin class drown all else (a crack on 1.5% of the pixels gets 2.8, not 66).
+
+    Args:
+        weights: as in the settings, already checked.
+        data: whose labelled photos 'auto' counts.
+    """
+    if weights == "off":
+        return None
+    if weights == "auto":
+        shares = np.array(data.source_shares)
+        rarity = shares.max() / np.maximum(shares, 1e-12)
+        values = np.where(shares > 0, np.minimum(rarity**0.25, _HIGHEST_AUTO_WEIGHT), 1.0)
+    elif isinstance(weights, Mapping):
+        values = [weights.get(name, 1.0) for name in data.classes]
+    else:
+        values = weights
+    return torch.tensor(np.asarray(values), dtype=torch.float32)

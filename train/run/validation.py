@@ -1,0 +1,133 @@
+"""Measuring student and teacher on whole validation photos."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import nn
+
+from common.data.datasets import ValidationPhoto, validation_photos
+from common.data.transforms import InputScale
+from common.hrda import HRDASegmentor, InferenceSettings, Predictor
+from common.metrics import SegmentationMetrics
+from train.run.preparation import PreparedData
+from train.settings.training import TrainSettings
+
+
+@dataclass(frozen=True)
+class Measurement:
+    """How good the models were at an iteration."""
+
+    iteration: int
+    """Iterations done."""
+    score: float
+    """The better model's score by which checkpoints are compared, from 0 to 1."""
+    teacher_is_better: bool
+    """Which model that was."""
+    metrics: dict[str, float]
+    """All scores from 0 to 1, named `student/…` and `teacher/…`."""
+
+
+def compare(iteration: int, student: SegmentationMetrics, teacher: SegmentationMetrics) -> Measurement:
+    """Put the scores of both together."""
+    student_score, teacher_score = student.main_score(), teacher.main_score()
+    metrics = {f"student/{name}": value for name, value in student.compute().items()}
+    metrics |= {f"teacher/{name}": value for name, value in teacher.compute().items()}
+    return Measurement(iteration, max(student_score, teacher_score), teacher_score > student_score, metrics)
+
+
+def measure_both(
+    student: HRDASegmentor,
+    teacher: HRDASegmentor,
+    settings: TrainSettings,
+    data: PreparedData,
+    device: torch.device,
+    iteration: int,
+    keep: Callable[[str, int, ValidationPhoto, np.ndarray], None],
+) -> Measurement:
+    """Measure both models on the validation photos.
+
+    Args:
+        student, teacher: the models.
+        settings: of the run.
+        data: the photos.
+        device: where the models lie.
+        iteration: iterations done.
+        keep: gets 'student' or 'teacher', the number of a photo, the photo and its prediction H×W uint8.
+    """
+    counts = [
+        measure(
+            model,
+            data.validation,
+            data.classes,
+            inference=settings.inference,
+            scale=settings.data.scale,
+            device=device,
+            max_images=settings.validation.max_images,
+            seen=partial(keep, name),
+        )
+        for name, model in (("student", student), ("teacher", teacher))
+    ]
+    return compare(iteration, *counts)
+
+
+def measure(
+    model: HRDASegmentor,
+    labelled: Sequence[tuple[Path, Path]],
+    classes: Sequence[str],
+    *,
+    inference: InferenceSettings,
+    scale: InputScale,
+    device: torch.device,
+    max_images: int | None = None,
+    seen: Callable[[int, ValidationPhoto, np.ndarray], None] | None = None,
+) -> SegmentationMetrics:
+    """Compare the predictions that serving would give with the labels, at the photos' own size.
+
+    Args:
+        model: predicted with in eval mode; every module's mode is put back afterwards.
+        labelled: pairs of image file and mask file.
+        classes: names by index.
+        inference: windows and their batches.
+        scale: input scale.
+        device: where the model lies.
+        max_images: at most so many photos, picked at even distances.
+        seen: gets the number of each photo, the photo and its prediction H×W uint8.
+
+    Returns:
+        The counts of all photos.
+    """
+    metrics = SegmentationMetrics(classes)
+    # One photo is counted while the next one is predicted; on a GPU counting then costs no time of its own.
+    with modes_kept(model), ThreadPoolExecutor(1, "counting") as counting:
+        predictor = Predictor(model, inference, device, scale.edges)
+        counted = None
+        for number, photo in enumerate(validation_photos(labelled, max_images)):
+            prediction, probabilities = predictor.predict_with_probabilities(photo.image)
+            if counted is not None:
+                # Waiting bounds what is held: the maps of two photos.
+                counted.result()
+            counted = counting.submit(metrics.update, prediction, photo.truth, probabilities)
+            if seen is not None:
+                seen(number, photo, prediction)
+        if counted is not None:
+            counted.result()
+    return metrics
+
+
+@contextmanager
+def modes_kept(model: nn.Module) -> Iterator[None]:
+    """Put every module of `model` back into its mode after the block."""
+    modes = {module: module.training for module in model.modules()}
+    try:
+        yield
+    finally:
+        for module, training in modes.items():
+            module.training = training
