@@ -15,7 +15,7 @@ from torch import Tensor
 from benchmarks.plain_network import PlainNetwork
 from benchmarks.plain_sliding import plain_crop_logits
 from common.hrda import SelfTrainingSettings
-from common.hrda.prediction.predictor import denormalise, normalise
+from common.hrda.pixels import denormalise, normalise
 from common.hrda.training.mixing import blur_kernel_size
 from common.hrda.training.self_training import StepDraws
 from common.hrda.training.teacher import averaging_factor

@@ -32,7 +32,7 @@ from benchmarks.plain_network import PlainNetwork
 from benchmarks.plain_sliding import plain_sliding_logits
 from common.hrda import InferenceSettings, ModelSettings, Predictor, build_segmentor, load_checkpoint
 from common.hrda.network.segmentor import HRDASegmentor
-from common.hrda.prediction.predictor import normalise
+from common.hrda.pixels import normalise
 from common.hrda.prediction.runtime import TorchNetwork, has_fast_bfloat16
 from common.hrda.settings import PRESETS
 from common.hrda.windows import window_boxes

@@ -15,7 +15,8 @@ import pytest
 import torch
 from torch import Tensor
 
-from common.hrda.network.mit import ENCODERS, MixVisionTransformer
+from common.hrda.catalogue import ENCODERS
+from common.hrda.network.mit import MixVisionTransformer
 
 NOWHERE = "http://127.0.0.1:9"
 """An address at which nobody answers."""

@@ -10,7 +10,7 @@ from typing import Self
 import numpy as np
 
 from common.hrda import InferenceSettings, Predictor, load_checkpoint
-from common.hrda.settings import IGNORE_LABEL
+from common.hrda.pixels import IGNORE_LABEL
 from common.metrics import SegmentationMetrics, sweep
 
 CLASSES = ("background", "crack")

@@ -7,7 +7,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from common.hrda.prediction.predictor import normalise
+from common.hrda.pixels import normalise
 from common.hrda.training.mixing import present_classes
 
 

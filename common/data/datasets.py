@@ -33,7 +33,7 @@ from common.data.transforms import (
     resize_mask,
     straighten,
 )
-from common.hrda.settings import IGNORE_LABEL
+from common.hrda.pixels import IGNORE_LABEL
 
 # Streams of random numbers that must not coincide.
 _SOURCE, _TARGET, _LABELLED_TARGET = 0, 1, 2

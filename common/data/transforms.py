@@ -11,7 +11,7 @@ from dataclasses import dataclass
 import cv2
 import numpy as np
 
-from common.hrda.prediction.predictor import fit_scale, resize_image
+from common.hrda.pixels import fit_scale, resize_image
 from common.hrda.settings import PlainSettings, SettingsError
 
 # What OpenCV calls mirroring along these axes.

@@ -11,7 +11,8 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass, fields
 from typing import Any, Self
 
-ENCODERS = ("mit_b0", "mit_b1", "mit_b2", "mit_b3", "mit_b4", "mit_b5")
+from common.hrda.catalogue import ENCODERS
+
 PRESETS = ("exact", "fast")
 BLENDINGS = ("uniform", "gaussian")
 PRECISIONS = ("float32", "bfloat16", "float16")
@@ -19,8 +20,6 @@ PSEUDO_LABEL_RULES = ("published", "per_class", "class_balanced")
 PSEUDO_LABEL_VIEWS = (1, 2, 4)
 MIXINGS = ("class", "none")
 MODES = ("source-only", "control", "uda", "supervised")
-IGNORE_LABEL = 255
-"""Label of pixels that no loss and no metric counts."""
 
 
 class SettingsError(ValueError):

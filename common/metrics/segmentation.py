@@ -10,7 +10,7 @@ from typing import Self
 import cv2
 import numpy as np
 
-from common.hrda.settings import IGNORE_LABEL
+from common.hrda.pixels import IGNORE_LABEL
 from common.metrics import sweep
 from common.metrics.borders import border_matches, region_matches
 from common.metrics.centrelines import centreline_matches, thickness, thin_radius

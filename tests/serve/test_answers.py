@@ -12,7 +12,7 @@ import requests
 import supervisely as sly
 
 from common.hrda import Predictor, load_checkpoint
-from common.hrda.network.mit import ENCODERS
+from common.hrda.catalogue import ENCODERS
 from common.hrda.prediction.runtime import TorchNetwork
 from serve.__main__ import main
 from serve.errors import RequestError

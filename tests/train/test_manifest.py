@@ -115,10 +115,10 @@ def test_files_are_those_that_the_app_reads():
 def test_every_model_of_the_list_can_be_trained():
     from dataclasses import replace
 
-    from common.hrda.settings import ENCODERS
+    from common.hrda.catalogue import ENCODERS
 
     names = [entry["meta"]["model_name"] for entry in MODELS]
-    assert tuple(names) == ENCODERS
+    assert names == list(ENCODERS)
     for entry in MODELS:
         assert entry["Model"] == entry["meta"]["model_name"]
         assert entry["meta"]["task_type"] == "semantic segmentation"
@@ -134,3 +134,18 @@ def test_model_sizes_of_the_list_are_the_networks():
     model = build_segmentor(ModelSettings(encoder="mit_b0"))
     sizes = [sum(p.numel() for p in part.parameters()) / 1e6 for part in (model, model.backbone)]
     assert [entry["Parameters (M)"], entry["Encoder parameters (M)"]] == [f"{size:.1f}" for size in sizes]
+
+
+def test_the_list_says_what_the_catalogue_says():
+    from common.hrda import ModelSettings
+    from common.hrda.catalogue import ENCODERS
+    from common.hrda.training.memory import parameter_counts
+
+    for entry in MODELS:
+        spec = ENCODERS[entry["Model"]]
+        encoder, whole = parameter_counts(ModelSettings(encoder=entry["Model"]))
+        assert encoder == spec.parameters
+        assert entry["Encoder"] == spec.title
+        assert entry["Encoder parameters (M)"] == f"{encoder / 1e6:.1f}"
+        assert entry["Parameters (M)"] == f"{whole / 1e6:.1f}"
+        assert ("non-commercial" in entry["Licence"]) == ("non-commercial" in spec.weights_licence)

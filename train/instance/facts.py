@@ -29,7 +29,7 @@ from supervisely import (
 )
 
 from common.data.project import BACKGROUND, ProjectError, draw_mask
-from common.hrda.settings import IGNORE_LABEL
+from common.hrda.pixels import IGNORE_LABEL
 from train.instance.domains import FoundDomain
 
 DRAWABLE = [Bitmap, Polygon, Multipolygon, Rectangle, AlphaMask, AnyGeometry]

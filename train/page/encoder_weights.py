@@ -10,8 +10,8 @@ from supervisely.app import DataJson, StateJson
 from supervisely.app.widgets import Container, Field, Text
 
 from common.hrda import SettingsError
+from common.hrda.catalogue import ENCODERS
 from common.hrda.network.downloads import DownloadError, RemoteFile, find_kept, require_reachable, weights_folder
-from common.hrda.network.mit import ENCODERS
 from common.hrda.network.mit_weights import published_weights
 from train.page.live import put, send
 from train.page.settings_form import OpenSelect

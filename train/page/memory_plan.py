@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 
 import torch
 
-from common.hrda.settings import ENCODERS
+from common.hrda.catalogue import smaller_encoders
 from common.hrda.training.memory import estimate_training_memory
 from train.settings.training import TrainSettings
 
@@ -97,7 +97,7 @@ def _smaller(settings: TrainSettings, card: GraphicsCard) -> Iterator[str]:
         if fits(replace(settings, model=replace(settings.model, crop_size=crop)), card):
             yield f"crop {crop[0]} × {crop[1]}"
             break
-    for encoder in reversed(ENCODERS[: ENCODERS.index(settings.model.encoder)]):
+    for encoder in smaller_encoders(settings.model.encoder):
         if fits(replace(settings, model=replace(settings.model, encoder=encoder)), card):
             yield f"model {encoder}"
             break

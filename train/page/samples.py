@@ -21,8 +21,7 @@ from common.data.datasets import TrainingBatches
 from common.data.images import read_image
 from common.data.project import BACKGROUND, ProjectError, draw_mask
 from common.data.sampling import class_sampler
-from common.hrda.prediction.predictor import IMAGENET_MEAN, IMAGENET_STD
-from common.hrda.settings import IGNORE_LABEL
+from common.hrda.pixels import IGNORE_LABEL, IMAGENET_MEAN, IMAGENET_STD
 from train.instance.domains import Domain, InputError
 from train.page.latest import LatestOnly
 from train.page.live import put, send

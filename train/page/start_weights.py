@@ -10,7 +10,7 @@ from supervisely.app.widgets import Container, Field, RadioTabs, Select, Text
 from supervisely.nn.experiments import ExperimentInfo, get_experiment_infos
 from supervisely.nn.task_type import TaskType
 
-from common.hrda.network.mit import ENCODERS
+from common.hrda.catalogue import ENCODERS
 from train.instance.former_checkpoints import FOLDER, FormerCheckpoint, find_former_checkpoint, find_former_checkpoints
 from train.page.live import BackgroundButton
 from train.sdk.experiments import RenewableExperimentSelector

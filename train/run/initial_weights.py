@@ -11,9 +11,9 @@ from pathlib import Path
 from torch import nn
 
 from common.hrda import HRDASegmentor, SettingsError, load_checkpoint
+from common.hrda.catalogue import ENCODERS
 from common.hrda.checkpoints import CheckpointError
 from common.hrda.network.downloads import DownloadError, Progress, RemoteFile, fetch, weights_folder
-from common.hrda.network.mit import ENCODERS
 from common.hrda.network.mit_weights import EncoderWeights, WeightsError, load_encoder, published_weights, read_encoder
 from train.settings.training import AUTO, IMAGENET, RANDOM, TrainSettings
 from train.settings.yaml_text import read_yaml

@@ -13,9 +13,10 @@ from torch.optim import AdamW
 from common.data.datasets import Batch
 from common.hrda import SelfTraining, build_segmentor
 from common.hrda.training.optimisation import GuardedOptimizer, optimizer_groups
-from common.hrda.training.ranks import ALONE, Ranks, see_whole_batch
+from common.hrda.training.ranks import ALONE, Ranks
 from common.hrda.training.self_training import StepDraws
 from common.hrda.training.teacher import make_teacher
+from common.hrda.training.whole_batch import see_whole_batch
 from train.compiling import compile_networks
 from train.run.device import allow_tf32, autocast_of, computing_precision, keep_freed_memory, seed_everything, to_device
 from train.run.initial_weights import Start, frozen_encoder, start_from

@@ -14,7 +14,7 @@ from torch import Tensor
 
 from common.data.datasets import Batch
 from common.hrda import out_of_memory
-from common.hrda.settings import ENCODERS
+from common.hrda.catalogue import smaller_encoders
 from train.result import TrainingError
 from train.run.learner import Learner
 from train.settings.training import TrainSettings
@@ -190,7 +190,7 @@ def _smaller_network(settings: TrainSettings) -> str:
     choices = []
     if _smaller(crop) != crop:
         choices.append("crop_size " + "×".join(map(str, _smaller(crop))))
-    if encoder != ENCODERS[0]:
+    if smaller_encoders(encoder):
         choices.append(f"a smaller encoder than {encoder}")
     return " or ".join(choices) or "a device with more memory"
 

@@ -16,8 +16,8 @@ from common.data.datasets import ValidationPhoto
 from common.data.images import read_image
 from common.data.transforms import InputScale
 from common.hrda import HRDASegmentor, InferenceSettings, SelfTrainingSettings
+from common.hrda.pixels import IGNORE_LABEL
 from common.hrda.prediction.predictor import PhotoPixels
-from common.hrda.settings import IGNORE_LABEL
 from common.hrda.sliding import sweep
 from common.hrda.training.pseudo_labels import pseudo_labels
 from train.run.preparation import PreparedData

@@ -29,7 +29,7 @@ from supervisely.nn.benchmark.utils.semantic_segmentation.evaluator import Evalu
 from supervisely.nn.inference import SessionJSON
 
 from common.data.project import BACKGROUND, Unchosen, draw_mask
-from common.hrda.settings import IGNORE_LABEL
+from common.hrda.pixels import IGNORE_LABEL
 
 REACHES = {
     # Overridden

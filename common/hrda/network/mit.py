@@ -1,8 +1,7 @@
-"""The catalogue of encoders: MiT-b0 to MiT-b5 of SegFormer (Xie et al., NeurIPS 2021)."""
+"""MiT, the encoder of SegFormer (Xie et al., NeurIPS 2021), as HRDA's reference uses it."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -10,6 +9,7 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.utils.checkpoint import checkpoint
 
+from common.hrda.catalogue import ENCODERS
 from common.hrda.network import mmcv_operators
 
 mmcv_operators.ensure_importable()
@@ -17,37 +17,6 @@ mmcv_operators.ensure_importable()
 from mmseg.models.backbones.mit import EfficientMultiheadAttention, MixFFN, MixVisionTransformer  # noqa: E402
 from mmseg.models.utils import nchw_to_nlc, nlc_to_nchw  # noqa: E402
 from mmseg.registry import MODELS  # noqa: E402
-
-ENCODER_STRIDE = 32
-
-
-@dataclass(frozen=True)
-class EncoderSpec:
-    """One entry of the catalogue."""
-
-    embed_dims: int
-    """Channels of the first stage; the others have 2, 5 and 8 times as many."""
-    depths: tuple[int, int, int, int]
-    """Transformer blocks of the four stages."""
-    weights_file: str
-    """Name of the published ImageNet weights, as mmsegmentation has them. The digits at its end begin their SHA-256."""
-    weights_licence: str = "NVIDIA Source Code License for SegFormer: non-commercial use only"
-    """Licence of the published ImageNet weights (not of this code)."""
-
-    @property
-    def channels(self) -> tuple[int, int, int, int]:
-        """Channels of the four feature maps, at strides 4, 8, 16 and 32."""
-        return (self.embed_dims, self.embed_dims * 2, self.embed_dims * 5, self.embed_dims * 8)
-
-
-ENCODERS: dict[str, EncoderSpec] = {
-    "mit_b0": EncoderSpec(32, (2, 2, 2, 2), "mit_b0_20220624-7e0fe6dd.pth"),
-    "mit_b1": EncoderSpec(64, (2, 2, 2, 2), "mit_b1_20220624-02e5a6a1.pth"),
-    "mit_b2": EncoderSpec(64, (3, 4, 6, 3), "mit_b2_20220624-66e8bf70.pth"),
-    "mit_b3": EncoderSpec(64, (3, 4, 18, 3), "mit_b3_20220624-13b1141c.pth"),
-    "mit_b4": EncoderSpec(64, (3, 8, 27, 3), "mit_b4_20220624-d588d980.pth"),
-    "mit_b5": EncoderSpec(64, (3, 6, 40, 3), "mit_b5_20220624-658746d9.pth"),
-}
 
 
 class FusedEfficientAttention(EfficientMultiheadAttention):
@@ -137,9 +106,3 @@ def build_encoder(arch: str, drop_path_rate: float = 0.0) -> HRDAMixVisionTransf
     encoder = HRDAMixVisionTransformer(arch, drop_path_rate)
     encoder.init_weights()
     return encoder
-
-
-@torch.no_grad()
-def count_parameters(module: torch.nn.Module) -> int:
-    """Number of parameters of `module`."""
-    return sum(p.numel() for p in module.parameters())

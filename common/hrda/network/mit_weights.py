@@ -13,8 +13,9 @@ from pathlib import Path
 import torch
 from torch import Size, Tensor, nn
 
+from common.hrda.catalogue import ENCODERS
 from common.hrda.network.downloads import RemoteFile
-from common.hrda.network.mit import ENCODERS, MixVisionTransformer
+from common.hrda.network.mit import MixVisionTransformer
 from common.hrda.network.reference_weights import convert_encoder_state_dict, find_encoder
 
 PUBLISHED_URL = "https://download.openmmlab.com/mmsegmentation/v0.5/pretrain/segformer"

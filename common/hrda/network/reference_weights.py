@@ -8,7 +8,7 @@ from collections.abc import Mapping
 import torch
 from torch import Tensor
 
-from common.hrda.network.mit import ENCODERS
+from common.hrda.catalogue import ENCODERS
 from common.hrda.settings import ModelSettings
 
 REFERENCE_PREFIXES = ("model.", "ema_model.", "imnet_model.")

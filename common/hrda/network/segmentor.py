@@ -9,10 +9,12 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from common.hrda.catalogue import ENCODERS
 from common.hrda.network import mmcv_operators
 from common.hrda.network.heads import HRDAHead, resize
-from common.hrda.network.mit import ENCODERS, HRDAMixVisionTransformer
-from common.hrda.settings import IGNORE_LABEL, InferenceSettings, ModelSettings
+from common.hrda.network.mit import HRDAMixVisionTransformer
+from common.hrda.pixels import IGNORE_LABEL
+from common.hrda.settings import InferenceSettings, ModelSettings
 from common.hrda.sliding import sliding_logits
 from common.hrda.windows import BOX_GRID, LOGIT_STRIDE, Box, average_overlaps, window_boxes
 

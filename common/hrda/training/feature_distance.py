@@ -8,7 +8,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from common.hrda.settings import IGNORE_LABEL, SettingsError, closest
+from common.hrda.pixels import IGNORE_LABEL
+from common.hrda.settings import SettingsError, closest
 from common.hrda.training.pseudo_labels import Share, alone
 
 

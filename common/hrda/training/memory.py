@@ -19,7 +19,7 @@ from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from common.hrda.network.mit import ENCODERS, count_parameters
+from common.hrda.catalogue import ENCODERS
 from common.hrda.network.segmentor import HRDASegmentor, build_segmentor
 from common.hrda.settings import ModelSettings, require
 from common.hrda.windows import Box
@@ -251,3 +251,9 @@ class _Kept:
 
     def _end(self, module: nn.Module, args: Any, output: Any) -> None:
         self.bytes += self._live.live
+
+
+@torch.no_grad()
+def count_parameters(module: torch.nn.Module) -> int:
+    """Number of parameters of `module`."""
+    return sum(p.numel() for p in module.parameters())

@@ -10,7 +10,7 @@ from kornia.enhance import adjust_brightness, adjust_contrast, adjust_hue, adjus
 from kornia.filters import gaussian_blur2d
 from torch import Tensor
 
-from common.hrda.settings import IGNORE_LABEL
+from common.hrda.pixels import IGNORE_LABEL
 from common.hrda.training.ranks import ALONE, Ranks
 
 BLUR_SIGMA = (0.15, 1.15)

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from common.hrda.network.segmentor import HRDASegmentor, draw_detail_box
-from common.hrda.prediction.predictor import denormalise, normalise
+from common.hrda.pixels import denormalise, normalise
 from common.hrda.settings import MODES, SelfTrainingSettings, closest
 from common.hrda.training.feature_distance import class_indices, feature_distance
 from common.hrda.training.masking import block_side, draw_kept_blocks, mask_blocks

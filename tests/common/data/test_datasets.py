@@ -6,8 +6,7 @@ import torch
 from common.data.datasets import MemoryCache, Recipe, TrainingBatches, iterate, read_mask, validation_photos
 from common.data.sampling import ClassSampler
 from common.data.transforms import AugmentationSettings, InputScale
-from common.hrda.prediction.predictor import denormalise
-from common.hrda.settings import IGNORE_LABEL
+from common.hrda.pixels import IGNORE_LABEL, denormalise
 
 PLAIN = AugmentationSettings(flip=False, photometric=0.0)
 OWN = InputScale(None, None)

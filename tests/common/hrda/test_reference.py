@@ -18,7 +18,7 @@ from torch import Tensor
 from common.hrda import InferenceSettings, ModelSettings, SelfTrainingSettings, build_segmentor
 from common.hrda.network.reference_weights import convert_encoder_state_dict, convert_reference_state_dict
 from common.hrda.network.segmentor import HRDASegmentor
-from common.hrda.prediction.predictor import denormalise, normalise
+from common.hrda.pixels import denormalise, normalise
 from common.hrda.sliding import sliding_logits
 from common.hrda.training.feature_distance import downscale_labels, masked_feature_distance
 from common.hrda.training.mixing import ColorJitter, blur, blur_kernel_size, class_masks, paste

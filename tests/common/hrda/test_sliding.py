@@ -11,8 +11,8 @@ from torch import Tensor
 from benchmarks.plain_sliding import plain_sliding_logits
 from common.hrda import InferenceSettings, ModelSettings, Predictor, build_segmentor
 from common.hrda.network.heads import HRDAHead
+from common.hrda.pixels import IMAGENET_MEAN, IMAGENET_STD, denormalise, fit_scale, normalise
 from common.hrda.prediction.labelling import LabelRule
-from common.hrda.prediction.predictor import IMAGENET_MEAN, IMAGENET_STD, denormalise, fit_scale, normalise
 from common.hrda.sliding import TensorPixels, crop_weights, sliding_logits, sweep
 from common.hrda.windows import Box, average_overlaps, window_boxes, window_starts
 

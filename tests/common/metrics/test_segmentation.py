@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 from sklearn.metrics import jaccard_score, precision_recall_fscore_support
 
-from common.hrda.settings import IGNORE_LABEL
+from common.hrda.pixels import IGNORE_LABEL
 from common.metrics import SegmentationMetrics
 
 CRACK = ("__bg__", "crack")

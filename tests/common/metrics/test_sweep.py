@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 from sklearn.metrics import f1_score, jaccard_score
 
-from common.hrda.settings import IGNORE_LABEL
+from common.hrda.pixels import IGNORE_LABEL
 from common.metrics import THRESHOLDS, SegmentationMetrics
 from common.metrics.sweep import BINS, best, counts, histogram
 

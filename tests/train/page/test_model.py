@@ -16,7 +16,7 @@ from supervisely.app.fastapi import _MainServer
 from supervisely.nn.training.train_app import TrainApp
 
 from common.hrda import ModelSettings, SettingsError, build_segmentor
-from common.hrda.network.mit import count_parameters
+from common.hrda.training.memory import count_parameters
 from sandbox.testing import Sandbox, running_sandbox
 from tests.common.hrda.test_checkpoints import SETTINGS, bundle, former_checkpoint
 from tests.weights import NOWHERE, Server, publishing, save

@@ -13,7 +13,7 @@ import torch
 from mmcv.cnn.bricks import DropPath
 from torch import Tensor
 
-from common.hrda.training.ranks import see_whole_batch
+from common.hrda.training.whole_batch import see_whole_batch
 from train.run import engine
 from train.run.launched import Launched
 from train.run.learner import Learner

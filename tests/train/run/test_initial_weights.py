@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from common.hrda import SettingsError, build_segmentor
-from common.hrda.network.mit import ENCODERS
+from common.hrda.catalogue import ENCODERS
 from common.hrda.settings import ModelSettings
 from tests.weights import NOWHERE, digest, encoder_state, publishing, save, under_segformer_names
 from train.run.initial_weights import (

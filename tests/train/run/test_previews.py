@@ -5,7 +5,7 @@ from PIL import Image
 
 from common.data.datasets import ValidationPhoto
 from common.hrda import build_segmentor
-from common.hrda.prediction.predictor import normalise
+from common.hrda.pixels import normalise
 from common.hrda.sliding import sliding_logits
 from common.hrda.training.pseudo_labels import pseudo_labels
 from train.run import previews

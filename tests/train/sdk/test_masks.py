@@ -17,7 +17,7 @@ from supervisely.nn.benchmark.semantic_segmentation.visualizer import SemanticSe
 from supervisely.nn.benchmark.utils.semantic_segmentation.evaluator import Evaluator
 from supervisely.task.progress import tqdm_sly
 
-from common.hrda.settings import IGNORE_LABEL
+from common.hrda.pixels import IGNORE_LABEL
 from common.metrics import SegmentationMetrics
 from train.sdk import masks as mask_benchmark
 from train.sdk.masks import LockedCounter, MaskEvaluator, MissingPredictions, pair_up

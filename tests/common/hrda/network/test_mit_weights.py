@@ -3,7 +3,8 @@
 import pytest
 import torch
 
-from common.hrda.network.mit import ENCODERS, build_encoder
+from common.hrda.catalogue import ENCODERS
+from common.hrda.network.mit import build_encoder
 from common.hrda.network.mit_weights import WeightsError, load_encoder, published_weights, read_encoder
 from tests.weights import encoder_state, save, under_segformer_names
 

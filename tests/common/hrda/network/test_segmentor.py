@@ -10,9 +10,11 @@ from mmseg.structures import SegDataSample
 from torch import Tensor
 
 from common.hrda import HRDASegmentor, ModelSettings, build_segmentor
+from common.hrda.catalogue import ENCODERS
 from common.hrda.network.heads import resize
-from common.hrda.network.mit import ENCODERS, HRDAMixVisionTransformer, build_encoder, count_parameters
+from common.hrda.network.mit import HRDAMixVisionTransformer, build_encoder
 from common.hrda.network.segmentor import draw_detail_box, segmentation_loss
+from common.hrda.training.memory import count_parameters
 from common.hrda.windows import Box
 
 SMALL = {"encoder": "mit_b0", "num_classes": 3, "crop_size": (64, 128), "decoder_channels": 16, "attention_channels": 8}

@@ -10,7 +10,7 @@ import torch
 from torch import nn
 
 from common.hrda import HRDASegmentor, InferenceSettings, ModelSettings, build_segmentor
-from common.hrda.network.mit import ENCODERS
+from common.hrda.catalogue import ENCODERS
 from common.hrda.prediction.runtime import OnnxNetwork, RuntimeUnavailableError, TorchNetwork, export_onnx
 from common.hrda.settings import SettingsError
 from common.hrda.sliding import sliding_logits

@@ -12,9 +12,15 @@ import pytest
 import torch
 
 from common.hrda import ModelSettings, SettingsError, build_segmentor
-from common.hrda.network.mit import ENCODERS, count_parameters
+from common.hrda.catalogue import ENCODERS
 from common.hrda.network.segmentor import HRDASegmentor
-from common.hrda.training.memory import FLOAT_BYTES, WEIGHT_COPIES, estimate_training_memory, parameter_counts
+from common.hrda.training.memory import (
+    FLOAT_BYTES,
+    WEIGHT_COPIES,
+    count_parameters,
+    estimate_training_memory,
+    parameter_counts,
+)
 from common.hrda.windows import Box
 
 ROOT = Path(__file__).resolve().parents[4]
