@@ -4,7 +4,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from train.page import hyperparameters
+from train.page import settings as hyperparameters
 from train.page.monitor import MonitorCard
 from train.page.settings import SettingsSelector
 from train.settings.training import DEFAULT_YAML
