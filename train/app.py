@@ -31,13 +31,11 @@ from train.page.result import ResultCard
 from train.page.settings import SettingsSelector
 from train.page.start import StartCard
 from train.process import run_in_process
-from train.result import RunResult, TrainingError
 from train.run.folder import resumable
 from train.run.initial_weights import recorded_pretrained
 from train.run.preparation import Domains, uses_labelled_target
-from train.run.readers import TensorBoardScalars
-from train.run.state import TrainingState
-from train.scores import shown
+from train.run.readers import TensorBoardScalars, shown
+from train.run.state import RunResult, TrainingError, TrainingState
 from train.sdk.app import DomainTrainApp, Refused, Split, SplitItem
 from train.settings.training import DEFAULT_YAML, TrainSettings
 

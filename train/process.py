@@ -20,12 +20,11 @@ from supervisely import logger
 
 from common.data.project import ProjectError
 from common.hrda.settings import SettingsError
-from train.result import RunResult, TrainingError
 from train.run.folder import RunFolder, resumable
 from train.run.launched import SECONDS_TO_SAVE, torchrun
 from train.run.preparation import Domains
 from train.run.processes import EndedElsewhere
-from train.run.state import Failed, Finished, TrainingState, decode
+from train.run.state import Failed, Finished, RunResult, TrainingError, TrainingState, decode
 from train.settings.training import TrainSettings
 
 ROOT = Path(__file__).parents[1]

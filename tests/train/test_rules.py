@@ -10,11 +10,11 @@ import torch
 
 from common.data.datasets import Batch
 from sandbox.synthetic.projects import write_project
-from train.collapse import CollapseWatch
 from train.run.engine import Domains, run
 from train.run.initial_weights import Start
 from train.run.learner import Learner
 from train.run.state import TrainingState
+from train.run.watch import CollapseWatch
 from train.settings.training import TrainSettings
 
 SETTINGS = TrainSettings().with_overrides(

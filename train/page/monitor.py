@@ -15,9 +15,8 @@ from supervisely.nn.training.gui.training_logs import TrainingLogs
 from common.data.project import BACKGROUND
 from train.page.live import Curve, Frozen, send
 from train.page.previews import PreviewBoard
-from train.run.readers import duration, megabytes, skipped
+from train.run.readers import THIN, duration, megabytes, skipped
 from train.run.state import ENDED, Change, Progressed, StepsSkipped, TrainingState, Validated
-from train.scores import THIN
 
 CLASSES_SHOWN = 10
 SECONDS_BETWEEN_UPDATES = 1.0

@@ -11,8 +11,6 @@ import torch
 
 from common.data.datasets import iterate
 from common.hrda.training.ranks import ALONE, Ranks
-from train.collapse import CollapseWatch
-from train.result import RunResult, TrainingError
 from train.run.device import find_device
 from train.run.folder import RunFolder, RunState
 from train.run.initial_weights import Start, choose_start, on_this_machine, recorded_pretrained, require_start
@@ -28,14 +26,16 @@ from train.run.state import (
     PhaseChanged,
     Preview,
     Progressed,
+    RunResult,
     Said,
     Started,
     StepsSkipped,
+    TrainingError,
     TrainingState,
     Validated,
 )
 from train.run.validation import Measurement, measure_both
-from train.run.watch import FINITE
+from train.run.watch import FINITE, CollapseWatch
 from train.run.writer import CheckpointWriter
 from train.settings.training import TrainSettings
 

@@ -1,4 +1,4 @@
-"""Student, teacher and optimiser of a run, and one iteration of them."""
+"""Student, teacher and optimiser of a run, one iteration of them, and the learning rate over the run."""
 
 from __future__ import annotations
 
@@ -17,12 +17,19 @@ from common.hrda.training.ranks import ALONE, Ranks
 from common.hrda.training.self_training import StepDraws
 from common.hrda.training.teacher import make_teacher
 from common.hrda.training.whole_batch import see_whole_batch
-from train.compiling import compile_networks
-from train.run.device import allow_tf32, autocast_of, computing_precision, keep_freed_memory, seed_everything, to_device
+from train.run.device import (
+    allow_tf32,
+    autocast_of,
+    compile_networks,
+    computing_precision,
+    keep_freed_memory,
+    seed_everything,
+    to_device,
+)
 from train.run.initial_weights import Start, frozen_encoder, start_from
 from train.run.preparation import PreparedData, class_weights
 from train.run.watch import FINITE
-from train.schedule import lr_factor
+from train.settings.sections import OptimizerSettings
 from train.settings.training import TrainSettings
 
 
@@ -169,3 +176,15 @@ class Learner:
 
     def _lr_factor(self, done: int) -> float:
         return lr_factor(done, self._settings.iterations, self._settings.optimizer)
+
+
+def lr_factor(iteration: int, iterations: int, settings: OptimizerSettings) -> float:
+    """Share of the full learning rate at `iteration` (from 0) of a run of `iterations`.
+
+    Linear warm-up multiplied onto polynomial decay, as in the reference implementation: the decay runs
+    from the first iteration on, so that the end of the warm-up makes no step.
+    """
+    factor = (1 - min(iteration, iterations) / iterations) ** settings.power
+    if iteration < settings.warmup_iterations:
+        factor *= 1 - (1 - iteration / settings.warmup_iterations) * (1 - settings.warmup_start_ratio)
+    return factor

@@ -15,8 +15,8 @@ from torch import Tensor
 from common.data.datasets import Batch
 from common.hrda import out_of_memory
 from common.hrda.catalogue import smaller_encoders
-from train.result import TrainingError
 from train.run.learner import Learner
+from train.run.state import TrainingError
 from train.settings.training import TrainSettings
 
 _CPU_ALLOCATOR = "DefaultCPUAllocator"

@@ -11,8 +11,8 @@ import torch.distributed as dist
 
 from common.hrda import SettingsError
 from common.hrda.training.ranks import ALONE, FirstFailed, PeersLost, Ranks
-from train.result import TrainingError
 from train.run.launched import Launched
+from train.run.state import TrainingError
 
 
 class EndedElsewhere(TrainingError):

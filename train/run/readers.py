@@ -1,4 +1,8 @@
-"""Readers of a run's state without a page: a terminal's lines, curves for TensorBoard, changes for another process."""
+"""Readers of a run's state without a page: a terminal's lines, curves for TensorBoard, changes for another process.
+
+People are shown a choice of the scores, on the page, in the terminal and in the experiment; files and TensorBoard hold
+all.
+"""
 
 from __future__ import annotations
 
@@ -21,7 +25,27 @@ from train.run.state import (
     Validated,
     encode,
 )
-from train.scores import SHOWN
+
+SHOWN = (
+    "iou",
+    "f1",
+    "precision",
+    "recall",
+    "f1_2px",
+    "boundary_f1_2px",
+    "cldice",
+    "ods",
+    "best_iou",
+    "best_threshold",
+)
+"""Scores of a class that are shown."""
+THIN = {
+    "mF1_2px": "F1 within 2 px",
+    "mBoundaryF1_2px": "boundary F1 within 2 px",
+    "mclDice": "clDice",
+    "mODS": "F1 at the best threshold",
+}
+"""Means that say more of thin objects than mIoU does, with the names of their curves."""
 
 
 class ProgressLines:
@@ -146,6 +170,11 @@ def _score_rows(metrics: Mapping[str, float]) -> dict[str, list[str]]:
         row = f"{model}  {of_class[0] if of_class else 'mean'}"
         rows.setdefault(row, []).append(f"{score} {100 * value:.1f}")
     return rows
+
+
+def shown(metrics: Mapping[str, float]) -> dict[str, float]:
+    """The means and the scores of classes that are shown, of scores named `mIoU`, `iou/crack` and so on."""
+    return {name: value for name, value in metrics.items() if "/" not in name or name.partition("/")[0] in SHOWN}
 
 
 def _short(value: float) -> str:

@@ -1,7 +1,8 @@
 """How a run stands: the one thing that the page, the terminal and TensorBoard read, and the changes that make it up.
 
 The engine writes changes into a `TrainingState`. Where it runs in a process of its own, the changes travel as lines of
-JSON (`encode`, `decode`) and are applied to a second `TrainingState` in the process that shows them.
+JSON (`encode`, `decode`) and are applied to a second `TrainingState` in the process that shows them. A run ends with a
+`RunResult`, or with a `TrainingError`.
 """
 
 from __future__ import annotations
@@ -10,7 +11,8 @@ import json
 from collections import deque
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, field
-from typing import Any, Literal, get_args
+from pathlib import Path
+from typing import Any, Literal, Self, get_args
 
 Phase = Literal["preparing", "training", "validating", "saving", "finished", "stopped", "failed"]
 ENDED: tuple[Phase, ...] = ("finished", "stopped", "failed")
@@ -233,3 +235,27 @@ def decode(line: str) -> Change:
         return kind(**content)
     except (ValueError, TypeError, KeyError, AttributeError) as error:
         raise ValueError(f"Not a change of a training state: {line[:200]!r}.") from error
+
+
+class TrainingError(RuntimeError):
+    """Training cannot go on. The message says why and what to do."""
+
+
+@dataclass(frozen=True)
+class RunResult:
+    """What a run leaves behind."""
+
+    checkpoints: list[Path]
+    """The files written: the best one, if anything was measured, and the last one."""
+    best: Path
+    """The checkpoint with the best score of student and teacher; the last one if nothing was measured."""
+    metrics: dict[str, float]
+    """Scores from 0 to 1 at the best measurement, named `student/…` and `teacher/…`."""
+    iteration: int
+    """Iterations done; fewer than the settings say when the run was stopped."""
+
+    @classmethod
+    def from_change(cls, finished: Finished) -> Self:
+        """The result that a run's last change describes."""
+        checkpoints = [Path(path) for path in finished.checkpoints]
+        return cls(checkpoints, Path(finished.best), dict(finished.metrics), finished.iteration)

@@ -8,12 +8,11 @@ from typing import Any
 
 from common.hrda import CheckpointBundle
 from common.hrda.files import WriteError
-from train.result import TrainingError
 from train.run.folder import RunFolder
 from train.run.learner import Learner
 from train.run.preparation import PreparedData
 from train.run.progress import RunProgress
-from train.run.state import CheckpointWritten, Said, TrainingState
+from train.run.state import CheckpointWritten, Said, TrainingError, TrainingState
 from train.run.validation import Measurement
 from train.settings.training import TrainSettings
 

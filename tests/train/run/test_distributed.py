@@ -14,12 +14,11 @@ from common.hrda import SettingsError
 from common.hrda.training.ranks import Ranks
 from sandbox.synthetic.projects import write_project
 from train.process import run_in_process
-from train.result import TrainingError
 from train.run.folder import resumable
 from train.run.launched import Launched
 from train.run.preparation import Domains
 from train.run.processes import EndedElsewhere, device_name, part_of_batch
-from train.run.state import Progressed, TrainingState
+from train.run.state import Progressed, TrainingError, TrainingState
 from train.settings.training import TrainSettings
 
 # A server imports the engine once; the processes that it forks start at once, and share none of pytest's threads.

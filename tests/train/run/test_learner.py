@@ -14,8 +14,7 @@ from common.data.datasets import Batch
 from common.hrda import HRDASegmentor, SelfTraining, SelfTrainingSettings, SettingsError, build_segmentor
 from common.hrda.training.self_training import StepDraws
 from common.hrda.training.teacher import make_teacher
-from train.compiling import compile_networks
-from train.run.device import autocast_of, computing_precision
+from train.run.device import autocast_of, compile_networks, computing_precision
 from train.run.initial_weights import Start
 from train.run.learner import Learner
 from train.run.watch import FINITE

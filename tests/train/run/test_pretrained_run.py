@@ -8,10 +8,9 @@ from common.hrda import load_checkpoint
 from sandbox.synthetic.projects import write_project
 from tests.weights import NOWHERE, encoder_state, publishing, save
 from train.page.monitor import _doing
-from train.result import TrainingError
 from train.run.engine import Domains, run
 from train.run.readers import ProgressLines
-from train.run.state import Downloading, PhaseChanged, Progressed, Said, TrainingState, decode, encode
+from train.run.state import Downloading, PhaseChanged, Progressed, Said, TrainingError, TrainingState, decode, encode
 from train.settings.training import TrainSettings
 
 

@@ -1,10 +1,13 @@
 import io
 
+import numpy as np
 import pytest
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from torch.utils.tensorboard import SummaryWriter
 
-from train.run.readers import ProgressLines, TensorBoardScalars, duration
+from common.metrics import SegmentationMetrics
+from common.metrics.segmentation import MEANS
+from train.run.readers import SHOWN, THIN, ProgressLines, TensorBoardScalars, duration, shown
 from train.run.state import CheckpointWritten, Progressed, Said, Started, StepsSkipped, TrainingState, Validated
 
 
@@ -88,3 +91,17 @@ def test_skipped_iterations_are_told_in_a_sentence(count, text):
     state.subscribe(ProgressLines(lines))
     state.apply(StepsSkipped(7, count))
     assert lines.getvalue().startswith(text)
+
+
+def test_every_score_that_is_shown_exists():
+    truth = np.eye(30, dtype=np.uint8)
+    metrics = SegmentationMetrics(("__bg__", "crack"))
+    metrics.update(truth, truth, np.stack([1.0 - truth, truth]))
+    scores = metrics.compute()
+    assert {f"{score}/crack" for score in SHOWN} <= set(scores)
+    assert set(THIN) <= set(MEANS)
+
+
+def test_means_and_chosen_scores_are_shown_and_the_rest_is_not():
+    scores = {"mIoU": 0.5, "iou/road/wet": 0.25, "precision_4px/crack": 1.0, "best_threshold/crack": 0.3}
+    assert list(shown(scores)) == ["mIoU", "iou/road/wet", "best_threshold/crack"]

@@ -5,7 +5,7 @@ import pytest
 import yaml
 
 from common.hrda.settings import SettingsError
-from train.schedule import lr_factor
+from train.run.learner import lr_factor
 from train.settings.sections import OptimizerSettings
 from train.settings.training import DEFAULT_YAML, TrainSettings
 
