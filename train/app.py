@@ -18,7 +18,7 @@ from supervisely.nn.utils import ModelSource
 from common.data.project import BACKGROUND, ProjectError
 from common.hrda import ModelSettings, SettingsError, load_checkpoint
 from common.hrda.checkpoints import CheckpointError
-from train.benchmark import BenchmarkReport, Measuring, TrainedModel, run_benchmark
+from train.benchmark import Measuring, run_benchmark
 from train.instance.domains import FoundDomain, InputError, download, find, overlap_with_target, spoken
 from train.leaving import Leaving, end_well
 from train.page.classes import AnyShapeClassesSelector
@@ -37,6 +37,7 @@ from train.run.preparation import Domains, uses_labelled_target
 from train.run.readers import TensorBoardScalars, shown
 from train.run.state import RunResult, TrainingError, TrainingState
 from train.sdk.app import DomainTrainApp, Refused, Split, SplitItem
+from train.sdk.benchmark import BenchmarkReport, TrainedModel
 from train.settings.training import DEFAULT_YAML, TrainSettings
 
 MODELS = Path(__file__).with_name("models.json")

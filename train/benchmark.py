@@ -21,10 +21,10 @@ from typing import Any, Self
 
 import requests
 from supervisely import Api, logger
-from supervisely.api.file_api import FileInfo
 from supervisely.nn.inference import SessionJSON
 
 from common.data.project import Unchosen
+from train.sdk.benchmark import BenchmarkError, BenchmarkReport, TrainedModel
 from train.sdk.masks import MaskBenchmark, MissingPredictions
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -36,28 +36,6 @@ PHOTOS_AT_ONCE = 1
 TASK_VARIABLES = ("TASK_ID", "SUPERVISELY_TASK_ID", "context.taskId")
 
 ProgressWidget = Callable[..., AbstractContextManager[Any]]
-
-
-class BenchmarkError(RuntimeError):
-    """The benchmark has no result. The text says why, for a person."""
-
-
-@dataclass(frozen=True)
-class TrainedModel:
-    """What is measured on which photos, and where the results go."""
-
-    checkpoint: Path
-    """The best checkpoint on this machine."""
-    remote_checkpoint: FileInfo
-    """The same in Team Files, for the report."""
-    image_ids: Sequence[int]
-    """The validation photos, of any datasets of one project."""
-    folder: Path
-    """Local folder for what is downloaded and written."""
-    remote_dir: str
-    """Folder in Team Files for evaluation and report."""
-    train_info: Mapping[str, Any] = field(default_factory=dict)
-    """What the report says of the training: `app_session_id` and `images_count`."""
 
 
 @dataclass(frozen=True)
@@ -74,22 +52,6 @@ class Measuring:
     """What labels of other classes count as, as in training."""
     inference: Mapping[str, Any] = field(default_factory=dict)
     """Settings of the prediction, as in training; those that the served model does not have are left out."""
-
-
-@dataclass(frozen=True)
-class BenchmarkReport:
-    """A finished benchmark."""
-
-    report: FileInfo
-    """The report's page; its id is the report's."""
-    link: FileInfo
-    """The file that opens it from Team Files."""
-    metrics: dict[str, float]
-    """The SDK's scores by name, from 0 to 1."""
-    primary_metric: str
-    """The name of the score to compare models by."""
-    note: str = ""
-    """What a person should know before reading the report, or nothing."""
 
 
 def run_benchmark(

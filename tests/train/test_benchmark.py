@@ -25,9 +25,9 @@ from common.hrda import CheckpointBundle, InferenceSettings, ModelSettings, buil
 from sandbox.synthetic.projects import write_project
 from sandbox.testing import Sandbox, running_sandbox
 from train import benchmark
-from train.benchmark import BenchmarkError, BenchmarkReport, Measuring, TrainedModel, run_benchmark, serving
+from train.benchmark import Measuring, run_benchmark, serving
 from train.run.validation import measure
-from train.sdk.benchmark import BenchmarkedTrainApp
+from train.sdk.benchmark import BenchmarkedTrainApp, BenchmarkError, BenchmarkReport, TrainedModel
 from train.sdk.masks import MaskBenchmark
 
 CLASSES = ("__bg__", "crack")

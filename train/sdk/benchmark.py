@@ -6,13 +6,14 @@ on the validation project, and whatever goes wrong in it is a sentence on the pa
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 from supervisely import ProjectMeta, logger
 from supervisely.api.file_api import FileInfo
 from supervisely.nn.training.train_app import TrainApp
-
-from train.benchmark import BenchmarkError, BenchmarkReport, TrainedModel
 
 REACHES = {
     # Overridden
@@ -27,6 +28,44 @@ REACHES = {
     "TrainApp._api": "the instance",
 }
 """Private names of the SDK, and why they are needed."""
+
+
+class BenchmarkError(RuntimeError):
+    """The benchmark has no result. The text says why, for a person."""
+
+
+@dataclass(frozen=True)
+class TrainedModel:
+    """What is measured on which photos, and where the results go."""
+
+    checkpoint: Path
+    """The best checkpoint on this machine."""
+    remote_checkpoint: FileInfo
+    """The same in Team Files, for the report."""
+    image_ids: Sequence[int]
+    """The validation photos, of any datasets of one project."""
+    folder: Path
+    """Local folder for what is downloaded and written."""
+    remote_dir: str
+    """Folder in Team Files for evaluation and report."""
+    train_info: Mapping[str, Any] = field(default_factory=dict)
+    """What the report says of the training: `app_session_id` and `images_count`."""
+
+
+@dataclass(frozen=True)
+class BenchmarkReport:
+    """A finished benchmark."""
+
+    report: FileInfo
+    """The report's page; its id is the report's."""
+    link: FileInfo
+    """The file that opens it from Team Files."""
+    metrics: dict[str, float]
+    """The SDK's scores by name, from 0 to 1."""
+    primary_metric: str
+    """The name of the score to compare models by."""
+    note: str = ""
+    """What a person should know before reading the report, or nothing."""
 
 
 class BenchmarkedTrainApp(TrainApp):
