@@ -7,52 +7,60 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping
-from dataclasses import dataclass, fields
-from typing import Self
+from dataclasses import fields
+from functools import cache
+from typing import Annotated, Self
 
-from common.hrda.settings import SettingsError, closest, require
+from pydantic import Field, TypeAdapter, ValidationError
+
+from common.hrda.checks import AboveZero, Expected, SettingsError, closest, schema, sentence
+from common.hrda.settings import PositiveWhole
 
 PREFIX = "HRDA_"
 MOST_MEGAPIXELS = 178
 """Pillow opens no larger images without a warning of its own."""
-_ON, _OFF = ("1", "true", "yes", "on"), ("0", "false", "no", "off")
 
 
-@dataclass(frozen=True)
+Amount = Annotated[AboveZero, Expected("a positive number")]
+
+
+@schema
 class Limits:
     """Bounds of the service. Refuses values that cannot work when it is made."""
 
-    max_megapixels: float = 128
+    max_megapixels: Annotated[
+        float, Field(gt=0, le=MOST_MEGAPIXELS), Expected(f"a positive number, at most {MOST_MEGAPIXELS}")
+    ] = 128
     """Largest image, in millions of pixels; checked in its header, before it is decoded."""
-    max_image_mb: float = 128
+    max_image_mb: Amount = 128
     """Largest encoded image from the instance or a URL, in megabytes."""
-    max_json_mb: float = 8
+    max_json_mb: Amount = 8
     """Largest request of JSON, in megabytes."""
-    max_request_mb: float = 512
+    max_request_mb: Amount = 512
     """Largest request with uploaded files, and largest video, in megabytes."""
-    max_queue: int = 32
+    max_queue: PositiveWhole = 32
     """Requests and jobs that may be computed or wait at the same time; more are answered 429."""
-    max_queue_mb: float = 2048
+    max_queue_mb: Amount = 2048
     """Bytes that those may have uploaded, in megabytes; more are answered 429."""
-    max_batch_size: int = 16
+    max_batch_size: PositiveWhole = 16
     """Largest `batch_size` of a request: images that are decoded at once."""
-    max_frames: int = 1000
+    max_frames: PositiveWhole = 1000
     """Most frames of a video that are predicted while a client waits; a job predicts any number."""
-    workers: int = 4
+    workers: PositiveWhole = 4
     """Requests that are prepared at the same time; the model computes one after the other."""
-    jobs: int = 4
+    jobs: PositiveWhole = 4
     """Asynchronous jobs that run at the same time."""
-    request_timeout_s: float = 600
+    request_timeout_s: Amount = 600
     """Longest wait for the answer to a request that is not asynchronous, in seconds."""
-    upload_timeout_s: float = 120
+    upload_timeout_s: Amount = 120
     """Longest time for a request's body to arrive, in seconds."""
-    url_timeout_s: float = 30
+    url_timeout_s: Amount = 30
     """Longest time to fetch an image from a URL, redirects included, in seconds."""
-    retry_after_s: int = 5
+    retry_after_s: PositiveWhole = 5
     """What a client that was refused is told to wait, in seconds."""
-    job_ttl_s: int = 900
+    job_ttl_s: PositiveWhole = 900
     """How long the results of a job are kept when nobody asks for them, in seconds."""
-    drain_s: float = 30
+    drain_s: Amount = 30
     """How long a shutdown waits for what is being computed, in seconds."""
     allow_http: bool = False
     """Fetch images from http:// too."""
@@ -60,19 +68,6 @@ class Limits:
     """Fetch images from this machine and from private networks too. A caller can then reach what the machine can."""
     any_instance: bool = False
     """Let a request name the Supervisely instance that its ids belong to, in place of SERVER_ADDRESS."""
-
-    def __post_init__(self) -> None:
-        for field in fields(self):
-            value = getattr(self, field.name)
-            if field.type == "bool":
-                require(isinstance(value, bool), field.name, "true or false", value)
-            else:
-                kind = int if field.type == "int" else int | float
-                good = isinstance(value, kind) and not isinstance(value, bool) and 0 < value < float("inf")
-                require(good, field.name, "a positive whole number" if kind is int else "a positive number", value)
-        require(
-            self.max_megapixels <= MOST_MEGAPIXELS, "max_megapixels", f"at most {MOST_MEGAPIXELS}", self.max_megapixels
-        )
 
     @property
     def max_pixels(self) -> int:
@@ -105,23 +100,21 @@ class Limits:
             SettingsError: a variable of that prefix with an unknown name (with the nearest valid one) or a bad value.
         """
         variables = os.environ if variables is None else variables
-        known = {PREFIX + field.name.upper(): field for field in fields(cls)}
-        values = {}
-        for name, text in variables.items():
-            if not name.startswith(PREFIX):
-                continue
+        known = [_variable(field.name) for field in fields(cls)]
+        given = {name: text.strip() for name, text in variables.items() if name.startswith(PREFIX)}
+        for name in given:
             if name not in known:
-                raise SettingsError(f"Unknown variable {name!r}: {closest(name, list(known))}")
-            values[known[name].name] = _read(name, text.strip(), str(known[name].type))
-        return cls(**values)
+                raise SettingsError(f"Unknown variable {name!r}: {closest(name, known)}")
+        try:
+            return _reader().validate_strings({name.removeprefix(PREFIX).lower(): given[name] for name in given})
+        except ValidationError as error:
+            raise SettingsError(sentence(error, cls, _variable)) from None
 
 
-def _read(name: str, text: str, kind: str) -> bool | int | float:
-    if kind == "bool":
-        require(text.lower() in _ON + _OFF, name, "true or false", text)
-        return text.lower() in _ON
-    try:
-        return int(text) if kind == "int" else float(text)
-    except ValueError as error:
-        expected = "a whole number" if kind == "int" else "a number"
-        raise SettingsError(f"{name} must be {expected}. Received: {text!r}.") from error
+def _variable(name: str) -> str:
+    return PREFIX + name.upper()
+
+
+@cache
+def _reader() -> TypeAdapter[Limits]:
+    return TypeAdapter(Limits)

@@ -13,7 +13,7 @@ from typing import TypeVar
 from tqdm.std import tqdm
 
 from common.data.images import IMAGE_SUFFIXES, ImageError
-from common.hrda.settings import closest
+from common.hrda.checks import closest
 
 logger = logging.getLogger(__name__)
 

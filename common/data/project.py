@@ -38,8 +38,8 @@ from common.data.folders import (
 )
 from common.data.images import IMAGE_SUFFIXES
 from common.data.mask_cache import MaskCache, mask_key
+from common.hrda.checks import closest
 from common.hrda.pixels import IGNORE_LABEL
-from common.hrda.settings import closest
 
 logger = logging.getLogger(__name__)
 

@@ -12,15 +12,16 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Annotated, Literal
 
 import numpy as np
 from numpy.typing import NDArray
 from scipy.optimize import brentq
 
 from common.data.transforms import crop_place_around, crop_place_holding
-from common.hrda.settings import PlainSettings, SettingsError, closest, require
+from common.hrda.checks import AboveZero, Count, NotNegative, OffIsFalse, PlainSettings, SettingsError, schema
 
-RARE_CLASS_MODES = ("off", "auto", "explicit")
+RareClassMode = Literal["off", "auto", "explicit"]
 
 _LEAST_OF_MEDIAN = 0.1
 """A photo with less than this share of what the class's median photo has is a sliver at the border, or a slip."""
@@ -29,33 +30,19 @@ _LEAST_OF_AVERAGE = 0.5
 _CLASSES_NAMED = 8
 
 
-@dataclass(frozen=True)
+@schema
 class RareClassSettings(PlainSettings):
     """Whether source photos and crops are drawn by class, rare classes more often than they come by chance."""
 
-    mode: str = "off"
+    mode: Annotated[RareClassMode, OffIsFalse] = "off"
     """'off': each photo once a pass. 'auto': by class, with temperature and thresholds that follow from the labels.
     'explicit': by class, with the values below, which are the published ones for street scenes."""
-    temperature: float = 0.01
+    temperature: AboveZero = 0.01
     """T of P(c) = softmax((1 − share of c) / T): the smaller, the more is drawn for the rarest classes alone."""
-    min_pixels: int = 3000
+    min_pixels: Count = 3000
     """Photos are drawn for a class that have more than so many pixels of it, at their own resolution."""
-    min_crop_ratio: float = 2.0
+    min_crop_ratio: NotNegative = 2.0
     """Crops are drawn again, up to 10 times, until they hold more than this times `min_pixels`."""
-
-    def __post_init__(self) -> None:
-        if self.mode is False:
-            # YAML 1.1 reads an unquoted off as false.
-            object.__setattr__(self, "mode", "off")
-        if self.mode not in RARE_CLASS_MODES:
-            raise SettingsError(f"Unknown mode '{self.mode}': {closest(str(self.mode), RARE_CLASS_MODES)}")
-        require(
-            _is_number(self.temperature) and self.temperature > 0, "temperature", "a number above 0", self.temperature
-        )
-        whole = isinstance(self.min_pixels, int) and not isinstance(self.min_pixels, bool) and self.min_pixels >= 0
-        require(whole, "min_pixels", "a whole number of 0 or more", self.min_pixels)
-        ratio = _is_number(self.min_crop_ratio) and self.min_crop_ratio >= 0
-        require(ratio, "min_crop_ratio", "a number of 0 or more", self.min_crop_ratio)
 
 
 @dataclass(frozen=True, eq=False)
@@ -206,7 +193,3 @@ def _explained(
 
 def _median_of_positive(values: NDArray[np.float64]) -> float:
     return float(np.median(values[values > 0])) if values.any() else 0.0
-
-
-def _is_number(value: object) -> bool:
-    return isinstance(value, int | float) and not isinstance(value, bool)

@@ -6,36 +6,40 @@ Every random choice is drawn from the numpy generator that the caller passes.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from typing import Annotated
 
 import cv2
 import numpy as np
+from pydantic import Field
 
+from common.hrda.checks import Expected, FractionBelowOne, FromList, PlainSettings, SettingsError, require, schema
 from common.hrda.pixels import fit_scale, resize_image
-from common.hrda.settings import PlainSettings, SettingsError
 
 # What OpenCV calls mirroring along these axes.
 _FLIPS = {(0,): 0, (1,): 1, (0, 1): -1}
 
 
-@dataclass(frozen=True)
+Edge = Annotated[
+    Annotated[int, Field(gt=0, multiple_of=16)] | None,
+    Expected("of the positive multiples of 16; null for both edges means the image's own resolution"),
+]
+
+
+@schema
 class InputScale(PlainSettings):
     """The scale at which the network sees an image; the same in training, validation and serving."""
 
-    long_edge: int | None = 640
+    long_edge: Edge = 640
     """Longest side in pixels; with `short_edge` null, the image keeps its own resolution."""
-    short_edge: int | None = 512
+    short_edge: Edge = 512
     """Longest the shorter side may be in pixels; the aspect ratio is kept."""
 
     def __post_init__(self) -> None:
         edges = (self.long_edge, self.short_edge)
-        if edges == (None, None):
-            return
-        whole = all(isinstance(e, int) and not isinstance(e, bool) and e > 0 and e % 16 == 0 for e in edges)
-        if not whole or self.long_edge < self.short_edge:
+        if edges != (None, None) and (None in edges or self.long_edge < self.short_edge):
             raise SettingsError(
-                "long_edge and short_edge must be positive multiples of 16 with long_edge the larger, "
-                f"or both null for the image's own resolution. Received: {self.long_edge!r}, {self.short_edge!r}."
+                "long_edge and short_edge must be positive multiples of 16 with long_edge the larger, or both null for "
+                f"the image's own resolution. Received: {self.long_edge}, {self.short_edge}."
             )
 
     @property
@@ -52,7 +56,10 @@ class InputScale(PlainSettings):
         return resize_image(image, self.size(*image.shape[:2]))
 
 
-@dataclass(frozen=True)
+Factor = Annotated[float, Field(ge=0.1, le=10)]
+
+
+@schema
 class AugmentationSettings(PlainSettings):
     """Random changes of the training images. The strong augmentation of the mixed images is a
     matter of self-training and not set here."""
@@ -61,26 +68,16 @@ class AugmentationSettings(PlainSettings):
     """Mirror every second image left to right."""
     rotate: bool = False
     """Turn by 0, 90, 180 or 270 degrees: for photos without an up and down, such as of a road from above."""
-    scale: tuple[float, float] = (1.0, 1.0)
+    scale: Annotated[tuple[Factor, Factor], FromList, Expected("two numbers from 0.1 to 10, smallest and largest")] = (
+        1.0,
+        1.0,
+    )
     """Smallest and largest factor by which an image is resized before the crop."""
-    photometric: float = 0.1
+    photometric: FractionBelowOne = 0.1
     """Range of the random brightness, contrast and saturation of source images: 0.1 means ±10%; 0 is off."""
 
     def __post_init__(self) -> None:
-        for name in ("flip", "rotate"):
-            if not isinstance(getattr(self, name), bool):
-                raise SettingsError(f"{name} must be true or false. Received: {getattr(self, name)!r}.")
-        numbers = isinstance(self.scale, tuple) and len(self.scale) == 2 and all(map(_is_number, self.scale))
-        if not numbers or not 0.1 <= self.scale[0] <= self.scale[1] <= 10:
-            raise SettingsError(
-                f"scale must be two numbers from 0.1 to 10, smallest and largest. Received: {self.scale!r}."
-            )
-        if not _is_number(self.photometric) or not 0 <= self.photometric < 1:
-            raise SettingsError(f"photometric must be a number from 0 to below 1. Received: {self.photometric!r}.")
-
-
-def _is_number(value: object) -> bool:
-    return isinstance(value, int | float) and not isinstance(value, bool)
+        require(self.scale[0] <= self.scale[1], "scale", "two numbers, the smallest first", self.scale)
 
 
 AUGMENTATION_LEVELS = {

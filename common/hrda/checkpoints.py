@@ -13,10 +13,11 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from common.hrda.checks import SettingsError
 from common.hrda.files import replacing
 from common.hrda.network.reference_weights import convert_reference_state_dict, infer_model_settings, parts
 from common.hrda.network.segmentor import HRDASegmentor, build_segmentor
-from common.hrda.settings import ModelSettings, SettingsError
+from common.hrda.settings import ModelSettings
 
 FORMAT = "hrda-supervisely/1"
 

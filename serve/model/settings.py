@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, fields
-from typing import Any
+from dataclasses import field, fields
+from typing import Annotated, Any, Literal
 
-import yaml
+from pydantic import Field
 
+from common.hrda.checks import Count, Expected, Fraction, SettingsError, closest, received, schema
 from common.hrda.prediction.labelling import LabelRule
-from common.hrda.settings import PRECISIONS, InferenceSettings, SettingsError, closest, require
+from common.hrda.settings import InferenceSettings, Precision
+from common.plain_yaml import read_field
 
-INPUT_SCALES = ("trained", "original")
+InputScale = Literal["trained", "original"]
 
 SDK_SETTINGS = frozenset(
     {
@@ -53,47 +55,29 @@ SDK_SETTINGS = frozenset(
 """Settings of the SDK and its clients that say nothing to this model. Other unknown names are refused."""
 
 
-@dataclass(frozen=True)
+@schema
 class ServeSettings(InferenceSettings):
     """How a request is predicted. Defaults and explanations for users: inference_settings.yaml."""
 
-    input_scale: str = "trained"
+    input_scale: InputScale = "trained"
     """'trained': images are scaled as in training. 'original': the photo's own resolution, for details
     of a few pixels that a reduction would lose."""
-    long_side: int | None = None
+    long_side: Annotated[Annotated[int, Field(ge=16)] | None, Expected("a whole number from 16, or null")] = None
     """Images whose longest side would still be larger are scaled down to it; null: never."""
-    precision: str = "float32"
+    precision: Precision = "float32"
     """In what the network computes: 'float32', 'bfloat16', or 'float16' (GPU only)."""
     compile: bool = False
     """Through torch.compile: the first windows take a minute, those after them less time."""
-    thresholds: dict[str, float] = field(default_factory=dict)
+    thresholds: Annotated[
+        dict[str, Fraction], Expected('probabilities from 0 to 1 by class name, such as {"crack": 0.35}')
+    ] = field(default_factory=dict)
     """Probability by class name from which a pixel takes the class; the most probable class elsewhere."""
-    min_component: int = 0
+    min_component: Count = 0
     """Connected areas of fewer pixels become background; 0 keeps all."""
     background: bool = True
     """Whether the answer has a label for the background."""
     confidence: bool = False
     """Whether each label carries its mean probability as a tag."""
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        for name, known in (("input_scale", INPUT_SCALES), ("precision", PRECISIONS)):
-            value = getattr(self, name)
-            if value not in known:
-                raise SettingsError(f"Unknown {name} {value!r}: {closest(str(value), known)}")
-        for name in ("compile", "background", "confidence"):
-            require(isinstance(getattr(self, name), bool), name, "true or false", getattr(self, name))
-        side, least = self.long_side, self.min_component
-        require(side is None or (_is_count(side) and side >= 16), "long_side", "a whole number from 16, or null", side)
-        require(_is_count(least), "min_component", "a whole number of 0 or more", least)
-        thresholds = self.thresholds
-        require(
-            isinstance(thresholds, Mapping)
-            and all(isinstance(name, str) and _is_probability(value) for name, value in thresholds.items()),
-            "thresholds",
-            'probabilities from 0 to 1 by class name, such as {"crack": 0.35}',
-            thresholds,
-        )
 
     def rule(self, classes: Sequence[str]) -> LabelRule:
         """How labels are chosen for a model that tells `classes` apart, the background first.
@@ -103,7 +87,7 @@ class ServeSettings(InferenceSettings):
         """
         for name in self.thresholds:
             if name not in classes[1:]:
-                raise SettingsError(f"thresholds names {name!r}: {closest(name, classes[1:])}")
+                raise SettingsError(f"thresholds names {received(name)}: {closest(name, classes[1:])}")
         return LabelRule({classes.index(name): value for name, value in self.thresholds.items()}, self.min_component)
 
 
@@ -118,7 +102,7 @@ def read_settings(values: Mapping[str, Any]) -> ServeSettings:
         SettingsError: unknown name (with the nearest valid one) or bad value.
     """
     if not isinstance(values, Mapping):
-        raise SettingsError(f"settings must be names and values. Received: {values!r}.")
+        raise SettingsError(f"settings must be names and values. Received: {received(values)}.")
     own = {f.name for f in fields(ServeSettings)}
     chosen = {name: _plain(name, value) for name, value in values.items() if name in own or name not in SDK_SETTINGS}
     return ServeSettings.from_dict(chosen)
@@ -134,20 +118,9 @@ def without_client_arguments(settings: Mapping[str, Any], state: Mapping[str, An
     return {name: value for name, value in settings.items() if value is None or twins.get(name) != value}
 
 
-def _is_count(value: Any) -> bool:
-    return isinstance(value, int) and not isinstance(value, bool) and value >= 0
-
-
-def _is_probability(value: Any) -> bool:
-    return isinstance(value, int | float) and not isinstance(value, bool) and 0 <= value <= 1
-
-
 def _plain(name: str, value: Any) -> Any:
     if isinstance(value, str):
-        try:
-            value = yaml.safe_load(value)
-        except yaml.YAMLError as error:
-            raise SettingsError(f"{name} cannot be read. Received: {value!r}.") from error
+        value = read_field(name if name.isidentifier() else received(name), value)
     if name in ("window", "stride") and isinstance(value, int) and not isinstance(value, bool):
         return [value, value]
     return value

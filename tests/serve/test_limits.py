@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from common.hrda.settings import SettingsError
+from common.hrda.checks import SettingsError
 from serve.limits import Limits
 
 PAGE = Path(__file__).parents[2] / "serve" / "README.md"
@@ -20,9 +20,9 @@ def test_variables_change_the_defaults_and_others_are_passed_over():
     ("given", "message"),
     [
         ({"HRDA_MAX_QUEU": "8"}, "did you mean 'HRDA_MAX_QUEUE'"),
-        ({"HRDA_MAX_QUEUE": "many"}, "HRDA_MAX_QUEUE must be a whole number"),
-        ({"HRDA_MAX_QUEUE": "0"}, "max_queue must be a positive whole number"),
-        ({"HRDA_DRAIN_S": "nan"}, "drain_s must be a positive number"),
+        ({"HRDA_MAX_QUEUE": "many"}, "HRDA_MAX_QUEUE must be a positive whole number"),
+        ({"HRDA_MAX_QUEUE": "0"}, "HRDA_MAX_QUEUE must be a positive whole number"),
+        ({"HRDA_DRAIN_S": "nan"}, "HRDA_DRAIN_S must be a positive number"),
         ({"HRDA_ALLOW_HTTP": "maybe"}, "HRDA_ALLOW_HTTP must be true or false"),
         ({"HRDA_MAX_MEGAPIXELS": "900"}, "at most 178"),
     ],

@@ -13,7 +13,7 @@ from typing import Any
 from supervisely import Api
 from supervisely.api.file_api import FileInfo
 
-from common.hrda.settings import closest
+from common.hrda.checks import closest
 
 FOLDER = "/HRDA"
 SUFFIX = ".pth"

@@ -11,7 +11,7 @@ from supervisely.nn.utils import ModelSource
 
 from common.data.project import BACKGROUND
 from common.hrda import SettingsError
-from common.hrda.settings import closest
+from common.hrda.checks import closest
 from train.instance.domains import InputError, Inputs, find
 from train.instance.facts import DRAWABLE
 from train.page.samples import SampleSource

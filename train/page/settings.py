@@ -15,6 +15,7 @@ from supervisely.app.widgets import Button, Card, Container, Editor, Field, Sele
 from supervisely.nn.training.gui.hyperparameters_selector import HyperparametersSelector
 
 from common.hrda import SettingsError
+from common.plain_yaml import read_yaml
 from train.page.latest import LatestOnly
 from train.page.live import put, send
 from train.page.samples import SampleSource, SamplesView
@@ -22,7 +23,7 @@ from train.page.settings_form import CUSTOM, FormField, SettingsForm
 from train.sdk.app import replaced
 from train.settings.presets import DEFAULT_PRESET, differences, presets
 from train.settings.training import AUTO, TrainSettings
-from train.settings.yaml_text import get_values, read_yaml, set_value, set_values
+from train.settings.yaml_text import get_values, set_value, set_values
 
 _PAUSE_S = 0.3
 """Who types is left alone for so long before the form follows."""

@@ -10,13 +10,13 @@ from pathlib import Path
 
 from torch import nn
 
-from common.hrda import HRDASegmentor, SettingsError, load_checkpoint
+from common.hrda import HRDASegmentor, SelfTrainingSettings, SettingsError, load_checkpoint
 from common.hrda.catalogue import ENCODERS
 from common.hrda.checkpoints import CheckpointError
 from common.hrda.network.downloads import DownloadError, Progress, RemoteFile, fetch, weights_folder
 from common.hrda.network.mit_weights import EncoderWeights, WeightsError, load_encoder, published_weights, read_encoder
+from common.plain_yaml import read_yaml
 from train.settings.training import AUTO, IMAGENET, RANDOM, TrainSettings
-from train.settings.yaml_text import read_yaml
 
 _SECONDS_BETWEEN_REPORTS = 1.0
 
@@ -41,7 +41,7 @@ def require_start(settings: TrainSettings, init_checkpoint: Path | None) -> None
     """
     if init_checkpoint is not None and not Path(init_checkpoint).is_file():
         raise SettingsError(f"There are no initial weights at {init_checkpoint}. Give the path of a .pth file.")
-    if init_checkpoint is None and settings.pretrained == RANDOM and _compares(settings):
+    if init_checkpoint is None and settings.pretrained == RANDOM and _compares(settings.self_training):
         raise SettingsError(
             "self_training.feature_distance_weight holds the encoder near its initial weights, which would be random. "
             f"Set pretrained: {IMAGENET} (or the path of an encoder's weights), or set it to 0."
@@ -76,12 +76,12 @@ def choose_start(
         wanted = resumed_from
     require_start(replace(settings, pretrained=wanted), init_checkpoint)
     has_weights = init_checkpoint is not None or resumed_from is not None
-    if wanted == RANDOM or (has_weights and not _compares(settings)):
+    if wanted == RANDOM or (has_weights and not _compares(settings.self_training)):
         return Start(init_checkpoint, None, wanted if resumed_from is not None else RANDOM)
     try:
         path = _fetched(wanted, settings, _at_times(progress))
     except DownloadError as error:
-        if wanted != AUTO or (_compares(settings) and not has_weights):
+        if wanted != AUTO or (_compares(settings.self_training) and not has_weights):
             raise SettingsError(f"{error} Or set pretrained: {RANDOM}, to start from random weights.") from error
         say(f"The ImageNet weights are not used: {error}")
         return Start(init_checkpoint)
@@ -123,13 +123,13 @@ def start_from(student: HRDASegmentor, start: Start, say: Callable[[str], None])
         say(load_pretrained_encoder(student.backbone, start.encoder))
 
 
-def frozen_encoder(student: HRDASegmentor, start: Start, settings: TrainSettings) -> nn.Module | None:
+def frozen_encoder(student: HRDASegmentor, start: Start, settings: SelfTrainingSettings) -> nn.Module | None:
     """The encoder that the feature distance compares with: the pretrained one, or the student's as it starts.
 
     Args:
         student: with the weights that it starts from, on its device.
         start: what it starts from.
-        settings: of the run.
+        settings: with the weight of the feature distance.
 
     Returns:
         None if the feature distance is off.
@@ -202,8 +202,8 @@ def load_initial_weights(student: HRDASegmentor, path: Path) -> str:
     )
 
 
-def _compares(settings: TrainSettings) -> bool:
-    return settings.self_training.feature_distance_weight > 0
+def _compares(settings: SelfTrainingSettings) -> bool:
+    return settings.feature_distance_weight > 0
 
 
 def _fetched(pretrained: str, settings: TrainSettings, progress: Progress | None) -> Path:

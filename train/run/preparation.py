@@ -22,7 +22,7 @@ from common.data.project import (
     prepare_unlabelled,
 )
 from common.data.sampling import ClassSampler, class_sampler
-from common.hrda.settings import SettingsError, closest
+from common.hrda.checks import SettingsError, closest
 from common.hrda.training.feature_distance import class_indices
 from train.settings.training import TrainSettings
 
@@ -96,15 +96,8 @@ def prepare(
     has_more = domains.labelled_target is not None and uses_labelled_target(settings)
     more = open_project(domains.labelled_target) if has_more else None
     names = tuple(classes or source.class_names)
-    check_class_weights(settings.class_weights, names)
-    if settings.self_training.feature_distance_weight > 0:
-        class_indices(settings.self_training.feature_distance_classes, (BACKGROUND, *names))
     # All that is quickly checked comes before the minutes that reading every photo may take.
-    check_labelled(source, names, "source")
-    check_labelled(validation, names, "validation")
-    if more:
-        check_labelled(more, names, "labelled target")
-        refuse_measured(more, validation)
+    _check_classes(settings, names, source, validation, more)
 
     rules = {"skip_broken": settings.data.skip_broken, "progress": say}
     draw = partial(
@@ -112,8 +105,9 @@ def prepare(
     )
     labelled = draw(source, role="source")
     more_labelled = draw(more, role="labelled target") if more else None
-    sampler = _sampler(settings, labelled, "source", say)
-    more_sampler = _sampler(settings, more_labelled, "labelled target", say) if more_labelled else None
+    sampling = settings.data.rare_class_sampling
+    sampler = _sampler(sampling, labelled, "source", say)
+    more_sampler = _sampler(sampling, more_labelled, "labelled target", say) if more_labelled else None
     data = PreparedData(
         classes=labelled.classes,
         palette=((0, 0, 0), *(source.colours[name] for name in names)),
@@ -131,6 +125,30 @@ def prepare(
         f"validation photos; classes: {', '.join(names)}."
     )
     return data
+
+
+def _check_classes(
+    settings: TrainSettings, names: Sequence[str], source: Project, validation: Project, more: Project | None
+) -> None:
+    """Refuse classes that settings or projects do not fit.
+
+    Args:
+        settings: of the run.
+        names: of the classes, without the background.
+        source, validation: what is learnt from and measured on.
+        more: the labelled target, if it is learnt from.
+
+    Raises:
+        SettingsError, ProjectError: as `prepare`.
+    """
+    check_class_weights(settings.class_weights, names)
+    if settings.self_training.feature_distance_weight > 0:
+        class_indices(settings.self_training.feature_distance_classes, (BACKGROUND, *names))
+    check_labelled(source, names, "source")
+    check_labelled(validation, names, "validation")
+    if more:
+        check_labelled(more, names, "labelled target")
+        refuse_measured(more, validation)
 
 
 def recipe_of(settings: TrainSettings) -> Recipe:
@@ -172,9 +190,9 @@ def build_batches(
 
 
 def _sampler(
-    settings: TrainSettings, labelled: LabelledImages, role: str, say: Callable[[str], None]
+    settings: RareClassSampling, labelled: LabelledImages, role: str, say: Callable[[str], None]
 ) -> ClassSampler | None:
-    sampler, explanation = class_sampler(settings.data.rare_class_sampling, labelled.pixels, labelled.classes, role)
+    sampler, explanation = class_sampler(settings, labelled.pixels, labelled.classes, role)
     if explanation:
         say(explanation)
     return sampler

@@ -8,8 +8,9 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
+from common.plain_yaml import read_yaml
 from train.settings.training import DEFAULT_YAML, TrainSettings
-from train.settings.yaml_text import read_yaml, set_values
+from train.settings.yaml_text import set_values
 
 DEFAULT_PRESET = "cracks"
 """Name of the preset that is the default text unchanged."""

@@ -1,32 +1,23 @@
-"""Reading settings as YAML, and changing single values of such text while its comments and order stay."""
+"""Changing single values of YAML text while its comments and order stay."""
 
 from __future__ import annotations
 
 import math
-import re
 from collections.abc import Iterable, Mapping
 from typing import Any
 
 import yaml
 
-from common.hrda.settings import SettingsError
-
-# The parser written in C answers ten times faster; wheels of PyYAML bring it.
-_SafeLoader = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
-
-
-class _Loader(_SafeLoader):
-    """YAML in which 1e-4 is a number, as YAML 1.2 and people have it; PyYAML wants 1.0e-4."""
+from common.hrda.checks import SettingsError, received
+from common.plain_yaml import EXPONENT, Loader, read_yaml, where
 
 
 class _Dumper(yaml.SafeDumper):
-    """Writes what `_Loader` and PyYAML's own loaders read alike."""
+    """Writes what `common.plain_yaml` and PyYAML's own loaders read alike."""
 
 
-_EXPONENT = re.compile(r"^[-+]?(\d+(\.\d*)?|\.\d+)[eE][-+]?\d+$")
-for _side in (_Loader, _Dumper):
-    # The writer must know it, too, to put a text such as '1e-4' in quotes.
-    _side.add_implicit_resolver("tag:yaml.org,2002:float", _EXPONENT, list("-+.0123456789"))
+# The writer must know it, too, to put a text such as '1e-4' in quotes.
+_Dumper.add_implicit_resolver("tag:yaml.org,2002:float", EXPONENT, list("-+.0123456789"))
 
 
 def _float(dumper: yaml.SafeDumper, value: float) -> yaml.ScalarNode:
@@ -44,18 +35,6 @@ def _str(dumper: yaml.SafeDumper, value: str) -> yaml.ScalarNode:
 
 _Dumper.add_representer(float, _float)
 _Dumper.add_representer(str, _str)
-
-
-def read_yaml(text: str) -> Any:
-    """The plain data that YAML text stands for.
-
-    Raises:
-        SettingsError: not YAML; the message says where.
-    """
-    try:
-        return yaml.load(text, Loader=_Loader)
-    except (yaml.YAMLError, ValueError) as error:
-        raise SettingsError(_not_yaml(error)) from None
 
 
 def get_values(text: str, paths: Iterable[str]) -> dict[str, Any]:
@@ -114,14 +93,6 @@ def set_values(text: str, values: Mapping[str, Any]) -> str:
     return text
 
 
-def _not_yaml(error: Exception) -> str:
-    mark = getattr(error, "problem_mark", None)
-    problem = getattr(error, "problem", None)
-    if mark is None or problem is None:
-        return f"The settings are not valid YAML: {' '.join(str(error).split())}."
-    return f"The settings are not valid YAML: line {mark.line + 1}, column {mark.column + 1}: {problem}."
-
-
 def _means(text: str, expected: Any) -> bool:
     try:
         return read_yaml(text) == expected
@@ -146,7 +117,7 @@ def _with_value(data: Any, names: list[str], value: Any, path: str) -> Any:
     elif isinstance(data, dict):
         inner = data.get(name)
     else:
-        raise SettingsError(f"Cannot set '{path}': there is no '{name}' in {data!r}. Correct the YAML first.")
+        raise SettingsError(f"Cannot set '{path}': there is no '{name}' in {received(data)}. Correct the YAML first.")
     data = data.copy()
     data[key] = _with_value(inner, rest, value, path) if rest else value
     return data
@@ -155,9 +126,9 @@ def _with_value(data: Any, names: list[str], value: Any, path: str) -> Any:
 # -------------------------------------------------------------------------------------------------------- editing
 def _edit(text: str, names: list[str], value: Any) -> str:
     try:
-        node = yaml.compose(text, Loader=_Loader)
+        node = yaml.compose(text, Loader=Loader)
     except yaml.YAMLError as error:
-        raise SettingsError(_not_yaml(error)) from None
+        raise SettingsError(f"The settings are not valid YAML: {where(error)}") from None
     if node is None:
         break_ = "" if not text or text.endswith("\n") else _line_break(text)
         return f"{text}{break_}{_entry(names, value)}{_line_break(text)}"

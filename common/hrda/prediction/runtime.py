@@ -13,10 +13,11 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from common.hrda.checks import SettingsError, closest
 from common.hrda.network.heads import HRDAHead
 from common.hrda.network.segmentor import HRDASegmentor
 from common.hrda.prediction.folded import WindowModule
-from common.hrda.settings import PRECISIONS, SettingsError, closest
+from common.hrda.settings import PRECISIONS
 
 ONNX_OPSET = 18
 METADATA_KEY = "hrda"

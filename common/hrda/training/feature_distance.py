@@ -8,8 +8,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from common.hrda.checks import SettingsError, closest
 from common.hrda.pixels import IGNORE_LABEL
-from common.hrda.settings import SettingsError, closest
 from common.hrda.training.pseudo_labels import Share, alone
 
 

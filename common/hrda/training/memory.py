@@ -20,8 +20,9 @@ from torch.overrides import TorchFunctionMode
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from common.hrda.catalogue import ENCODERS
+from common.hrda.checks import require
 from common.hrda.network.segmentor import HRDASegmentor, build_segmentor
-from common.hrda.settings import ModelSettings, require
+from common.hrda.settings import ModelSettings
 from common.hrda.windows import Box
 
 FLOAT_BYTES = 4

@@ -14,9 +14,10 @@ from typing import Any, Self
 import torch
 from torch import Tensor, nn
 
+from common.hrda.checks import closest
 from common.hrda.network.segmentor import HRDASegmentor, draw_detail_box
 from common.hrda.pixels import denormalise, normalise
-from common.hrda.settings import MODES, SelfTrainingSettings, closest
+from common.hrda.settings import MODES, SelfTrainingSettings
 from common.hrda.training.feature_distance import class_indices, feature_distance
 from common.hrda.training.masking import block_side, draw_kept_blocks, mask_blocks
 from common.hrda.training.mixing import ColorJitter, blur, class_masks, draw_classes, draw_sigma, paste, present_classes

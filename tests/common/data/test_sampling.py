@@ -10,7 +10,7 @@ from common.data.sampling import (
     class_probabilities,
     class_sampler,
 )
-from common.hrda.settings import SettingsError
+from common.hrda.checks import SettingsError
 
 AUTO, EXPLICIT = RareClassSettings("auto"), RareClassSettings("explicit")
 CRACKS = ("__bg__", "crack")

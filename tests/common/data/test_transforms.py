@@ -14,8 +14,8 @@ from common.data.transforms import (
     resize_mask,
     straighten,
 )
+from common.hrda.checks import SettingsError
 from common.hrda.pixels import IGNORE_LABEL
-from common.hrda.settings import SettingsError
 
 
 @pytest.mark.parametrize(

@@ -5,8 +5,8 @@ import numpy as np
 import pytest
 import torch
 
+from common.hrda.checks import SettingsError
 from common.hrda.out_of_memory import is_out_of_memory
-from common.hrda.settings import SettingsError
 
 TOO_MUCH = 2**60
 

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 import yaml
 
-from common.hrda.settings import SettingsError
+from common.hrda.checks import SettingsError
 from serve.model.settings import SDK_SETTINGS, ServeSettings, read_settings, without_client_arguments
 
 SHIPPED = Path(__file__).parents[3] / "serve" / "inference_settings.yaml"

@@ -7,10 +7,11 @@ from supervisely.app.fastapi import _MainServer
 
 from common.data.transforms import AUGMENTATION_LEVELS
 from common.hrda import SettingsError
+from common.plain_yaml import read_yaml
 from train.page.settings import SettingsSelector
 from train.settings.presets import presets
 from train.settings.training import DEFAULT_YAML, TrainSettings
-from train.settings.yaml_text import read_yaml, set_value
+from train.settings.yaml_text import set_value
 
 EDITED = "/settings_editor_edited/button_clicked_cb"
 DEFAULT = DEFAULT_YAML.read_text(encoding="utf-8")

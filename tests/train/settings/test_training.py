@@ -4,7 +4,7 @@ import re
 import pytest
 import yaml
 
-from common.hrda.settings import SettingsError
+from common.hrda.checks import SettingsError
 from train.run.learner import lr_factor
 from train.settings.sections import OptimizerSettings
 from train.settings.training import DEFAULT_YAML, TrainSettings

@@ -4,8 +4,9 @@ import pytest
 import yaml
 
 from common.hrda import SettingsError
+from common.plain_yaml import read_yaml
 from train.settings.training import DEFAULT_YAML
-from train.settings.yaml_text import read_yaml, set_value, set_values
+from train.settings.yaml_text import set_value, set_values
 
 DEFAULT = DEFAULT_YAML.read_text(encoding="utf-8")
 

@@ -11,8 +11,8 @@ from torch import nn
 
 from common.hrda import HRDASegmentor, InferenceSettings, ModelSettings, build_segmentor
 from common.hrda.catalogue import ENCODERS
+from common.hrda.checks import SettingsError
 from common.hrda.prediction.runtime import OnnxNetwork, RuntimeUnavailableError, TorchNetwork, export_onnx
-from common.hrda.settings import SettingsError
 from common.hrda.sliding import sliding_logits
 
 CLASSES = ("__bg__", "crack", "patch")

@@ -1,0 +1,101 @@
+"""The one reader of YAML text from outside: files of settings, the page's editor, fields of requests.
+
+It makes plain data and nothing else, in bounded time and memory: no tags, no aliases, bounded length and depth.
+"""
+
+from __future__ import annotations
+
+import re
+from typing import Any
+
+import yaml
+
+from common.hrda.checks import SettingsError
+
+LONGEST_FILE = 64 * 2**10
+"""Bytes of a file of settings."""
+LONGEST_FIELD = 4 * 2**10
+"""Bytes of one value that comes as text."""
+DEEPEST = 20
+"""Levels of lists and keys within each other."""
+EXPONENT = re.compile(r"^[-+]?(\d+(\.\d*)?|\.\d+)[eE][-+]?\d+$")
+"""1e-4, a number in YAML 1.2 and to people; PyYAML wants 1.0e-4."""
+_LONGEST_NUMBER = 400
+_NAME = "tag:yaml.org,2002:"
+
+
+class Loader(getattr(yaml, "CSafeLoader", yaml.SafeLoader)):
+    """PyYAML's safe loader, in its fast form where the wheel has it, with a place for every error."""
+
+    def construct_object(self, node: yaml.Node, deep: bool = False) -> Any:
+        """Construct one value; what its text cannot be is an error at its place."""
+        is_number = isinstance(node, yaml.ScalarNode) and node.tag in (f"{_NAME}int", f"{_NAME}float")
+        if is_number and len(node.value) > _LONGEST_NUMBER:
+            raise _constructor_error(node, "the number is too long")
+        try:
+            return super().construct_object(node, deep)
+        except (ValueError, TypeError, OverflowError, AttributeError, KeyError, IndexError) as error:
+            raise _constructor_error(
+                node, f"the value is not of the kind {node.tag.removeprefix(_NAME)[:20]}"
+            ) from error
+
+
+Loader.add_implicit_resolver(f"{_NAME}float", EXPONENT, list("-+.0123456789"))
+
+
+def read_yaml(text: str) -> Any:
+    """The plain data that the YAML text of settings stands for.
+
+    Raises:
+        SettingsError: not YAML, too long or too deep; the message says where.
+    """
+    return _read(text, LONGEST_FILE, "The settings are not valid YAML")
+
+
+def read_field(name: str, text: str) -> Any:
+    """The plain data of one value that comes as text.
+
+    Args:
+        name: of the value, for messages.
+        text: in YAML.
+
+    Raises:
+        SettingsError: not YAML, too long or too deep.
+    """
+    return _read(text, LONGEST_FIELD, f"{name} cannot be read as YAML")
+
+
+def _read(text: str, longest: int, failure: str) -> Any:
+    size = len(text.encode(errors="replace"))
+    if size > longest:
+        raise SettingsError(f"{failure}: expected at most {longest} bytes. Received: {size} bytes.")
+    try:
+        _check_shape(text)
+        return yaml.load(text, Loader=Loader)
+    except (yaml.YAMLError, ValueError) as error:
+        raise SettingsError(f"{failure}: {where(error)}") from None
+
+
+def _check_shape(text: str) -> None:
+    """Refuse aliases and depth before anything is built: a few bytes of aliases can stand for gigabytes."""
+    depth = 0
+    for event in yaml.parse(text, Loader=Loader):
+        if isinstance(event, yaml.AliasEvent):
+            raise yaml.composer.ComposerError(None, None, "anchors (&, *) are not read: write it out", event.start_mark)
+        depth += isinstance(event, yaml.CollectionStartEvent) - isinstance(event, yaml.CollectionEndEvent)
+        if depth > DEEPEST:
+            raise yaml.composer.ComposerError(
+                None, None, f"more than {DEEPEST} levels within each other", event.start_mark
+            )
+
+
+def where(error: Exception) -> str:
+    """Place and kind of what is wrong in YAML text, without repeating the text."""
+    mark, problem = getattr(error, "problem_mark", None), getattr(error, "problem", None)
+    if mark is None or problem is None:
+        return "it has characters that YAML does not allow."
+    return f"line {mark.line + 1}, column {mark.column + 1}: {str(problem)[:120]}."
+
+
+def _constructor_error(node: yaml.Node, problem: str) -> yaml.constructor.ConstructorError:
+    return yaml.constructor.ConstructorError(None, None, problem, node.start_mark)
