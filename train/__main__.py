@@ -12,12 +12,14 @@ import threading
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, TextIO
 
 from train.run.launched import SECONDS_TO_SAVE, Launched
 
 if TYPE_CHECKING:
+    from train.run.request import RunRequest
     from train.settings.training import TrainSettings
 
 # The engine needs torch and the SDK, which take seconds to import: not here, for the sake of --help.
@@ -127,10 +129,10 @@ def train(given: argparse.Namespace, launched: Launched, stop: threading.Event, 
     """
     from common.data.project import ProjectError
     from common.hrda import SettingsError
-    from train.run.engine import Domains, TrainingError, run
+    from train.run.engine import run
     from train.run.processes import EndedElsewhere, device_name, joined
     from train.run.readers import ChangeLines, ProgressLines, TensorBoardScalars
-    from train.run.state import Failed, TrainingState
+    from train.run.state import Failed, TrainingError, TrainingState
 
     state, is_news = TrainingState(), True
     if launched.is_first:
@@ -141,18 +143,9 @@ def train(given: argparse.Namespace, launched: Launched, stop: threading.Event, 
     try:
         device = device_name(given.device, launched)
         with joined(launched, device, given.timeout) as ranks:
-            result = run(
-                ranks.from_first(lambda: read_settings(given)),
-                Domains(given.source, given.target, given.val, given.labelled_target),
-                given.out,
-                classes=read_classes(given.classes),
-                device=device,
-                state=state,
-                stop=stop,
-                resume=given.resume,
-                init_checkpoint=given.init,
-                ranks=ranks,
-            )
+            # All processes do what the first one was told, each on its own device.
+            request = replace(ranks.from_first(lambda: read_request(given)), device=device)
+            result = run(request, state=state, stop=stop, ranks=ranks)
     except EndedElsewhere as error:
         failed, is_news = Failed(str(error), type(error).__name__), launched.is_first
     except (SettingsError, ProjectError, TrainingError) as error:
@@ -173,6 +166,27 @@ def train(given: argparse.Namespace, launched: Launched, stop: threading.Event, 
         state.apply(failed)
         print(f"error: {failed.reason}", file=sys.stderr)
     return 2
+
+
+def read_request(given: argparse.Namespace) -> RunRequest:
+    """What the arguments ask for.
+
+    Raises:
+        SettingsError: as `read_settings`.
+    """
+    from train.run.preparation import Domains
+    from train.run.request import RunRequest
+
+    classes = read_classes(given.classes)
+    return RunRequest(
+        settings=read_settings(given),
+        domains=Domains(given.source, given.target, given.val, given.labelled_target),
+        out=given.out,
+        classes=None if classes is None else tuple(classes),
+        device=given.device,
+        resume=given.resume,
+        init_checkpoint=given.init,
+    )
 
 
 def read_settings(given: argparse.Namespace) -> TrainSettings:

@@ -35,6 +35,7 @@ from train.run.folder import resumable
 from train.run.initial_weights import recorded_pretrained
 from train.run.preparation import Domains, uses_labelled_target
 from train.run.readers import TensorBoardScalars, shown
+from train.run.request import RunRequest
 from train.run.state import RunResult, TrainingError, TrainingState
 from train.sdk.app import DomainTrainApp, Refused, Split, SplitItem
 from train.sdk.benchmark import BenchmarkReport, TrainedModel
@@ -228,17 +229,16 @@ class HRDATrainApp(DomainTrainApp):
             with Monitor(self.gui.training_logs, self.gui.show_status, self._stop) as monitor:
                 state.subscribe(monitor)
                 state.subscribe(TensorBoardScalars(Path(self.log_dir)))
-                result = run_in_process(
+                request = RunRequest(
                     settings,
                     domains,
                     out,
-                    classes=self.classes,
+                    classes=tuple(self.classes),
                     device=self.gui.training_process.chosen_devices(settings),
-                    state=state,
-                    stop=self._stop,
                     resume=self._continues,
                     init_checkpoint=start and Path(start),
                 )
+                result = run_in_process(request, state=state, stop=self._stop)
         except ProjectError as error:
             raise Refused(self._without_folders(str(error))) from error
         except (SettingsError, CheckpointError, TrainingError) as error:

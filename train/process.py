@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import csv
-import io
 import os
 import re
 import signal
@@ -12,18 +10,18 @@ import sys
 import tempfile
 import threading
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
 from supervisely import logger
 
 from common.data.project import ProjectError
-from common.hrda.settings import SettingsError
+from common.hrda.checks import SettingsError
 from train.run.folder import RunFolder, resumable
 from train.run.launched import SECONDS_TO_SAVE, torchrun
-from train.run.preparation import Domains
 from train.run.processes import EndedElsewhere
+from train.run.request import RunRequest
 from train.run.state import Failed, Finished, RunResult, TrainingError, TrainingState, decode
 from train.settings.training import TrainSettings
 
@@ -36,26 +34,14 @@ _NICENESS = 5
 _SIGNAL_IN_LOG = re.compile(r"exitcode\s*: -(\d+)")
 
 
-def run_in_process(
-    settings: TrainSettings,
-    domains: Domains,
-    out: Path,
-    *,
-    classes: Sequence[str] | None,
-    device: str,
-    state: TrainingState,
-    stop: threading.Event,
-    resume: bool = False,
-    init_checkpoint: Path | None = None,
-) -> RunResult:
+def run_in_process(request: RunRequest, *, state: TrainingState, stop: threading.Event) -> RunResult:
     """Do what `train.run.engine.run` does, in a child process that runs `python -m train --changes`.
 
     The child's changes are applied to `state` in the calling thread. What it logs goes to `training.log` in the run's
     folder and to the app's log. When this process ends, however it does, the child saves and ends.
 
     Args:
-        settings, domains, out, classes, resume, init_checkpoint: as for `train.run.engine.run`.
-        device: as for `train.run.engine.run`, or several with commas: each gets a process.
+        request: what is asked for.
         state: is told of every change.
         stop: once set, the child saves after its current iteration and ends normally.
 
@@ -63,17 +49,16 @@ def run_in_process(
         SettingsError, ProjectError: as `train.run.engine.run`, before any training.
         TrainingError: training cannot go on, or its process was killed or has crashed.
     """
-    folder = RunFolder(out)
+    folder = RunFolder(request.out)
     try:
         folder.out.mkdir(parents=True, exist_ok=True)
     except OSError as error:
-        raise SettingsError(f"The run's folder {out} cannot be made: {error.strerror}.") from error
+        raise SettingsError(f"The run's folder {request.out} cannot be made: {error.strerror}.") from error
     end: Finished | Failed | None = None
     with tempfile.TemporaryDirectory(prefix="hrda-") as scratch:
         settings_file = Path(scratch) / "settings.yaml"
-        settings_file.write_text(settings.to_yaml(), encoding="utf-8")
-        command = _command(settings_file, domains, folder.out, classes, device, resume, init_checkpoint)
-        with _child(command, folder.log, stop) as (child, log):
+        settings_file.write_text(request.settings.to_yaml(), encoding="utf-8")
+        with _child(_command(request, settings_file), folder.log, stop) as (child, log):
             for line in child.stdout:
                 # A child that is killed may leave half a line.
                 if line.endswith("\n"):
@@ -86,42 +71,15 @@ def run_in_process(
     if isinstance(end, Finished):
         return RunResult.from_change(end)
     if not isinstance(end, Failed) or (end.kind == EndedElsewhere.__name__ and log.signal):
-        end = Failed(_reason(-log.signal or child.returncode, log.last_line, folder, settings))
+        end = Failed(_reason(-log.signal or child.returncode, log.last_line, folder, request.settings))
         state.apply(end)
     raise _ERRORS.get(end.kind, TrainingError)(end.reason)
 
 
-def _command(
-    settings_file: Path,
-    domains: Domains,
-    out: Path,
-    classes: Sequence[str] | None,
-    device: str,
-    resume: bool,
-    init_checkpoint: Path | None,
-) -> list[str]:
-    options = {
-        "source": domains.source,
-        "target": domains.target,
-        "val": domains.val,
-        "labelled-target": domains.labelled_target,
-        "out": out,
-        "classes": None if classes is None else _comma_separated(classes),
-        "settings": settings_file,
-        "device": device,
-        "init": init_checkpoint,
-    }
-    given = [f"--{name}={value}" for name, value in options.items() if value is not None]
-    devices = device.split(",")
+def _command(request: RunRequest, settings_file: Path) -> list[str]:
+    devices = request.device.split(",")
     python = torchrun(len(devices)) if len(devices) > 1 else [sys.executable, "-m"]
-    command = [*python, "train", "--changes", *given]
-    return [*command, "--resume"] if resume else command
-
-
-def _comma_separated(names: Sequence[str]) -> str:
-    text = io.StringIO()
-    csv.writer(text, quoting=csv.QUOTE_ALL, lineterminator="").writerow(names)
-    return text.getvalue()
+    return [*python, "train", "--changes", *request.command_arguments(settings_file)]
 
 
 @contextmanager

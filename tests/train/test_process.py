@@ -20,9 +20,10 @@ from sandbox.synthetic.projects import write_project
 from train import process
 from train.__main__ import parse, read_classes
 from train.process import run_in_process
-from train.run.engine import Domains, TrainingError
 from train.run.folder import resumable
-from train.run.state import Progressed, Started, TrainingState
+from train.run.preparation import Domains
+from train.run.request import RunRequest
+from train.run.state import Progressed, Started, TrainingError, TrainingState
 from train.settings.training import TrainSettings
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -59,8 +60,8 @@ def domains(tmp_path_factory):
 
 def train(domains, out, state, *, settings=SETTINGS, stop=None, **options):
     stop = stop or threading.Event()
-    options = {"classes": None, "device": "cpu"} | options
-    return run_in_process(settings, domains, out, state=state, stop=stop, **options)
+    options = {"device": "cpu"} | options
+    return run_in_process(RunRequest(settings, domains, out, **options), state=state, stop=stop)
 
 
 def children():
@@ -180,7 +181,8 @@ def test_arguments_of_the_child_are_those_of_the_parent(domains, tmp_path):
     names = ["crack, wet", 'a "b"', "c", " d "]
     domains = replace(domains, labelled_target="labelled:a,b")
     start = tmp_path / "best.pth"
-    command = process._command(tmp_path / "s.yaml", domains, tmp_path / "-out", names, "cuda:1", True, start)
+    request = RunRequest(SETTINGS, domains, tmp_path / "-out", tuple(names), "cuda:1", True, start)
+    command = process._command(request, tmp_path / "s.yaml")
     given = parse(command[command.index("train") + 1 :])
     assert (given.source, given.target, given.val) == (domains.source, None, domains.val)
     assert given.labelled_target == "labelled:a,b"

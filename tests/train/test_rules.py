@@ -10,9 +10,11 @@ import torch
 
 from common.data.datasets import Batch
 from sandbox.synthetic.projects import write_project
-from train.run.engine import Domains, run
+from train.run.engine import run
 from train.run.initial_weights import Start
 from train.run.learner import Learner
+from train.run.preparation import Domains
+from train.run.request import RunRequest
 from train.run.state import TrainingState
 from train.run.watch import CollapseWatch
 from train.settings.training import TrainSettings
@@ -72,5 +74,5 @@ def test_warning_reaches_log_and_state(tmp_path, monkeypatch: pytest.MonkeyPatch
     )
     state = TrainingState()
     domains = Domains(str(tmp_path / "source"), None, str(tmp_path / "val"))
-    run(settings, domains, tmp_path / "run", device="cpu", state=state)
+    run(RunRequest(settings, domains, tmp_path / "run", device="cpu"), state=state)
     assert "loss/source is worth a warning." in state.messages

@@ -3,23 +3,23 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
 import torch
 
-from common.data.datasets import iterate
+from common.data.datasets import Batch, TrainingBatches, iterate
 from common.hrda.training.ranks import ALONE, Ranks
 from train.run.device import find_device
 from train.run.folder import RunFolder, RunState
 from train.run.initial_weights import Start, choose_start, on_this_machine, recorded_pretrained, require_start
 from train.run.learner import Learner
 from train.run.memory_errors import explained_measuring, explained_memory, learn_or_explain
-from train.run.preparation import Domains, PreparedData, build_batches, prepare
+from train.run.preparation import PreparedData, build_batches, prepare
 from train.run.previews import PreviewWriter
 from train.run.processes import part_of_batch
 from train.run.progress import RunProgress, TimeLeft
+from train.run.request import RunRequest
 from train.run.state import (
     Downloading,
     Finished,
@@ -39,34 +39,20 @@ from train.run.watch import FINITE, CollapseWatch
 from train.run.writer import CheckpointWriter
 from train.settings.training import TrainSettings
 
-__all__ = ["Domains", "RunResult", "TrainingError", "run"]
-
 
 def run(
-    settings: TrainSettings,
-    domains: Domains,
-    out: Path,
+    request: RunRequest,
     *,
-    classes: Sequence[str] | None = None,
-    device: str = "auto",
     state: TrainingState | None = None,
     stop: threading.Event | None = None,
-    resume: bool = False,
-    init_checkpoint: Path | None = None,
     ranks: Ranks = ALONE,
 ) -> RunResult:
     """Train, measure and save.
 
     Args:
-        settings: all that decides the run besides its data.
-        domains: where source, target and validation photos lie.
-        out: folder of the run; checkpoints go to its `checkpoints`.
-        classes: names of the classes to train, without the background; None: all that the labelled photos have.
-        device: 'auto' (CUDA where there is one), 'cpu', 'cuda' or 'cuda:N'.
+        request: what is asked for.
         state: is told of every change, in this thread.
         stop: once set, the run saves the last checkpoint after the current iteration and returns.
-        resume: go on with the run in `out`.
-        init_checkpoint: weights to start from.
         ranks: the processes that train together. All call this, each with its own device; the first one reads,
             measures, writes and tells.
 
@@ -77,6 +63,40 @@ def run(
             is stopped during a download.
     """
     state, stop = state or TrainingState(), stop or threading.Event()
+    state.apply(PhaseChanged("preparing"))
+    device = find_device(request.device)
+    if device.type == "cuda" and ranks.count > 1:
+        # Libraries that are told no device would all work on the first one.
+        torch.cuda.set_device(device)
+    folder = RunFolder(request.out)
+    before, start, data = ranks.from_first(lambda: begin(request, folder, state, stop, ranks))
+    settings = replace(request.settings, pretrained=start.pretrained)
+    start = on_this_machine(start, settings)
+    with explained_memory(settings, device):
+        learner = Learner(settings, data, device, start, lambda text: state.apply(Said(text)), ranks)
+        return TrainingLoop(learner, settings, data, folder, state).run(before, stop)
+
+
+def begin(
+    request: RunRequest, folder: RunFolder, state: TrainingState, stop: threading.Event, ranks: Ranks
+) -> tuple[RunState | None, Start, PreparedData]:
+    """Claim the folder, choose the weights to start from and prepare the photos.
+
+    Args:
+        request: what is asked for.
+        folder: of the run.
+        state: is told of downloads and of what is chosen.
+        stop: ends a download once it is set.
+        ranks: the processes that train together, of which one calls this.
+
+    Returns:
+        What the run goes on from, if it is resumed, what it starts from, and what it trains and measures on.
+
+    Raises:
+        SettingsError, ProjectError: as `run`.
+        TrainingError: it was stopped during a download.
+    """
+    settings, init_checkpoint = request.settings, request.init_checkpoint
 
     def say(text: str) -> None:
         state.apply(Said(text))
@@ -86,158 +106,179 @@ def run(
             raise TrainingError(f"Stopped while {name} was downloaded. Nothing was trained.")
         state.apply(Downloading(name, received, size))
 
-    state.apply(PhaseChanged("preparing"))
-    place = find_device(device)
-    if place.type == "cuda" and ranks.count > 1:
-        # Libraries that are told no device would all work on the first one.
-        torch.cuda.set_device(place)
-    folder = RunFolder(out)
-
-    def begin() -> tuple[RunState | None, Start, PreparedData]:
-        part_of_batch(settings.batch_size, ranks, settings.compute.accumulate)
-        require_start(settings, init_checkpoint)
-        before = folder.claim(resume=resume, say=say)
-        earlier = None if before is None else recorded_pretrained(folder.settings)
-        start = choose_start(settings, init_checkpoint, say, downloading, resumed_from=earlier)
-        data = prepare(settings, domains, classes, Path(settings.data.cache_dir or folder.cache), say)
-        if before is not None:
-            before.require_fit(data.classes, settings.iterations)
-        return before, start, data
-
-    before, start, data = ranks.from_first(begin)
-    settings = replace(settings, pretrained=start.pretrained)
-    start = on_this_machine(start, settings)
-    with explained_memory(settings, place):
-        learner = Learner(settings, data, place, start, say, ranks)
-        return learn_all(learner, settings, data, folder, before, state, stop, ranks)
+    part_of_batch(settings.batch_size, ranks, settings.compute.accumulate)
+    require_start(settings, init_checkpoint)
+    before = folder.claim(resume=request.resume, say=say)
+    earlier = None if before is None else recorded_pretrained(folder.settings)
+    start = choose_start(settings, init_checkpoint, say, downloading, resumed_from=earlier)
+    data = prepare(settings, request.domains, request.classes, Path(settings.data.cache_dir or folder.cache), say)
+    if before is not None:
+        before.require_fit(data.classes, settings.iterations)
+    return before, start, data
 
 
-def learn_all(
-    learner: Learner,
-    settings: TrainSettings,
-    data: PreparedData,
-    folder: RunFolder,
-    before: RunState | None,
-    state: TrainingState,
-    stop: threading.Event,
-    ranks: Ranks = ALONE,
-) -> RunResult:
-    """Do the iterations that are left, measure and save.
+class TrainingLoop:
+    """The iterations of a run, and what is told, measured and saved between them.
 
     Args:
-        learner: what learns; its weights are still those to start from.
+        learner: what learns; its weights are still those to start from. Of the processes that train together, each
+            has one, and the first measures and writes.
         settings: of the run.
         data: what it trains and measures on.
-        folder: gets the checkpoints.
-        before: what the run goes on from.
+        folder: gets checkpoints and pictures.
         state: is told of every change.
-        stop: once set, the last checkpoint is saved after the current iteration.
-        ranks: the processes that train together, of which the first measures and writes.
-
-    Raises:
-        SettingsError: `before` does not fit the settings of the model.
-        TrainingError: too many iterations were skipped in a row, memory has run out, or the run cannot be saved.
     """
-    progress = RunProgress(settings.optimizer)
-    if before is not None:
-        before.restore(learner, progress)
-        on_disk = folder.best_measurement()
-        if on_disk is not None and on_disk.iteration > before.iteration:
-            # It was written just before the run was interrupted, later than the state to go on from.
-            progress.best = on_disk
-    checkpoints = CheckpointWriter(folder, learner, progress, settings, data, state)
-    if ranks.is_first:
-        checkpoints.begin(resumed=before is not None)
 
-    batches = build_batches(settings, data, part_of_batch(settings.batch_size, ranks), ranks.local_count)
-    if settings.data.workers:
-        # Before the workers are forked, so that they share what it holds.
-        state.apply(Said("Reading the training photos."))
-        batches.fill_cache()
-    state.apply(Started(progress.done, settings.iterations))
-    state.apply(PhaseChanged("training"))
-    time_left = TimeLeft(settings.iterations, settings.validation.interval)
-    previews = PreviewWriter(folder.previews, data, settings)
-    collapse = CollapseWatch(data.classes, data.source_shares, settings.self_training)
-    is_due = False
-    for batch in iterate(batches, progress.done, settings.data.workers, learner.device):
-        if ranks.any(stop.is_set()):
-            break
-        rate = learner.learning_rate(progress.done)
-        scalars = learn_or_explain(learner, batch, progress.done, settings)
-        done = progress.done = progress.done + 1
-        is_last = done == settings.iterations
-        is_reported = done % settings.log_interval == 0 or is_last
-        is_measured = done % settings.validation.interval == 0 or is_last
-        is_due = is_due or done % settings.checkpoint.interval == 0
+    def __init__(
+        self, learner: Learner, settings: TrainSettings, data: PreparedData, folder: RunFolder, state: TrainingState
+    ) -> None:
+        self._learner, self._settings, self._data = learner, settings, data
+        self._folder, self._state, self._ranks = folder, state, learner.ranks
+        self._progress = RunProgress(settings.optimizer)
+        self._checkpoints = CheckpointWriter(folder, learner, self._progress, settings, data, state)
+        self._previews = PreviewWriter(folder.previews, data, settings)
+        self._collapse = CollapseWatch(data.classes, data.source_shares, settings.self_training)
+        self._time_left = TimeLeft(settings.iterations, settings.validation.interval)
+        self._is_save_due = False
 
+    def run(self, before: RunState | None, stop: threading.Event) -> RunResult:
+        """Do the iterations that are left, measure and save.
+
+        Args:
+            before: what the run goes on from.
+            stop: once set, the last checkpoint is saved after the current iteration.
+
+        Raises:
+            SettingsError: `before` does not fit the settings of the model.
+            TrainingError: too many iterations were skipped in a row, memory has run out, or the run cannot be saved.
+        """
+        batches = self._prepare(before)
+        for batch in iterate(batches, self._progress.done, self._settings.data.workers, self._learner.device):
+            if self._ranks.any(stop.is_set()):
+                break
+            self._step(batch)
+            if self._is_due(self._settings.log_interval):
+                self._report()
+            if self._is_due(self._settings.validation.interval) and self._ranks.is_first:
+                self._measure()
+            if self._is_save_due:
+                self._save()
+        return self._finish()
+
+    def _prepare(self, before: RunState | None) -> TrainingBatches:
+        """Go on from `before`, make sure that the run can be saved, and make its batches."""
+        settings, progress = self._settings, self._progress
+        if before is not None:
+            before.restore(self._learner, progress)
+            on_disk = self._folder.best_measurement()
+            if on_disk is not None and on_disk.iteration > before.iteration:
+                # It was written just before the run was interrupted, later than the state to go on from.
+                progress.best = on_disk
+        if self._ranks.is_first:
+            self._checkpoints.begin(resumed=before is not None)
+        part = part_of_batch(settings.batch_size, self._ranks)
+        batches = build_batches(settings, self._data, part, self._ranks.local_count)
+        if settings.data.workers:
+            # Before the workers are forked, so that they share what it holds.
+            self._state.apply(Said("Reading the training photos."))
+            batches.fill_cache()
+        self._state.apply(Started(progress.done, settings.iterations))
+        self._state.apply(PhaseChanged("training"))
+        return batches
+
+    def _step(self, batch: Batch) -> None:
+        """Do an iteration and take note of it."""
+        settings, progress = self._settings, self._progress
+        scalars = learn_or_explain(self._learner, batch, progress.done, settings)
+        progress.done += 1
+        self._is_save_due = self._is_save_due or progress.done % settings.checkpoint.interval == 0
         finite = scalars.pop(FINITE)
         progress.means.add(scalars, finite)
         try:
-            progress.guard.add(done, finite, scalars)
-            if is_reported or is_measured or is_due:
+            progress.guard.add(progress.done, finite, scalars)
+            is_told = self._is_due(settings.log_interval) or self._is_due(settings.validation.interval)
+            if is_told or self._is_save_due:
                 progress.guard.read()
         except TrainingError as error:
             # What is on the disk was written when all was well; the weights of now have not led to anything since.
-            raise TrainingError(f"{error} {checkpoints.what_is_left()}") from error
-        if is_reported:
-            report_skipped(progress, state)
-            means = progress.means.take()
-            state.apply(Progressed(done, {**means, "lr": rate}, time_left.report(done)))
-            for warning in collapse.look(means):
-                state.apply(Said(warning))
-        if is_measured and ranks.is_first:
-            state.apply(PhaseChanged("validating"))
-            try:
-                with time_left.measuring(), explained_measuring(settings, learner.device, done):
-                    progress.latest = measure_both(
-                        learner.student, learner.teacher, settings, data, learner.device, done, previews.keep
-                    )
-                    pictures = write_previews(previews, progress.latest, learner, state)
-            except TrainingError:
-                # What was learnt so far is good, and the remedy is to continue with another setting.
-                checkpoints.save()
-                raise
-            state.apply(Validated(done, progress.latest.metrics, pictures))
-            is_best = progress.best is None or progress.latest.score > progress.best.score
-            if is_best and checkpoints.save_best(progress.latest):
-                progress.best = progress.latest
-            state.apply(PhaseChanged("training"))
-        if is_due and not is_last and progress.guard.counts.in_a_row == 0:
+            raise TrainingError(f"{error} {self._checkpoints.what_is_left()}") from error
+
+    def _is_due(self, interval: int) -> bool:
+        """Whether it is the turn of what comes every `interval` iterations and at the end."""
+        done = self._progress.done
+        return done % interval == 0 or done == self._settings.iterations
+
+    def _report(self) -> None:
+        """Tell what was learnt since the last report."""
+        progress, state = self._progress, self._state
+        if progress.guard.take_news():
+            state.apply(StepsSkipped(progress.done, progress.guard.counts.total))
+        means, rate = progress.means.take(), self._learner.learning_rate(progress.done - 1)
+        state.apply(Progressed(progress.done, {**means, "lr": rate}, self._time_left.report(progress.done)))
+        for warning in self._collapse.look(means):
+            state.apply(Said(warning))
+
+    def _measure(self) -> None:
+        """Measure student and teacher, draw pictures, and save what is better than all before."""
+        learner, settings, progress, state = self._learner, self._settings, self._progress, self._state
+        state.apply(PhaseChanged("validating"))
+        try:
+            with self._time_left.measuring(), explained_measuring(settings, learner.device, progress.done):
+                progress.latest = measured = measure_both(
+                    learner.student,
+                    learner.teacher,
+                    self._data,
+                    learner.device,
+                    progress.done,
+                    self._previews.keep,
+                    inference=settings.inference,
+                    scale=settings.data.scale,
+                    max_images=settings.validation.max_images,
+                )
+                pictures = self._write_previews(measured)
+        except TrainingError:
+            # What was learnt so far is good, and the remedy is to continue with another setting.
+            self._checkpoints.save()
+            raise
+        state.apply(Validated(progress.done, measured.metrics, pictures))
+        is_best = progress.best is None or measured.score > progress.best.score
+        if is_best and self._checkpoints.save_best(measured):
+            progress.best = measured
+        state.apply(PhaseChanged("training"))
+
+    def _write_previews(self, measurement: Measurement) -> tuple[Preview, ...]:
+        """Write the pictures of a validation; without them, as on a full disk, the run goes on and says so."""
+        learner = self._learner
+        try:
+            return self._previews.write(measurement, learner.teacher, learner.device, learner.cuts())
+        except OSError as error:
+            self._state.apply(Said(f"The pictures of this validation could not be written: {error.strerror or error}."))
+            return ()
+
+    def _save(self) -> None:
+        """Save what is due, except after the last iteration, as the end of the run saves anyway."""
+        if self._progress.done == self._settings.iterations or self._progress.guard.counts.in_a_row:
             # While iterations are skipped it waits: the last good checkpoint must not give way to a doubtful one.
-            if ranks.is_first:
-                checkpoints.save()
-            is_due = False
-    state.apply(PhaseChanged("saving"))
-    done, best = progress.done, progress.best
-    stopped = done < settings.iterations
-    if stopped:
-        state.apply(Said(f"Stopped after iteration {done} of {settings.iterations}."))
-    if ranks.is_first:
-        checkpoints.finish()
-    finished = Finished(
-        stopped=stopped,
-        iteration=done,
-        best=str(folder.best if folder.best.exists() else folder.last),
-        checkpoints=tuple(str(path) for path in (folder.best, folder.last) if path.exists()),
-        metrics=dict(best.metrics) if best else {},
-    )
-    state.apply(finished)
-    return RunResult.from_change(finished)
+            return
+        if self._ranks.is_first:
+            self._checkpoints.save()
+        self._is_save_due = False
 
-
-def report_skipped(progress: RunProgress, state: TrainingState) -> None:
-    """Tell how many iterations were skipped, if more were since it was last told."""
-    if progress.guard.take_news():
-        state.apply(StepsSkipped(progress.done, progress.guard.counts.total))
-
-
-def write_previews(
-    previews: PreviewWriter, measurement: Measurement, learner: Learner, state: TrainingState
-) -> tuple[Preview, ...]:
-    """Write the pictures of a validation; without them, as on a full disk, the run goes on and says so."""
-    try:
-        return previews.write(measurement, learner.teacher, learner.device, learner.cuts())
-    except OSError as error:
-        state.apply(Said(f"The pictures of this validation could not be written: {error.strerror or error}."))
-        return ()
+    def _finish(self) -> RunResult:
+        """Save at the end of the run, or where it was stopped."""
+        progress, folder, state = self._progress, self._folder, self._state
+        state.apply(PhaseChanged("saving"))
+        stopped = progress.done < self._settings.iterations
+        if stopped:
+            state.apply(Said(f"Stopped after iteration {progress.done} of {self._settings.iterations}."))
+        if self._ranks.is_first:
+            self._checkpoints.finish()
+        finished = Finished(
+            stopped=stopped,
+            iteration=progress.done,
+            best=str(folder.best if folder.best.exists() else folder.last),
+            checkpoints=tuple(str(path) for path in (folder.best, folder.last) if path.exists()),
+            metrics=dict(progress.best.metrics) if progress.best else {},
+        )
+        state.apply(finished)
+        return RunResult.from_change(finished)

@@ -97,7 +97,7 @@ class Learner:
             class_weights=to_device(class_weights(settings.class_weights, data), device),
             class_names=data.classes,
             source_shares=torch.tensor(data.source_shares, device=device),
-            imagenet_encoder=ranks.copy_from_first(frozen_encoder(self.student, start, settings)),
+            imagenet_encoder=ranks.copy_from_first(frozen_encoder(self.student, start, settings.self_training)),
             autocast=autocast,
             backward=self._guarded.backward,
             accumulate=compute.accumulate,

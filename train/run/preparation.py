@@ -21,7 +21,7 @@ from common.data.project import (
     prepare_labelled,
     prepare_unlabelled,
 )
-from common.data.sampling import ClassSampler, class_sampler
+from common.data.sampling import ClassSampler, RareClassSettings, class_sampler
 from common.hrda.checks import SettingsError, closest
 from common.hrda.training.feature_distance import class_indices
 from train.settings.training import TrainSettings
@@ -190,7 +190,7 @@ def build_batches(
 
 
 def _sampler(
-    settings: RareClassSampling, labelled: LabelledImages, role: str, say: Callable[[str], None]
+    settings: RareClassSettings, labelled: LabelledImages, role: str, say: Callable[[str], None]
 ) -> ClassSampler | None:
     sampler, explanation = class_sampler(settings, labelled.pixels, labelled.classes, role)
     if explanation:

@@ -18,7 +18,6 @@ from common.data.transforms import InputScale
 from common.hrda import HRDASegmentor, InferenceSettings, Predictor
 from common.metrics import SegmentationMetrics
 from train.run.preparation import PreparedData
-from train.settings.training import TrainSettings
 
 
 @dataclass(frozen=True)
@@ -46,31 +45,34 @@ def compare(iteration: int, student: SegmentationMetrics, teacher: SegmentationM
 def measure_both(
     student: HRDASegmentor,
     teacher: HRDASegmentor,
-    settings: TrainSettings,
     data: PreparedData,
     device: torch.device,
     iteration: int,
     keep: Callable[[str, int, ValidationPhoto, np.ndarray], None],
+    *,
+    inference: InferenceSettings,
+    scale: InputScale,
+    max_images: int | None = None,
 ) -> Measurement:
     """Measure both models on the validation photos.
 
     Args:
         student, teacher: the models.
-        settings: of the run.
         data: the photos.
         device: where the models lie.
         iteration: iterations done.
         keep: gets 'student' or 'teacher', the number of a photo, the photo and its prediction H×W uint8.
+        inference, scale, max_images: as for `measure`.
     """
     counts = [
         measure(
             model,
             data.validation,
             data.classes,
-            inference=settings.inference,
-            scale=settings.data.scale,
+            inference=inference,
+            scale=scale,
             device=device,
-            max_images=settings.validation.max_images,
+            max_images=max_images,
             seen=partial(keep, name),
         )
         for name, model in (("student", student), ("teacher", teacher))

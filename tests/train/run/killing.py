@@ -8,7 +8,9 @@ from pathlib import Path
 import cv2
 import torch
 
-from train.run.engine import Domains, run
+from train.run.engine import run
+from train.run.preparation import Domains
+from train.run.request import RunRequest
 from train.settings.training import TrainSettings
 
 
@@ -44,7 +46,7 @@ def train_and_be_killed(settings: str, domains: Domains, out: Path, file: str, m
         return result
 
     torch.save, Path.replace = save_half, replace_or_die
-    run(TrainSettings.from_yaml(settings), domains, out, device="cpu", resume=True)
+    run(RunRequest(TrainSettings.from_yaml(settings), domains, out, device="cpu", resume=True))
 
 
 def die() -> None:

@@ -19,6 +19,7 @@ from train.run.launched import Launched
 from train.run.learner import Learner
 from train.run.preparation import Domains
 from train.run.processes import joined
+from train.run.request import RunRequest
 from train.run.state import CheckpointWritten, Progressed, TrainingState, Validated
 from train.settings.training import TrainSettings
 
@@ -73,7 +74,9 @@ def train(
         Witness.fails_after = fails
         Witness.stops_after = None if stops is None else (stops, stop)
     with joined(launched, "cpu", timeout_minutes=3) as ranks:
-        result = engine.run(settings, domains, out, device="cpu", state=state, stop=stop, resume=resume, ranks=ranks)
+        result = engine.run(
+            RunRequest(settings, domains, out, device="cpu", resume=resume), state=state, stop=stop, ranks=ranks
+        )
     learner = Witness.made
     return {
         "scalars": {change.iteration: dict(change.scalars) for change in changes if isinstance(change, Progressed)},

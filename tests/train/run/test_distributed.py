@@ -18,6 +18,7 @@ from train.run.folder import resumable
 from train.run.launched import Launched
 from train.run.preparation import Domains
 from train.run.processes import EndedElsewhere, device_name, part_of_batch
+from train.run.request import RunRequest
 from train.run.state import Progressed, TrainingError, TrainingState
 from train.settings.training import TrainSettings
 
@@ -191,15 +192,8 @@ def test_page_trains_in_several_processes_and_stops_them_all(domains, tmp_path, 
     monkeypatch.setenv("OMP_NUM_THREADS", "1")
     state, stop = TrainingState(), threading.Event()
     state.subscribe(lambda _, change: stop.set() if isinstance(change, Progressed) else None)
-    result = run_in_process(
-        settings("iterations=1000", "mode=source-only"),
-        domains,
-        tmp_path / "run",
-        classes=None,
-        device="cpu,cpu",
-        state=state,
-        stop=stop,
-    )
+    request = RunRequest(settings("iterations=1000", "mode=source-only"), domains, tmp_path / "run", device="cpu,cpu")
+    result = run_in_process(request, state=state, stop=stop)
     assert 0 < result.iteration < 1000
     assert state.phase == "stopped"
     assert [message for message in state.messages if message.startswith("Stopped")] == [

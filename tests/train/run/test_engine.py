@@ -9,11 +9,21 @@ from common.hrda import SettingsError, build_segmentor, load_checkpoint
 from common.hrda.settings import ModelSettings
 from sandbox.synthetic.projects import write_project
 from train.run import engine
-from train.run.engine import Domains, TrainingError, run
+from train.run.engine import run
 from train.run.initial_weights import load_initial_weights
-from train.run.preparation import PreparedData, check_class_weights, class_weights
+from train.run.preparation import Domains, PreparedData, check_class_weights, class_weights
 from train.run.readers import TensorBoardScalars
-from train.run.state import CheckpointWritten, Finished, PhaseChanged, Progressed, Started, TrainingState, Validated
+from train.run.request import RunRequest
+from train.run.state import (
+    CheckpointWritten,
+    Finished,
+    PhaseChanged,
+    Progressed,
+    Started,
+    TrainingError,
+    TrainingState,
+    Validated,
+)
 from train.run.validation import Measurement
 from train.settings.training import TrainSettings
 
@@ -87,7 +97,7 @@ def finished(domains, tmp_path_factory):
     out = tmp_path_factory.mktemp("runs") / "finished"
     recorder = Recorder()
     recorder.state.subscribe(TensorBoardScalars(out / "tensorboard"))
-    result = run(settings(), domains, out, device="cpu", state=recorder.state)
+    result = run(RunRequest(settings(), domains, out, device="cpu"), state=recorder.state)
     return out, result, recorder
 
 
@@ -170,7 +180,7 @@ def test_self_training_starts_at_its_share_of_the_run(finished):
 def test_training_lowers_the_loss_and_the_teacher_lags_behind(domains, tmp_path):
     recorder = Recorder()
     short = settings("mode=source-only", "iterations=12", "log_interval=3", "validation.interval=99")
-    run(short, domains, tmp_path, device="cpu", state=recorder.state)
+    run(RunRequest(short, domains, tmp_path, device="cpu"), state=recorder.state)
     assert recorder.scalars[12]["loss/source"] < 0.8 * recorder.scalars[3]["loss/source"]
     student, teacher = last_weights(tmp_path)
     name = "decode_head.head.conv_seg.weight"
@@ -189,7 +199,7 @@ def test_curves_can_be_opened_with_tensorboard(finished):
 
 def test_equal_seeds_give_equal_weights_whatever_prepares_the_batches(domains, finished, tmp_path):
     out, _, _ = finished
-    run(settings("data.workers=2", "data.memory_cache_mb=0"), domains, tmp_path, device="cpu")
+    run(RunRequest(settings("data.workers=2", "data.memory_cache_mb=0"), domains, tmp_path, device="cpu"))
     assert_same_run(out, tmp_path)
 
 
@@ -197,11 +207,11 @@ def test_stopped_and_resumed_run_equals_one_that_never_stopped(domains, finished
     out, _, _ = finished
     stop = threading.Event()
     first = Recorder(stop, stop_after=3)
-    stopped = run(settings(), domains, tmp_path, device="cpu", state=first.state, stop=stop)
+    stopped = run(RunRequest(settings(), domains, tmp_path, device="cpu"), state=first.state, stop=stop)
     assert stopped.iteration == 3
     assert (tmp_path / "checkpoints" / "last.pth").is_file()
     second = Recorder()
-    resumed = run(settings(), domains, tmp_path, device="cpu", state=second.state, resume=True)
+    resumed = run(RunRequest(settings(), domains, tmp_path, device="cpu", resume=True), state=second.state)
     assert first.state.phase == "stopped"
     assert second.of(Started) == [Started(3, 4)]
     assert list(second.scalars) == [4]
@@ -212,21 +222,21 @@ def test_stopped_and_resumed_run_equals_one_that_never_stopped(domains, finished
 def test_folder_of_a_run_is_not_overwritten_and_a_complete_run_not_resumed(domains, finished, tmp_path):
     out, _, _ = finished
     with pytest.raises(SettingsError, match="already holds a run"):
-        run(settings(), domains, out, device="cpu")
+        run(RunRequest(settings(), domains, out, device="cpu"))
     with pytest.raises(SettingsError, match="complete after 4 iterations"):
-        run(settings(), domains, out, device="cpu", resume=True)
+        run(RunRequest(settings(), domains, out, device="cpu", resume=True))
     with pytest.raises(SettingsError, match="no run to resume"):
-        run(settings(), domains, tmp_path, device="cpu", resume=True)
+        run(RunRequest(settings(), domains, tmp_path, device="cpu", resume=True))
 
 
 def test_resuming_with_another_model_or_a_damaged_file_is_refused(domains, finished, tmp_path):
     out, _, _ = finished
     with pytest.raises(SettingsError, match="settings of the model it was started with"):
-        run(settings("iterations=5", "model.decoder_channels=16"), domains, out, device="cpu", resume=True)
+        run(RunRequest(settings("iterations=5", "model.decoder_channels=16"), domains, out, device="cpu", resume=True))
     (tmp_path / "resume").mkdir()
     (tmp_path / "resume" / "iteration_000004.pth").write_bytes(b"damaged")
     with pytest.raises(SettingsError, match="damaged"):
-        run(settings(), domains, tmp_path, device="cpu", resume=True)
+        run(RunRequest(settings(), domains, tmp_path, device="cpu", resume=True))
 
 
 @pytest.mark.parametrize(
@@ -243,7 +253,7 @@ def test_other_modes_need_no_more_than_they_learn_from(domains, mode, losses, tm
         given = dataclasses.replace(domains, source=None)
     recorder = Recorder()
     small = settings(f"mode={mode}", "iterations=1", "optimizer.warmup_iterations=0")
-    run(small, given, tmp_path, device="cpu", state=recorder.state)
+    run(RunRequest(small, given, tmp_path, device="cpu"), state=recorder.state)
     assert {name for name in recorder.scalars[1] if name.startswith("loss/")} == losses
     assert "teacher/iou/crack" in recorder.metrics[1]
 
@@ -266,7 +276,10 @@ def test_other_modes_need_no_more_than_they_learn_from(domains, mode, losses, tm
 def test_run_that_cannot_work_is_refused_before_training(domains, overrides, changes, message, tmp_path):
     recorder = Recorder()
     with pytest.raises(SettingsError, match=message):
-        run(settings(*overrides), dataclasses.replace(domains, **changes), tmp_path, device="cpu", state=recorder.state)
+        run(
+            RunRequest(settings(*overrides), dataclasses.replace(domains, **changes), tmp_path, device="cpu"),
+            state=recorder.state,
+        )
     assert not recorder.of(Started)
     assert not list(tmp_path.rglob("*.pth"))
 
@@ -274,7 +287,7 @@ def test_run_that_cannot_work_is_refused_before_training(domains, overrides, cha
 @pytest.mark.parametrize("name", ["gpu", "cuda:99", "meta"])
 def test_device_that_is_not_here_is_refused(domains, name, tmp_path):
     with pytest.raises(SettingsError, match=name):
-        run(settings(), domains, tmp_path, device=name)
+        run(RunRequest(settings(), domains, tmp_path, device=name))
 
 
 def test_diverged_training_ends_with_the_remedy(domains, tmp_path):
@@ -284,19 +297,19 @@ def test_diverged_training_ends_with_the_remedy(domains, tmp_path):
         "validation.interval=9",
     )
     with pytest.raises(TrainingError, match="Lower optimizer.lr.* No checkpoint was written before: start again"):
-        run(wild, domains, tmp_path, device="cpu")
+        run(RunRequest(wild, domains, tmp_path, device="cpu"))
 
 
 def test_best_checkpoint_is_that_of_the_best_measurement(domains, tmp_path, monkeypatch):
     scores = iter([(0.5, False), (0.9, True), (0.4, False)])
 
-    def measured(*arguments):
+    def measured(*arguments, **_):
         score, teacher_is_better = next(scores)
         return Measurement(arguments[-2], score, teacher_is_better, {"teacher/iou/crack": score})
 
     monkeypatch.setattr(engine, "measure_both", measured)
     short = settings("mode=source-only", "iterations=3", "validation.interval=1")
-    result = run(short, domains, tmp_path, device="cpu")
+    result = run(RunRequest(short, domains, tmp_path, device="cpu"))
     best, last = (load_checkpoint(path) for path in result.checkpoints)
     assert (best.iteration, best.serve_teacher, best.metrics) == (2, True, {"teacher/iou/crack": 0.9})
     assert (last.iteration, last.serve_teacher, last.metrics) == (3, False, {"teacher/iou/crack": 0.4})

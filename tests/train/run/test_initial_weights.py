@@ -145,10 +145,10 @@ def test_feature_distance_compares_with_the_pretrained_encoder_whatever_the_stud
         start, said, _ = choose(chosen, init, resumed_from=resumed_from)
         student = build_segmentor(MODEL)
         start_from(student, start, said.append)
-        reference = frozen_encoder(student, start, chosen)
+        reference = frozen_encoder(student, start, chosen.self_training)
         assert all(torch.equal(value, state[name]) for name, value in reference.state_dict().items())
         assert not reference.training and not any(p.requires_grad for p in reference.parameters())
-    assert frozen_encoder(student, start, settings()) is None
+    assert frozen_encoder(student, start, settings().self_training) is None
 
 
 def test_feature_distance_without_pretrained_weights_compares_with_the_start(settings, encoder_file, state):
@@ -160,7 +160,7 @@ def test_feature_distance_without_pretrained_weights_compares_with_the_start(set
     start, said, _ = choose(chosen, encoder_file)
     student = build_segmentor(MODEL)
     start_from(student, start, said.append)
-    reference = frozen_encoder(student, start, chosen)
+    reference = frozen_encoder(student, start, chosen.self_training)
     assert torch.equal(reference.state_dict()["layers.3.2.bias"], state["layers.3.2.bias"])
 
 

@@ -11,10 +11,12 @@ from common.hrda.training.ranks import ALONE
 from common.hrda.training.self_training import SelfTraining
 from sandbox.synthetic.projects import write_project
 from train.run import memory_errors
-from train.run.engine import Domains, TrainingError, run
+from train.run.engine import run
 from train.run.learner import Learner
 from train.run.memory_errors import explained_measuring, explained_memory, is_out_of_memory, learn_or_explain
-from train.run.state import TrainingState
+from train.run.preparation import Domains
+from train.run.request import RunRequest
+from train.run.state import TrainingError, TrainingState
 from train.run.watch import FINITE
 from train.settings.training import TrainSettings
 
@@ -163,7 +165,7 @@ def test_run_names_the_batch_that_fits(domains, tmp_path, monkeypatch):
 
     monkeypatch.setattr(SelfTraining, "step", small)
     with pytest.raises(TrainingError, match="at iteration 1: batch_size 2 .*; batch_size 1 does"):
-        run(SMALL, domains, tmp_path / "run", device="cpu")
+        run(RunRequest(SMALL, domains, tmp_path / "run", device="cpu"))
 
 
 def test_what_was_learnt_before_a_failed_measurement_is_kept(domains, tmp_path, monkeypatch):
@@ -178,10 +180,10 @@ def test_what_was_learnt_before_a_failed_measurement_is_kept(domains, tmp_path, 
     monkeypatch.setattr(Learner, "learn", lambda *_: {FINITE: torch.tensor(True)})
     out = tmp_path / "run"
     with pytest.raises(TrainingError, match=r"after iteration 1\. Lower inference\.batch_size \(4 .*\) to 2"):
-        run(SMALL, domains, out, device="cpu")
+        run(RunRequest(SMALL, domains, out, device="cpu"))
     state = TrainingState()
     smaller = dataclasses.replace(SMALL, inference=dataclasses.replace(SMALL.inference, batch_size=2))
-    assert run(smaller, domains, out, device="cpu", state=state, resume=True).iteration == 2
+    assert run(RunRequest(smaller, domains, out, device="cpu", resume=True), state=state).iteration == 2
     assert [validated.iteration for validated in state.validations] == [2]
 
 

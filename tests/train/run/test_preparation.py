@@ -8,8 +8,9 @@ import torch
 
 from common.hrda import SettingsError
 from sandbox.synthetic.projects import write_project
-from train.run.engine import Domains, run
-from train.run.preparation import build_batches, prepare
+from train.run.engine import run
+from train.run.preparation import Domains, build_batches, prepare
+from train.run.request import RunRequest
 from train.run.state import Progressed, Said, TrainingState
 from train.settings.training import TrainSettings
 
@@ -75,7 +76,7 @@ def test_run_with_a_labelled_part_of_the_target_learns_from_it(domains, tmp_path
     heard = []
     state = TrainingState()
     state.subscribe(lambda _, change: heard.append(change))
-    result = run(settings(), domains, tmp_path, device="cpu", state=state)
+    result = run(RunRequest(settings(), domains, tmp_path, device="cpu"), state=state)
     assert result.iteration == 2
     assert any(isinstance(change, Said) and "labelled target crops" in change.text for change in heard)
     assert all(np.isfinite(list(change.scalars.values())).all() for change in heard if isinstance(change, Progressed))

@@ -8,8 +8,10 @@ from common.hrda import load_checkpoint
 from sandbox.synthetic.projects import write_project
 from tests.weights import NOWHERE, encoder_state, publishing, save
 from train.page.monitor import _doing
-from train.run.engine import Domains, run
+from train.run.engine import run
+from train.run.preparation import Domains
 from train.run.readers import ProgressLines
+from train.run.request import RunRequest
 from train.run.state import Downloading, PhaseChanged, Progressed, Said, TrainingError, TrainingState, decode, encode
 from train.settings.training import TrainSettings
 
@@ -47,7 +49,7 @@ def test_run_starts_from_the_weights_and_records_it(domains, encoder_file, tmp_p
     state.subscribe(ProgressLines())
     out = tmp_path / "run"
     with publishing(encoder_file, monkeypatch):
-        run(settings(tmp_path), domains, out, device="cpu", state=state)
+        run(RunRequest(settings(tmp_path), domains, out, device="cpu"), state=state)
     coming = [change for change in changes if isinstance(change, Downloading)]
     assert coming[-1].received == coming[-1].size == encoder_file.stat().st_size
     assert state.downloading is None
@@ -67,7 +69,7 @@ def test_run_starts_from_the_weights_and_records_it(domains, encoder_file, tmp_p
     monkeypatch.setenv("PRETRAINED_WEIGHTS_URL", NOWHERE)
     with monkeypatch.context() as patch, publishing(encoder_file, patch):
         patch.setenv("PRETRAINED_WEIGHTS_URL", NOWHERE)
-        run(settings(tmp_path, "iterations=3"), domains, out, device="cpu", resume=True)
+        run(RunRequest(settings(tmp_path, "iterations=3"), domains, out, device="cpu", resume=True))
     assert load_checkpoint(out / "checkpoints" / "last.pth").iteration == 3
     assert TrainSettings.from_yaml((out / "settings.yaml").read_text()).pretrained == "imagenet"
 
@@ -75,7 +77,7 @@ def test_run_starts_from_the_weights_and_records_it(domains, encoder_file, tmp_p
 def test_run_without_a_server_says_so_and_starts_from_random_weights(domains, tmp_path, monkeypatch):
     monkeypatch.setenv("PRETRAINED_WEIGHTS_URL", NOWHERE)
     state, off = TrainingState(), "self_training.feature_distance_weight=0"
-    run(settings(tmp_path, off, "iterations=1"), domains, tmp_path / "run", device="cpu", state=state)
+    run(RunRequest(settings(tmp_path, off, "iterations=1"), domains, tmp_path / "run", device="cpu"), state=state)
     assert any("not used" in text and "put it at" in text for text in state.messages)
     assert TrainSettings.from_yaml((tmp_path / "run" / "settings.yaml").read_text()).pretrained == "none"
 
@@ -84,7 +86,7 @@ def test_stop_during_a_download_ends_it(domains, encoder_file, tmp_path, monkeyp
     stop = threading.Event()
     stop.set()
     with publishing(encoder_file, monkeypatch), pytest.raises(TrainingError, match="Stopped while mit_b0_made"):
-        run(settings(tmp_path), domains, tmp_path / "run", device="cpu", stop=stop)
+        run(RunRequest(settings(tmp_path), domains, tmp_path / "run", device="cpu"), stop=stop)
     assert not list((tmp_path / "kept").iterdir())
 
 

@@ -14,8 +14,10 @@ import pytest
 import torch
 
 from sandbox.synthetic.projects import write_project
-from train.run.engine import Domains, run
+from train.run.engine import run
 from train.run.folder import RunFolder, resumable
+from train.run.preparation import Domains
+from train.run.request import RunRequest
 from train.run.state import CheckpointWritten, Started, TrainingState, Validated
 from train.settings.training import TrainSettings
 
@@ -71,14 +73,14 @@ class Watched:
 
     def resume(self, domains: Domains, out: Path) -> None:
         settings = TrainSettings.from_yaml((out / "settings.yaml").read_text())
-        run(settings, domains, out, device="cpu", state=self.state, stop=self.stop, resume=True)
+        run(RunRequest(settings, domains, out, device="cpu", resume=True), state=self.state, stop=self.stop)
 
 
 @pytest.fixture(scope="module")
 def uninterrupted(domains, tmp_path_factory):
     """A run that nothing happened to, with all its states, and what was heard of it."""
     out, watched = tmp_path_factory.mktemp("runs") / "uninterrupted", Watched()
-    run(SETTINGS, domains, out, device="cpu", state=watched.state)
+    run(RunRequest(SETTINGS, domains, out, device="cpu"), state=watched.state)
     return out, watched
 
 
@@ -198,7 +200,7 @@ def test_killed_process_resumed_for_30_iterations_equals_the_run_that_was_never_
 
 def test_run_killed_before_its_first_checkpoint_starts_anew_with_the_same_weights(domains, tmp_path):
     out, watched = tmp_path / "run", Watched(stop_at=3)
-    run(SETTINGS, domains, out, device="cpu", state=watched.state, stop=watched.stop)
+    run(RunRequest(SETTINGS, domains, out, device="cpu"), state=watched.state, stop=watched.stop)
     after_three = torch.load(out / "checkpoints" / "last.pth", weights_only=True)
     # What is left if it is killed in its first iterations.
     (out / "resume" / "iteration_000003.pth").unlink()

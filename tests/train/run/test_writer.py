@@ -8,11 +8,13 @@ import torch
 from common.hrda import load_checkpoint
 from sandbox.synthetic.projects import write_project
 from tests.full_disk import SmallDisk
-from train.run.engine import Domains, TrainingError, run
+from train.run.engine import run
 from train.run.folder import RunFolder
 from train.run.learner import Learner
+from train.run.preparation import Domains
 from train.run.previews import PreviewWriter
-from train.run.state import Progressed, StepsSkipped, TrainingState
+from train.run.request import RunRequest
+from train.run.state import Progressed, StepsSkipped, TrainingError, TrainingState
 from train.run.watch import FINITE
 from train.settings.training import TrainSettings
 
@@ -56,7 +58,7 @@ def test_run_that_cannot_be_saved_is_not_begun(domains, tmp_path, monkeypatch):
     SmallDisk(monkeypatch, tmp_path, 2**20)
     state = TrainingState()
     with pytest.raises(TrainingError, match=r"000000\.pth was not written: the disk is full \(.*needed.*make room"):
-        run(SETTINGS, domains, tmp_path / "run", device="cpu", state=state)
+        run(RunRequest(SETTINGS, domains, tmp_path / "run", device="cpu"), state=state)
     assert state.iteration == 0
 
 
@@ -77,7 +79,7 @@ def test_run_goes_on_over_a_full_disk_and_saves_once_there_is_room(domains, tmp_
         disk.free()
 
     state = on_iteration({2: fill, 3: check_and_free})
-    result = run(SETTINGS, domains, out, device="cpu", state=state)
+    result = run(RunRequest(SETTINGS, domains, out, device="cpu"), state=state)
     [sentence] = [text for text in state.messages if "disk is full" in text]
     assert "last.pth was not written: the disk is full" in sentence
     assert "The checkpoint of iteration 1 is intact" in sentence
@@ -93,11 +95,11 @@ def test_run_that_ends_on_a_full_disk_fails_with_the_remedy_and_can_be_resumed(d
         disk.fill()
 
     with pytest.raises(TrainingError, match=r"last\.pth .*disk is full.*iteration 2 is intact.*Make room.*continue"):
-        run(SETTINGS, domains, out, device="cpu", state=on_iteration({3: fill}))
+        run(RunRequest(SETTINGS, domains, out, device="cpu"), state=on_iteration({3: fill}))
     assert list(RunFolder(out).kept) == [2]
     assert load_checkpoint(out / "checkpoints" / "last.pth").iteration == 2
     disk.free()
-    assert run(SETTINGS, domains, out, device="cpu", resume=True).iteration == 4
+    assert run(RunRequest(SETTINGS, domains, out, device="cpu", resume=True)).iteration == 4
 
 
 def test_best_checkpoint_that_could_not_be_written_is_not_taken_for_the_best(domains, tmp_path, monkeypatch):
@@ -105,7 +107,7 @@ def test_best_checkpoint_that_could_not_be_written_is_not_taken_for_the_best(dom
     state = on_iteration({2: disk.fill})
     measured = SETTINGS.with_overrides(["iterations=3", "validation.interval=2", "checkpoint.interval=9"])
     state.subscribe(lambda _, change: disk.free() if isinstance(change, Progressed) and change.iteration == 3 else None)
-    result = run(measured, domains, out, device="cpu", state=state)
+    result = run(RunRequest(measured, domains, out, device="cpu"), state=state)
     assert any("best.pth was not written" in text for text in state.messages)
     assert load_checkpoint(result.best).iteration == 3
     assert result.metrics == state.validations[-1].metrics
@@ -117,7 +119,7 @@ def test_pictures_that_cannot_be_written_do_not_end_the_run(domains, tmp_path, m
 
     monkeypatch.setattr(PreviewWriter, "write", fail)
     state = TrainingState()
-    run(SETTINGS.with_overrides(["iterations=1"]), domains, tmp_path / "run", device="cpu", state=state)
+    run(RunRequest(SETTINGS.with_overrides(["iterations=1"]), domains, tmp_path / "run", device="cpu"), state=state)
     assert any("pictures of this validation could not be written: No space left" in text for text in state.messages)
     assert state.validations[0].previews == ()
 
@@ -157,7 +159,10 @@ def test_iteration_that_is_no_number_changes_nothing_and_is_counted(domains, tmp
     seen, changes, state = [], [], TrainingState()
     spoil({2}, seen)
     state.subscribe(lambda _, change: changes.append(change))
-    run(SETTINGS.with_overrides(["mode=uda", "iterations=3"]), domains, tmp_path / "run", device="cpu", state=state)
+    run(
+        RunRequest(SETTINGS.with_overrides(["mode=uda", "iterations=3"]), domains, tmp_path / "run", device="cpu"),
+        state=state,
+    )
     [(before, after, scalars)] = seen
     assert not torch.isfinite(scalars["loss/source"])
     assert not [name for name, value in before.items() if not torch.equal(value, after[name])]
@@ -175,7 +180,7 @@ def test_too_many_in_a_row_end_the_run_with_its_last_good_checkpoint(domains, tm
     several = SETTINGS.with_overrides(["iterations=9", "optimizer.skip_limit=3", "checkpoint.interval=1"])
     spoil({3, 5, 6, 7}, [])
     with pytest.raises(TrainingError) as caught:
-        run(several, domains, out, device="cpu")
+        run(RunRequest(several, domains, out, device="cpu"))
     text = str(caught.value)
     assert text.startswith("Training has diverged: from iteration 5 to 7 loss/source")
     assert "None of these 3 iterations was learnt from. Lower optimizer.lr (0.0001)" in text
@@ -197,6 +202,6 @@ def test_count_of_skipped_iterations_survives_an_interruption(domains, tmp_path,
 
         patch.setattr(Learner, "learn", spoilt_or_gone)
         with pytest.raises(KeyboardInterrupt):
-            run(SETTINGS, domains, out, device="cpu")
-    run(SETTINGS, domains, out, device="cpu", state=state, resume=True)
+            run(RunRequest(SETTINGS, domains, out, device="cpu"))
+    run(RunRequest(SETTINGS, domains, out, device="cpu", resume=True), state=state)
     assert state.skipped == 1
