@@ -6,7 +6,7 @@ import colorsys
 import pickle
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +15,7 @@ from torch import Tensor
 
 from common.hrda.checks import SettingsError
 from common.hrda.files import replacing
+from common.hrda.metadata import CheckpointMetadata
 from common.hrda.network.reference_weights import convert_reference_state_dict, infer_model_settings, parts
 from common.hrda.network.segmentor import HRDASegmentor, build_segmentor
 from common.hrda.settings import ModelSettings
@@ -148,19 +149,19 @@ def load_checkpoint(path: str | Path, map_location: str | torch.device = "cpu") 
 
 
 def _read_own(content: Mapping[str, Any]) -> CheckpointBundle:
-    settings = content["settings"]
-    model_settings = ModelSettings.from_dict(settings["model"])
+    known = (field.name for field in fields(CheckpointMetadata))
+    metadata = CheckpointMetadata.from_dict({name: content[name] for name in known if name in content})
     teacher_state = content["teacher_state_dict"]
     return CheckpointBundle(
-        student=_build(model_settings, content["state_dict"]),
-        teacher=None if teacher_state is None else _build(model_settings, teacher_state),
-        serve_teacher=bool(content["serve_teacher"]),
-        classes=tuple(content["classes"]),
-        palette=tuple(tuple(int(v) for v in colour) for colour in content["palette"]),
-        settings=settings,
-        metrics=dict(content["metrics"]),
-        score=content.get("score"),
-        iteration=int(content["iteration"]),
+        student=_build(metadata.model, content["state_dict"]),
+        teacher=None if teacher_state is None else _build(metadata.model, teacher_state),
+        serve_teacher=metadata.serve_teacher,
+        classes=metadata.classes,
+        palette=metadata.palette,
+        settings=metadata.settings,
+        metrics=metadata.metrics,
+        score=metadata.score,
+        iteration=metadata.iteration,
     )
 
 

@@ -183,6 +183,8 @@ def sentence(error: ValidationError, cls: type, spelt: Callable[[str], str] = st
             return f"In {path}: {cause}" if is_of_section else f"{inside}{cause}"
         case "missing" if len(names) == len(first["loc"]):
             return f"{inside}{names[-1]} is missing. Expected: {expected(info)}."
+    if info is None:
+        return unknown(first["loc"][-1] if first["loc"] else "", names, owner, cls)
     choices = _choices(info)
     if choices and all(isinstance(choice, str) for choice in choices) and not _said(info):
         hint = closest(str(first["input"])[:LONGEST_RECEIVED], choices)
@@ -192,7 +194,8 @@ def sentence(error: ValidationError, cls: type, spelt: Callable[[str], str] = st
 
 def unknown(key: Any, path: Iterable[str], owner: type, root: type) -> str:
     """That the schema `owner`, at `path` in `root`, has no setting `key`, and what may have been meant."""
-    name = str(key)[:LONGEST_RECEIVED]
+    # Half of a character, which JSON can hold, cannot be written.
+    name = str(key)[:LONGEST_RECEIVED].encode(errors="replace").decode()
     elsewhere = [known for known in dotted_names(root) if "." in known and known.rpartition(".")[2] == name]
     hint = f"did you mean '{elsewhere[0]}'?" if elsewhere else closest(name, owner.__pydantic_fields__)
     # Where settings have sections, the path says where they belong.

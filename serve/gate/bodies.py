@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
-from typing import Any
+from typing import Annotated, Any, Literal
 
+from pydantic import ConfigDict, Field, ValidationError, create_model
+
+from common.hrda.checks import Expected, received, sentence
 from serve.errors import RequestError, TooLarge
 from serve.limits import Limits
 from serve.sources.videos import DIRECTION, DIRECTIONS
@@ -36,16 +39,32 @@ NEEDED: dict[str, tuple[tuple[str, ...], ...]] = {
 }
 """Routes that read a `state`, and what must be in it: one of each group of names."""
 
-_WHOLE = {
-    "image_id": 1, "imageId": 1, "videoId": 1, "video_id": 1, "projectId": 1, "project_id": 1, "dataset_id": 1,
-    "output_project_id": 1, "batch_size": 1, "num_iterations": 1, "num_warmup": 0, "step": 1, "stride": 1,
-    "startFrameIndex": 0, "start_frame_index": 0, "start_frame": 0, "endFrameIndex": 0, "end_frame_index": 0,
-    "end_frame": 0, "framesCount": 1, "frames_count": 1, "num_frames": 1,
-}  # fmt: skip
-"""Whole numbers by name, and the least value of each."""
-_LISTS = ("batch_ids", "image_ids", "images_ids", "imageIds", "dataset_ids", "datasetIds")
-_TEXTS = ("image_url", "upload_mode", "model_prediction_suffix", *_JOB)
-_UPLOAD_MODES = ("create", "append", "replace", "iou_merge")
+_LARGEST = 2**53
+_ID = Annotated[int, Field(ge=1, lt=_LARGEST), Expected("a whole number of at least 1")]
+_COUNT = Annotated[int, Field(ge=0, lt=_LARGEST), Expected("a whole number of at least 0")]
+_IDS = Annotated[list[_ID], Field(min_length=1), Expected("a list of ids")]
+_KINDS: dict[str, Any] = {
+    **dict.fromkeys(
+        ("image_id", "imageId", "videoId", "video_id", "projectId", "project_id", "dataset_id", "output_project_id"),
+        _ID,
+    ),
+    **dict.fromkeys(
+        ("batch_size", "num_iterations", "step", "stride", "framesCount", "frames_count", "num_frames"), _ID
+    ),
+    **dict.fromkeys(("num_warmup", "startFrameIndex", "start_frame_index", "start_frame"), _COUNT),
+    **dict.fromkeys(("endFrameIndex", "end_frame_index", "end_frame"), _COUNT),
+    **dict.fromkeys(("batch_ids", "image_ids", "images_ids", "imageIds", "dataset_ids", "datasetIds"), _IDS),
+    **dict.fromkeys(("image_url", "model_prediction_suffix", *_JOB), str),
+    **dict.fromkeys(DIRECTION, Annotated[Literal[DIRECTIONS], Expected("forward or backward")]),
+    "upload_mode": Literal["create", "append", "replace", "iou_merge"],
+    "duration": Annotated[float, Field(gt=0, lt=1e9), Expected("a positive number of seconds")],
+}
+RequestState = create_model(
+    "RequestState",
+    __config__=ConfigDict(strict=True, extra="ignore", allow_inf_nan=False),
+    **{name: (kind, None) for name, kind in _KINDS.items()},
+)
+"""What the routes read in a request's `state`, under the names of all clients; what else is there is passed over."""
 _MOST_SPEEDTESTS = 10_000
 
 
@@ -62,11 +81,11 @@ def read_body(route: str, body: bytes, limits: Limits) -> dict[str, Any]:
         raise RequestError(f"The request's body must be JSON: {reason}.") from error
     if not isinstance(content, dict):
         raise RequestError(
-            f'The request\'s body must be a JSON object: {{"state": {{…}}}}. Received: {content!r:.200}.'
+            f'The request\'s body must be a JSON object: {{"state": {{…}}}}. Received: {received(content)}.'
         )
     for name in ("state", "context"):
         if not isinstance(content.get(name), dict | None):
-            raise RequestError(f"{name} must be a JSON object. Received: {content[name]!r:.200}.")
+            raise RequestError(f"{name} must be a JSON object. Received: {received(content[name])}.")
     for name, place in (("api_token", content), ("apiToken", content.get("context") or {})):
         token = place.get(name)
         if token is not None and not (isinstance(token, str) and token.isascii() and token.isprintable()):
@@ -86,36 +105,15 @@ def check_state(route: str, state: Mapping[str, Any], limits: Limits) -> None:
     """
     for group in NEEDED.get(route, ()):
         if all(state.get(name) is None for name in group):
-            raise RequestError(f"state must hold {' or '.join(group)}. Received: {', '.join(state) or 'nothing'}.")
+            raise RequestError(f"state must hold {' or '.join(group)}. Received: {received(list(state))}.")
     given = {name: value for name, value in state.items() if value is not None}
-    for name, least in _WHOLE.items():
-        if name in given and not _is_whole(given[name], least):
-            raise RequestError(f"{name} must be a whole number of at least {least}. Received: {given[name]!r:.200}.")
-    for name in _LISTS:
-        if name in given and not (
-            isinstance(given[name], list) and given[name] and all(_is_whole(each, 1) for each in given[name])
-        ):
-            raise RequestError(f"{name} must be a list of ids. Received: {given[name]!r:.200}.")
-    for name in _TEXTS:
-        if name in given and not isinstance(given[name], str):
-            raise RequestError(f"{name} must be text. Received: {given[name]!r:.200}.")
+    try:
+        RequestState.model_validate(given)
+    except ValidationError as error:
+        raise RequestError(sentence(error, RequestState)) from None
     if given.get("batch_size", 1) > limits.max_batch_size:
         raise RequestError(f"batch_size must be at most {limits.max_batch_size}. Received: {given['batch_size']}.")
     if given.get("num_iterations", 1) + given.get("num_warmup", 0) > _MOST_SPEEDTESTS:
         raise TooLarge(f"At most {_MOST_SPEEDTESTS} iterations are run. Received: {given['num_iterations']}.")
-    if given.get("upload_mode", "append") not in _UPLOAD_MODES:
-        raise RequestError(
-            f"upload_mode must be one of: {', '.join(_UPLOAD_MODES)}. Received: {given['upload_mode']!r:.200}."
-        )
-    for name in DIRECTION:
-        if given.get(name, "forward") not in DIRECTIONS:
-            raise RequestError(f"{name} must be forward or backward. Received: {given[name]!r:.200}.")
-    duration = given.get("duration", 1)
-    if not isinstance(duration, int | float) or isinstance(duration, bool) or not 0 < duration < 1e9:
-        raise RequestError(f"duration must be a positive number of seconds. Received: {duration!r:.200}.")
     if given.get("tracker"):
         raise RequestError("This model does not follow objects through a video: leave tracker out.")
-
-
-def _is_whole(value: Any, least: int) -> bool:
-    return isinstance(value, int) and not isinstance(value, bool) and least <= value < 2**53

@@ -3,12 +3,36 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any
+from typing import Annotated, Any, Literal
 
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError
 from supervisely.nn.utils import ModelSource, RuntimeType
 
+from common.hrda.checks import Expected, received, sentence
 from serve.errors import RequestError
 from serve.model.deployment import default_device
+
+
+def _with_checkpoint(files: dict[str, Any]) -> dict[str, Any]:
+    if not isinstance(files.get("checkpoint"), str) or not files["checkpoint"]:
+        raise ValueError
+    return files
+
+
+class DeployRequest(BaseModel):
+    """What is read of a request to deploy."""
+
+    model_config = ConfigDict(strict=True, extra="ignore")
+    model_files: Annotated[dict[str, Any], AfterValidator(_with_checkpoint)]
+    """Path of the checkpoint, under this name; clients send others beside it."""
+    model_source: str = ""
+    """Where the model comes from, in the SDK's words."""
+    model_info: dict[str, Any] = Field(default_factory=dict)
+    """The experiment's description."""
+    device: str = ""
+    """Where to compute, such as 'cuda:0'."""
+    runtime: Annotated[Literal["", "PyTorch"], Expected("'PyTorch'")] = ""
+    """What the network runs on."""
 
 
 def completed(deploy_params: Mapping[str, Any]) -> dict[str, Any]:
@@ -17,22 +41,24 @@ def completed(deploy_params: Mapping[str, Any]) -> dict[str, Any]:
     Raises:
         RequestError: no checkpoint is named, or the model would be converted.
     """
-    params = deploy_params
-    files = params.get("model_files") or {"checkpoint": params.get("checkpoint_url")}
-    if not isinstance(files, Mapping) or not isinstance(files.get("checkpoint"), str) or not files["checkpoint"]:
-        raise RequestError(
-            "A checkpoint is needed, there are no pretrained HRDA models: give its path as "
-            f"model_files['checkpoint']. Received: model_files {params.get('model_files')!r}."
-        )
-    runtime = params.get("runtime") or RuntimeType.PYTORCH
-    if runtime != RuntimeType.PYTORCH:
-        raise RequestError(f"The runtime must be '{RuntimeType.PYTORCH}'. Received: {runtime!r}.")
+    params = {name: value for name, value in deploy_params.items() if value is not None}
+    if "model_files" not in params and "checkpoint_url" in params:
+        params["model_files"] = {"checkpoint": params["checkpoint_url"]}
+    try:
+        given = DeployRequest.model_validate(params)
+    except ValidationError as error:
+        if error.errors()[0]["loc"][0] == "model_files":
+            raise RequestError(
+                "A checkpoint is needed, there are no pretrained HRDA models: give its path as "
+                f"model_files['checkpoint']. Received: model_files {received(params.get('model_files'))}."
+            ) from None
+        raise RequestError(sentence(error, DeployRequest)) from None
     completed = {
-        "model_files": dict(files),
-        "model_source": params.get("model_source") or ModelSource.CUSTOM,
-        "model_info": params.get("model_info") or {},
-        "device": params.get("device") or default_device(),
-        "runtime": runtime,
+        "model_files": given.model_files,
+        "model_source": given.model_source or ModelSource.CUSTOM,
+        "model_info": given.model_info,
+        "device": given.device or default_device(),
+        "runtime": given.runtime or RuntimeType.PYTORCH,
     }
     # The SDK takes this one out again; everything else would reach `load_model`, which has no use for it.
     return completed | {name: params[name] for name in ("without_workflow",) if name in params}

@@ -2,12 +2,31 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Annotated, Any
 
 import numpy as np
+from pydantic import BaseModel, ConfigDict, Field
 from supervisely import Rectangle
 
+from common.hrda.checks import received
 from serve.errors import RequestError
+
+# No image is larger; what is, would overflow the pixels' integers.
+_FARTHEST = 2**31 - 1
+_Place = Annotated[list[Annotated[float, Field(ge=-_FARTHEST, le=_FARTHEST)]], Field(min_length=2, max_length=2)]
+_CONFIG = ConfigDict(strict=True, extra="ignore", allow_inf_nan=False)
+
+
+class _Points(BaseModel):
+    model_config = _CONFIG
+    exterior: Annotated[list[_Place], Field(min_length=2, max_length=2)]
+
+
+class _Rectangle(BaseModel):
+    """The part of Supervisely's JSON of a rectangle that is read."""
+
+    model_config = _CONFIG
+    points: _Points
 
 
 def read_rectangle(value: Any) -> Rectangle:
@@ -17,11 +36,12 @@ def read_rectangle(value: Any) -> Rectangle:
         RequestError: not a rectangle in Supervisely's JSON.
     """
     try:
+        _Rectangle.model_validate(value)
         return Rectangle.from_json(value)
     except (KeyError, TypeError, ValueError, AttributeError, IndexError) as error:
         raise RequestError(
             'rectangle must be {"points": {"exterior": [[left, top], [right, bottom]], "interior": []}}. '
-            f"Received: {value!r:.200}."
+            f"Received: {received(value)}."
         ) from error
 
 

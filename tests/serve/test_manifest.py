@@ -159,7 +159,7 @@ def test_images_have_the_sdk_and_the_code_that_the_app_needs():
 
 def test_images_hold_every_package_that_the_app_imports():
     """Of ours the deploy image has `common` and `serve`, of others what requirements.txt names."""
-    trees = [ast.parse(path.read_text(encoding="utf-8")) for path in (ROOT / "serve").glob("*.py")]
+    trees = [ast.parse(path.read_text(encoding="utf-8")) for path in (ROOT / "serve").rglob("*.py")]
     nodes = [node for tree in trees for node in ast.walk(tree)]
     names = {alias.name for node in nodes if isinstance(node, ast.Import) for alias in node.names}
     names |= {node.module for node in nodes if isinstance(node, ast.ImportFrom)}

@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 
 from common.hrda.checks import SettingsError, closest
+from common.hrda.metadata import ExportMetadata
 from common.hrda.network.heads import HRDAHead
 from common.hrda.network.segmentor import HRDASegmentor
 from common.hrda.prediction.folded import WindowModule
@@ -113,9 +114,11 @@ class OnnxNetwork:
             options[0] = (wanted[0], cache)
         try:
             self._session = runtime.InferenceSession(str(path), providers=options)
-            self.metadata = json.loads(self._session.get_modelmeta().custom_metadata_map[METADATA_KEY])
-            self.crop_size = tuple(self.metadata["settings"]["model"]["crop_size"])
-            self.num_classes = len(self.metadata["classes"])
+            metadata = ExportMetadata.from_dict(
+                json.loads(self._session.get_modelmeta().custom_metadata_map[METADATA_KEY])
+            )
+            self.metadata = metadata.to_dict()
+            self.crop_size, self.num_classes = metadata.model.crop_size, len(metadata.classes)
         except RuntimeUnavailableError:
             raise
         except Exception as error:
