@@ -114,7 +114,7 @@ class Resumable:
 
 
 def resumable(out: Path) -> Resumable | None:
-    """The run in the folder `out` that `run(…, resume=True)` would go on with; None if there is none, or one that has
+    """The run in the folder `out` that a request with `resume` would go on with; None if there is none, or one that has
     learnt nothing yet.
 
     Reads a few bytes and no weights.
