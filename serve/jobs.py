@@ -20,7 +20,8 @@ from typing import Any
 from supervisely import logger
 from supervisely.nn.inference.inference_request import InferenceRequest, InferenceRequestsManager
 
-from serve.errors import NotFound, RequestError, TimedOut, forget_frames, status_and_message
+from serve.answers import forget_frames, status_and_message
+from serve.errors import NotFound, RequestError, TimedOut
 from serve.gate.admission import CURRENT
 from serve.gate.monitoring import Metrics
 from serve.limits import Limits

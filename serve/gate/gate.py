@@ -20,7 +20,8 @@ from starlette.requests import Request
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from supervisely import logger
 
-from serve.errors import RequestError, TooLarge, TooSlow, is_unexpected, status_and_message
+from serve.answers import is_unexpected, status_and_message
+from serve.errors import RequestError, TooLarge, TooSlow
 from serve.gate.admission import CURRENT, Admission, Call
 from serve.gate.bodies import NEEDED, read_body
 from serve.gate.monitoring import Metrics
