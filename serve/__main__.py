@@ -83,6 +83,31 @@ def sdk_arguments(args: argparse.Namespace) -> list[str]:
     return words + (["--settings", *args.settings] if args.settings else [])
 
 
+def needs_sdk(args: argparse.Namespace) -> bool:
+    """Whether Supervisely's SDK has to run the command: not for local images and a local checkpoint."""
+    remote = args.project_id, args.dataset_id, args.image_id
+    # As the SDK has it, an id counts whatever its value.
+    return args.mode != "predict" or remote != (None, None, None) or not Path(args.model).is_file()
+
+
+def run_server(args: argparse.Namespace) -> None:
+    """`python -m serve deploy`, or `predict` of what is on an instance."""
+    from serve.server import HRDAServer
+
+    sys.argv[1:] = sdk_arguments(args)
+    HRDAServer(args.host, args.port).serve()
+
+
+def predict_here(args: argparse.Namespace) -> None:
+    """`python -m serve predict` of an image or a folder on this machine."""
+    from serve.batch.local import predict_local, settings_of_words
+    from serve.batch.worker import Worker
+
+    settings = settings_of_words(args.settings or [])
+    worker = Worker.from_file(args.model, args.device, args.runtime, settings)
+    predict_local(worker, Path(args.input), Path(args.output), draw=args.draw)
+
+
 def export_model(checkpoint: Path, output: Path) -> int:
     """`python -m serve export`; the exit status."""
     from serve.errors import CLIENT_ERRORS
@@ -119,17 +144,18 @@ def main(argv: Sequence[str] | None = None) -> int:
     args = parse_arguments(argv)
     if args.parent is not None:
         end_with(args.parent)
+    if args.mode == "export":
+        return export_model(Path(args.model), Path(args.output))
     # Seconds of imports, so not before the arguments are known to be right.
     from serve.errors import CLIENT_ERRORS
     from serve.model.deployment import default_device
-    from serve.server import HRDAServer
 
-    if args.mode == "export":
-        return export_model(Path(args.model), Path(args.output))
     args.device = args.device or default_device()
-    sys.argv[1:] = sdk_arguments(args)
     try:
-        HRDAServer(args.host, args.port).serve()
+        if needs_sdk(args):
+            run_server(args)
+        else:
+            predict_here(args)
     except CLIENT_ERRORS as error:
         print(f"error: {error}", file=sys.stderr)
         return 2

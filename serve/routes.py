@@ -10,7 +10,7 @@ such as every client of a proxy.
 from __future__ import annotations
 
 import json
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from fastapi import BackgroundTasks, FastAPI, Form, HTTPException, Request, Response, UploadFile
 from fastapi.exceptions import RequestValidationError
@@ -21,12 +21,10 @@ from serve.errors import RequestError
 from serve.gate.bodies import check_state
 from serve.gate.gate import AnswerErrors, Gate, answer_error
 from serve.gate.monitoring import CONTENT_TYPE
+from serve.sdk import SdkServer
 from serve.sources import urls
 from serve.sources.uploads import UploadedImages
 from serve.sources.videos import keep_video
-
-if TYPE_CHECKING:
-    from serve.server import HRDAServer
 
 _REPLACED = {
     "/debug",
@@ -45,7 +43,7 @@ _REPLACED = {
 _STARTED = {"message": "Scheduled inference task."}
 
 
-def add_routes(app: HRDAServer, server: FastAPI) -> None:
+def add_routes(app: SdkServer, server: FastAPI) -> None:
     """Replace routes, answer errors with a sentence, and put the gate around everything."""
     server.router.routes[:] = [
         route for route in server.router.routes if _last_part(getattr(route, "path", "")) not in _REPLACED
@@ -66,7 +64,7 @@ def add_routes(app: HRDAServer, server: FastAPI) -> None:
     server.middleware_stack = None
 
 
-def _add_uploads(app: HRDAServer, server: FastAPI) -> None:
+def _add_uploads(app: SdkServer, server: FastAPI) -> None:
     def read_state(route: str, state: str, settings: str) -> dict[str, Any]:
         """The request's state: clients send it as form field `state`, older ones as `settings`."""
         text = state if state and state != "{}" else settings or "{}"
@@ -117,7 +115,7 @@ def _add_uploads(app: HRDAServer, server: FastAPI) -> None:
         return _STARTED | {"inference_request_uuid": uuid}
 
 
-def _add_by_reference(app: HRDAServer, server: FastAPI) -> None:
+def _add_by_reference(app: SdkServer, server: FastAPI) -> None:
     @server.post("/inference_image_url")
     def inference_image_url(request: Request) -> dict[str, Any]:
         state = request.state.state
@@ -149,7 +147,7 @@ def _add_by_reference(app: HRDAServer, server: FastAPI) -> None:
         return {"message": "Cache task started."}
 
 
-def _add_models(app: HRDAServer, server: FastAPI) -> None:
+def _add_models(app: SdkServer, server: FastAPI) -> None:
     @server.post("/deploy_from_api")
     def deploy_from_api(request: Request) -> dict[str, str]:
         app.deploy(request.state.state)
@@ -162,7 +160,7 @@ def _add_models(app: HRDAServer, server: FastAPI) -> None:
         return []
 
 
-def _add_metrics(app: HRDAServer, server: FastAPI) -> None:
+def _add_metrics(app: SdkServer, server: FastAPI) -> None:
     @server.get("/metrics")
     def metrics() -> Response:
         return Response(app.metrics.text(), media_type=CONTENT_TYPE)

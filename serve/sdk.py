@@ -225,6 +225,10 @@ class SdkServer(SemanticSegmentation):
         """The deployed model for a monitor; empty without one."""
         raise NotImplementedError
 
+    def probabilities(self, images: Sequence[np.ndarray], settings: dict[str, Any]) -> bytes:
+        """All classes' probabilities of an image, as numpy's compressed archive."""
+        raise NotImplementedError
+
     def api_from_request(self, request: Request) -> Api:
         """The instance, as the user whose token came with the request, or else as the app's own.
 
@@ -243,10 +247,6 @@ class SdkServer(SemanticSegmentation):
     def present(self) -> Served:
         """What a request that comes now, or this one that has begun, is predicted with."""
         return _BEGUN_WITH.get() or self._served
-
-    def annotate(self, image: np.ndarray, settings: Mapping[str, Any]) -> Annotation:
-        """Annotation of one image, without a request."""
-        return self.inference([image], self._get_inference_settings({"settings": dict(settings)}))[0]
 
     def serve(self) -> None:
         """Set up the app's routes and, on the command line, answer requests until stopped."""

@@ -15,13 +15,14 @@ from fastapi import FastAPI
 from supervisely.nn.prediction_dto import PredictionSegmentation
 from supervisely.nn.utils import CheckpointInfo, RuntimeType
 
-from common.hrda.settings import SettingsError, closest
 from serve.batch.local import predict_local
+from serve.batch.worker import Worker
 from serve.errors import RequestError
 from serve.gate.admission import CURRENT
 from serve.gate.rectangles import read_rectangle
 from serve.jobs import Job
-from serve.model.deployment import Deployment, export
+from serve.model.areas import check_wanted
+from serve.model.deployment import Deployment, export_beside
 from serve.model.labels import LabelledMask
 from serve.model.settings import read_settings, without_client_arguments
 from serve.routes import add_routes
@@ -90,10 +91,7 @@ class HRDAServer(SdkServer):
 
     def export_onnx(self, deploy_params: dict[str, Any]) -> str:
         """The SDK's hook for the runtime ONNXRuntime: export the checkpoint to deploy; the path of the network."""
-        checkpoint = Path(deploy_params["model_files"]["checkpoint"])
-        exported = checkpoint.with_suffix(".onnx")
-        export(checkpoint, exported)
-        return str(exported)
+        return str(export_beside(Path(deploy_params["model_files"]["checkpoint"])))
 
     def export_tensorrt(self, deploy_params: dict[str, Any]) -> str:
         """The SDK's hook for the runtime TensorRT, which ONNX Runtime builds from the same file."""
@@ -222,7 +220,7 @@ class HRDAServer(SdkServer):
         if self.deployment is not None:
             chosen.complete(self.deployment.crop_size)
             chosen.rule(self.deployment.classes)
-            _check_classes(settings.get("classes"), self.deployment.classes)
+            check_wanted(settings.get("classes"), self.deployment.classes)
         several = settings.get("rectangles") or []
         if not isinstance(several, list):
             raise RequestError(
@@ -239,14 +237,6 @@ class HRDAServer(SdkServer):
 
     def predict_local(self, source: str, output: str, settings: dict[str, Any], draw: bool) -> None:
         """`python -m serve predict SOURCE`: an image or a folder of images, without an instance."""
-        predict_local(self, Path(source), Path(output), settings, draw)
-
-
-def _check_classes(wanted: Any, known: tuple[str, ...]) -> None:
-    if wanted is None or wanted == "all":
-        return
-    if not isinstance(wanted, list):
-        raise SettingsError(f"classes must be a list of class names. Received: {wanted!r}.")
-    for name in wanted:
-        if name not in known:
-            raise SettingsError(f"The model has no class {name!r}: {closest(str(name), known)}")
+        if self.deployment is None:
+            raise RequestError(_NO_MODEL)
+        predict_local(Worker(self.deployment, settings), Path(source), Path(output), draw=draw)

@@ -3,31 +3,29 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
-from supervisely import Annotation
+import yaml
 
 from common.data.images import IMAGE_SUFFIXES, ImageError, read_image
+from common.hrda import SettingsError
+from serve.batch.worker import Worker
 from serve.errors import RequestError
-
-if TYPE_CHECKING:
-    from serve.sdk import SdkServer
 
 BACKGROUND = "__bg__"
 
 
-def predict_local(server: SdkServer, source: Path, output: Path, settings: Mapping[str, Any], draw: bool) -> list[Path]:
+def predict_local(worker: Worker, source: Path, output: Path, *, draw: bool) -> list[Path]:
     """Predict an image, or every image of a folder, one after the other.
 
     Args:
-        server: with a model deployed.
+        worker: what predicts them.
         source: an image file or a folder with images.
         output: folder for `NAME.json`, an annotation in Supervisely's format an image; made when missing.
             For a folder as source they go into a folder of its name.
-        settings: as in inference_settings.yaml; what is left out has its default.
         draw: also write `NAME.png`, the image with the predicted areas drawn in.
 
     Returns:
@@ -35,10 +33,7 @@ def predict_local(server: SdkServer, source: Path, output: Path, settings: Mappi
 
     Raises:
         RequestError: no image there, or some could not be read; the others are predicted.
-        SettingsError: unknown setting or bad value.
     """
-    state = {"settings": dict(settings)}
-    server.validate_inference_state(state)
     images = find_images(source)
     folder = output / source.resolve().name if source.is_dir() else output
     folder.mkdir(parents=True, exist_ok=True)
@@ -49,11 +44,11 @@ def predict_local(server: SdkServer, source: Path, output: Path, settings: Mappi
         except ImageError as error:
             unreadable.append(str(error))
             continue
-        annotation = server.annotate(image, settings)
+        [annotation] = worker.annotations([image])
         target = folder / f"{path.name}.json"
-        target.write_text(json.dumps(annotation.to_json()), encoding="utf-8")
+        target.write_text(json.dumps(annotation), encoding="utf-8")
         if draw:
-            draw_areas(image, annotation, folder / f"{path.name}.png")
+            draw_areas(worker, image, annotation, folder / f"{path.name}.png")
         written.append(target)
         print(f"[{number}/{len(images)}] {path} -> {target}", flush=True)
     if unreadable:
@@ -82,8 +77,46 @@ def find_images(source: Path) -> list[Path]:
     return [source]
 
 
-def draw_areas(image: np.ndarray, annotation: Annotation, path: Path) -> None:
+def draw_areas(worker: Worker, image: np.ndarray, annotation: dict[str, Any], path: Path) -> None:
     """Write `image` (H×W×3 uint8 RGB) with all areas but the background drawn over it."""
-    shown = annotation.clone(labels=[label for label in annotation.labels if label.obj_class.name != BACKGROUND])
+    # Seconds of imports, which predictions that are not drawn do without.
+    from supervisely import Annotation
+
+    from serve.model.labels import model_meta
+
+    deployment = worker.deployment
+    found = Annotation.from_json(annotation, model_meta(deployment.classes, deployment.palette))
+    shown = found.clone(labels=[label for label in found.labels if label.obj_class.name != BACKGROUND])
     # Thicker contours, as the SDK chooses for large photos, would hide a thin crack.
     shown.draw_pretty(image.copy(), thickness=1, output_path=str(path))
+
+
+def settings_of_words(words: Sequence[str]) -> dict[str, Any]:
+    """The settings that the command line was given: `NAME=VALUE` each, or one YAML or JSON file of them.
+
+    What the text of a value means is for `serve.model.settings.read_settings` to say.
+
+    Raises:
+        RequestError: the file cannot be read.
+        SettingsError: neither that nor names and values.
+    """
+    if len(words) == 1 and words[0].endswith((".json", ".yaml", ".yml")):
+        return _settings_of_file(Path(words[0]))
+    settings: dict[str, Any] = {}
+    for word in words:
+        name, separator, value = word.partition("=" if "=" in word else ":")
+        if not separator:
+            raise SettingsError(f"settings are given as NAME=VALUE, such as stride=256. Received: {word!r}.")
+        settings[name] = value
+    return settings
+
+
+def _settings_of_file(path: Path) -> dict[str, Any]:
+    try:
+        text = path.read_text(encoding="utf-8")
+        found = json.loads(text) if path.suffix == ".json" else yaml.safe_load(text)
+    except (OSError, ValueError, yaml.YAMLError) as error:
+        raise RequestError(f"The settings in {path} cannot be read: {error}") from error
+    if not isinstance(found, dict | None):
+        raise SettingsError(f"{path} must hold names and values of settings. Received: {found!r:.200}.")
+    return found or {}

@@ -11,17 +11,19 @@ from typing import Any
 
 import numpy as np
 import torch
-from supervisely.nn.utils import RuntimeType
 
 from common.hrda import CheckpointBundle, Predictor, load_checkpoint
 from common.hrda.checkpoints import CheckpointError, read_input_scale
+from common.hrda.checks import SettingsError
 from common.hrda.out_of_memory import is_out_of_memory
 from common.hrda.prediction.predictor import Segmentation
 from common.hrda.prediction.runtime import OnnxNetwork, RuntimeUnavailableError, TorchNetwork, export_onnx
-from common.hrda.settings import SettingsError
 from common.hrda.sliding import WindowNetwork
 from serve.errors import OutOfMemory, RequestError
 from serve.model.settings import ServeSettings
+
+PYTORCH, TENSORRT = "PyTorch", "TensorRT"
+"""Two of the SDK's names of what a network runs on; the third is "ONNXRuntime"."""
 
 
 class Deployment:
@@ -48,7 +50,7 @@ class Deployment:
         settings: Mapping[str, Any],
         device: torch.device,
         build: Callable[[str, bool], WindowNetwork],
-        runtime: str = RuntimeType.PYTORCH,
+        runtime: str = PYTORCH,
         best_thresholds: Mapping[str, float] = MappingProxyType({}),
     ) -> None:
         self.name, self.classes, self.palette = name, tuple(classes), tuple(palette)
@@ -64,7 +66,7 @@ class Deployment:
         self._network("float32", False)
 
     @classmethod
-    def from_file(cls, path: str | Path, device: str, runtime: str = RuntimeType.PYTORCH) -> Deployment:
+    def from_file(cls, path: str | Path, device: str, runtime: str = PYTORCH) -> Deployment:
         """Read a checkpoint, of this app or of the former one, or an exported network. Nothing in it is executed.
 
         Args:
@@ -78,8 +80,8 @@ class Deployment:
             SettingsError: not an exported network.
         """
         target, path = resolve_device(device), Path(path)
-        if runtime != RuntimeType.PYTORCH:
-            provider = "tensorrt" if runtime == RuntimeType.TENSORRT else target.type
+        if runtime != PYTORCH:
+            provider = "tensorrt" if runtime == TENSORRT else target.type
             try:
                 network = OnnxNetwork(path, provider)
             except RuntimeUnavailableError as error:
@@ -199,6 +201,17 @@ def export(checkpoint: Path, path: Path) -> None:
         )
     except RuntimeUnavailableError as error:
         raise RequestError(str(error)) from error
+
+
+def export_beside(checkpoint: Path) -> Path:
+    """Export a checkpoint to a file beside it; its path.
+
+    Raises:
+        CheckpointError, RequestError: as `export`.
+    """
+    exported = checkpoint.with_suffix(".onnx")
+    export(checkpoint, exported)
+    return exported
 
 
 def require_rgb(images: Sequence[np.ndarray]) -> None:

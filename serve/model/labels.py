@@ -8,9 +8,9 @@ import numpy as np
 from supervisely import Bitmap, Label, ObjClass, ProjectMeta, Tag, TagMeta, TagValueType
 from supervisely.nn.prediction_dto import PredictionSegmentation
 
-from common.hrda.prediction.labelling import BACKGROUND
+from serve.model.areas import CONFIDENCE_TAG, Area, find_areas
 
-CONFIDENCE = TagMeta("confidence", TagValueType.ANY_NUMBER)
+CONFIDENCE = TagMeta(CONFIDENCE_TAG, TagValueType.ANY_NUMBER)
 
 
 def model_meta(classes: Sequence[str], palette: Sequence[tuple[int, int, int]]) -> ProjectMeta:
@@ -53,24 +53,15 @@ class LabelledMask(PredictionSegmentation):
         Args:
             wanted: names of classes; the pixels of others count as background. None: all.
         """
-        mask, confidences = self.mask, self._confidences
-        unwanted = [
-            index
-            for index, obj_class in enumerate(self._objects)
-            if index != BACKGROUND and wanted is not None and obj_class.name not in wanted
-        ]
-        if np.isin(mask, unwanted).any():
-            mask = np.where(np.isin(mask, unwanted), BACKGROUND, mask)
-            # What has become background was not predicted as such: its probability would say nothing.
-            confidences = confidences and [None, *confidences[1:]]
-        return [
-            self._label(mask, index, confidences)
-            for index in np.unique(mask)
-            if index != BACKGROUND or self._background
-        ]
+        areas = find_areas(
+            self.mask,
+            [obj_class.name for obj_class in self._objects],
+            confidences=self._confidences,
+            background=self._background,
+            wanted=wanted,
+        )
+        return [self._label(area) for area in areas]
 
-    def _label(self, mask: np.ndarray, index: int, confidences: Sequence[float | None] | None) -> Label:
-        label = Label(Bitmap(mask == index, extra_validation=False), self._objects[index])
-        if confidences is not None and confidences[index] is not None:
-            label = label.add_tag(Tag(CONFIDENCE, round(confidences[index], 4)))
-        return label
+    def _label(self, area: Area) -> Label:
+        label = Label(Bitmap(area.pixels, extra_validation=False), self._objects[area.index])
+        return label if area.confidence is None else label.add_tag(Tag(CONFIDENCE, area.confidence))

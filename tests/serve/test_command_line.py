@@ -119,6 +119,21 @@ def test_help_does_not_import_the_sdk_or_torch():
     assert done.stdout.splitlines()[-1] == "[]"
 
 
+def test_predict_of_a_local_photo_does_not_import_the_sdk_or_a_web_server(checkpoint, photo, tmp_path):
+    words = ["predict", str(photo), "--model", str(checkpoint), "--device", "cpu", "--output", str(tmp_path / "out")]
+    code = (
+        "import sys, serve.__main__ as m\n"
+        f"assert m.main({words!r}) == 0\n"
+        "names = ('fastapi', 'kornia', 'supervisely', 'supervisely.nn.inference', 'uvicorn')\n"
+        "print([name for name in names if name in sys.modules])"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code], cwd=ROOT, env=environment(tmp_path), capture_output=True, text=True, check=True
+    )
+    assert (tmp_path / "out" / "photo.png.json").is_file()
+    assert done.stdout.splitlines()[-1] == "[]"
+
+
 def test_our_arguments_are_those_of_the_sdk(no_instance, monkeypatch):
     """`sdk_arguments` hands them over by name: an argument that the SDK renames would be lost silently."""
     from supervisely.nn.inference import Inference

@@ -167,11 +167,11 @@ def test_model_sleeps_on_the_cpu_and_wakes_on_its_gpu(running, checkpoint, image
     monkeypatch.setattr(deployment, "resolve_device", pretend)
     server = running.server
     server._load_model_headless(model_files={"checkpoint": str(checkpoint)}, device="cuda:0")
-    awake = server.annotate(image, {})
+    [awake] = server.inference([image])
     answer = requests.post(f"{running.url}/freeze_model", json={"state": {}}, timeout=60)
     assert answer.json() == {"message": "Model is frozen."}
     assert loaded == ["cuda:0", "cpu"]
-    woken = server.annotate(image, {})
+    [woken] = server.inference([image])
     assert loaded == ["cuda:0", "cpu", "cuda:0"]
     server._freeze_model()
     assert upload(running, encoded(image)).status_code == 200

@@ -11,8 +11,8 @@ import torch
 
 from common.hrda import InferenceSettings, ModelSettings, Predictor, build_segmentor, load_checkpoint
 from common.hrda.checkpoints import CheckpointError
+from common.hrda.checks import SettingsError
 from common.hrda.prediction.runtime import TorchNetwork
-from common.hrda.settings import SettingsError
 from serve.errors import OutOfMemory, RequestError
 from serve.model.deployment import Deployment, resolve_device
 from serve.model.settings import ServeSettings
