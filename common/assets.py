@@ -12,6 +12,8 @@ from urllib.parse import urlsplit
 from fastapi import FastAPI
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from common.hrda.checks import received
+
 VARIABLE = "SLY_ASSETS_URL"
 CDN = (
     "https://cdn-public-cloudstore.supervisely.com",
@@ -46,7 +48,7 @@ def assets_url() -> str | None:
     if not good or parts.query or parts.fragment or any(c.isspace() or c in "\"'<>\\`" for c in given):
         raise AssetsError(
             f"{VARIABLE} must be the address of a server with the files of Supervisely's CDN, such as "
-            f"https://files.example.com/assets, without query. Received: {given!r}."
+            f"https://files.example.com/assets, without query. Received: {received(given)}."
         )
     return given.rstrip("/")
 

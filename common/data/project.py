@@ -38,7 +38,7 @@ from common.data.folders import (
 )
 from common.data.images import IMAGE_SUFFIXES
 from common.data.mask_cache import MaskCache, mask_key
-from common.hrda.checks import closest
+from common.hrda.checks import closest, received
 from common.hrda.pixels import IGNORE_LABEL
 
 logger = logging.getLogger(__name__)
@@ -259,7 +259,9 @@ def prepare_labelled(
             must have some.
     """
     if unchosen not in ("background", "ignore"):
-        raise ProjectError(f"Labels of unchosen classes become 'background' or 'ignore'. Received: {unchosen!r}")
+        raise ProjectError(
+            f"Labels of unchosen classes become 'background' or 'ignore'. Received: {received(unchosen)}"
+        )
     check_labelled(project, classes, role)
     annotated = [record for record in project if record.annotation_path]
     if len(annotated) < len(project):

@@ -17,6 +17,7 @@ import certifi
 import urllib3
 from urllib3.exceptions import HTTPError
 
+from common.hrda.checks import received
 from serve.errors import RequestError, TooLarge
 from serve.limits import Limits
 
@@ -52,7 +53,9 @@ def fetch(url: str, limits: Limits) -> bytes:
         content, url = _ask(check(url, limits), url, limits, deadline)
         if content is not None:
             return content
-    raise RequestError(f"The image's address leads through more than {MOST_REDIRECTS} redirects. Received: {given!r}.")
+    raise RequestError(
+        f"The image's address leads through more than {MOST_REDIRECTS} redirects. Received: {received(given)}."
+    )
 
 
 def check(url: str, limits: Limits) -> Target:
@@ -71,17 +74,17 @@ def check(url: str, limits: Limits) -> Target:
     if parts.scheme not in schemes or not host or not port or any(c.isspace() or ord(c) < 32 for c in url):
         raise RequestError(
             f"image_url must be an address that starts with {' or '.join(s + '://' for s in schemes)}. "
-            f"Received: {url!r}."
+            f"Received: {received(url)}."
         )
     if parts.username is not None or parts.password is not None:
         raise RequestError("image_url must not hold a user name or a password.")
     try:
         found = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)
     except (OSError, UnicodeError) as error:
-        raise RequestError(f"There is no server named {host!r}. Received: {url!r}.") from error
+        raise RequestError(f"There is no server named {host!r}. Received: {received(url)}.") from error
     addresses = [str(entry[4][0]) for entry in found]
     if not limits.allow_private_addresses and not all(is_public(address) for address in addresses):
-        raise RequestError(f"image_url must lead to a public address of the internet. Received: {url!r}.")
+        raise RequestError(f"image_url must lead to a public address of the internet. Received: {received(url)}.")
     path = (parts.path or "/") + (f"?{parts.query}" if parts.query else "")
     return Target(parts.scheme, host, port, path, addresses[0])
 
@@ -116,9 +119,11 @@ def _ask(target: Target, url: str, limits: Limits, deadline: float) -> tuple[byt
             if response.status in REDIRECTS and response.headers.get("Location"):
                 return None, urljoin(url, response.headers["Location"])
             if response.status != 200:
-                raise RequestError(f"The image's server answered with status {response.status}. Received: {url!r}.")
+                raise RequestError(
+                    f"The image's server answered with status {response.status}. Received: {received(url)}."
+                )
             if response.headers.get("Content-Encoding", "identity") != "identity":
-                raise RequestError(f"The image's server sends it packed, which is not read. Received: {url!r}.")
+                raise RequestError(f"The image's server sends it packed, which is not read. Received: {received(url)}.")
             return _read(response, url, limits, deadline), url
         finally:
             response.close()
@@ -147,7 +152,9 @@ def _read(response: urllib3.BaseHTTPResponse, url: str, limits: Limits, deadline
     while chunk := response.read1(_CHUNK, decode_content=False):
         content += chunk
         if len(content) > limits.max_image_bytes:
-            raise TooLarge(f"The image has more than {limits.max_image_mb:g} megabytes. Received: {url!r}.")
+            raise TooLarge(f"The image has more than {limits.max_image_mb:g} megabytes. Received: {received(url)}.")
         if time.monotonic() > deadline:
-            raise RequestError(f"The image did not arrive within {limits.url_timeout_s:g} seconds. Received: {url!r}.")
+            raise RequestError(
+                f"The image did not arrive within {limits.url_timeout_s:g} seconds. Received: {received(url)}."
+            )
     return bytes(content)

@@ -12,6 +12,8 @@ import requests
 from supervisely import Api, DatasetInfo, ProjectInfo, ProjectType, logger
 from supervisely.project.download import download_fast, download_using_cache
 
+from common.hrda.checks import received
+
 ROLES = ("source", "target", "validation", "labelled_target")
 
 
@@ -42,16 +44,16 @@ class Domain:
         """
         expected = f'input.{role} must look like {{"project_id": 1, "dataset_ids": [2, 3]}}'
         if not isinstance(state, Mapping) or not set(state) <= {"project_id", "dataset_ids"}:
-            raise InputError(f"{expected}. Received: {state!r}.")
+            raise InputError(f"{expected}. Received: {received(state)}.")
         project_id, dataset_ids = state.get("project_id", default_project_id), state.get("dataset_ids")
         if not _is_id(project_id):
-            raise InputError(f"{expected}; project_id is a whole number. Received: {project_id!r}.")
+            raise InputError(f"{expected}; project_id is a whole number. Received: {received(project_id)}.")
         if dataset_ids is None:
             return cls(project_id)
         if not isinstance(dataset_ids, list) or not dataset_ids or not all(_is_id(number) for number in dataset_ids):
             raise InputError(
                 f"{expected}; dataset_ids is null for all datasets, or a list of at least one. "
-                f"Received: {dataset_ids!r}."
+                f"Received: {received(dataset_ids)}."
             )
         return cls(project_id, tuple(dataset_ids))
 
@@ -88,7 +90,9 @@ class Inputs:
         """
         example = '{"source": {"project_id": 1}, "target": {"project_id": 2}, "validation": {"project_id": 3}}'
         if not isinstance(state, Mapping):
-            raise InputError(f"The app state must name the photos to use: input = {example}. Received: {state!r}.")
+            raise InputError(
+                f"The app state must name the photos to use: input = {example}. Received: {received(state)}."
+            )
         unknown = set(state) - {*ROLES, "project_id"}
         if unknown:
             raise InputError(f"Unknown key '{min(unknown)}' in input: expected {example}.")

@@ -13,7 +13,7 @@ from typing import Any
 from supervisely import Api
 from supervisely.api.file_api import FileInfo
 
-from common.hrda.checks import closest
+from common.hrda.checks import closest, received
 
 FOLDER = "/HRDA"
 SUFFIX = ".pth"
@@ -76,7 +76,7 @@ def find_former_checkpoint(api: Api, team_id: int, path: Any, known: Sequence[Fo
     if not isinstance(path, str) or not _is_checkpoint(path):
         raise ValueError(
             f"checkpoint_path must be a checkpoint of the former HRDA app in Team Files, such as "
-            f"{FOLDER}/12_cracks/best{SUFFIX}. Received: {path!r}."
+            f"{FOLDER}/12_cracks/best{SUFFIX}. Received: {received(path)}."
         )
     for checkpoint in known:
         if checkpoint.path == path:

@@ -11,7 +11,7 @@ from supervisely.nn.utils import ModelSource
 
 from common.data.project import BACKGROUND
 from common.hrda import SettingsError
-from common.hrda.checks import closest
+from common.hrda.checks import closest, received
 from train.instance.domains import InputError, Inputs, find
 from train.instance.facts import DRAWABLE
 from train.page.samples import SampleSource
@@ -83,7 +83,7 @@ class HRDATrainGUI(DomainTrainGUI):
         """
         text = app_state.get("hyperparameters")
         if text is not None and not isinstance(text, str):
-            raise SettingsError(f"hyperparameters must be YAML text. Received: {text!r}.")
+            raise SettingsError(f"hyperparameters must be YAML text. Received: {received(text)}.")
         settings = TrainSettings.from_yaml(
             self.hyperparameters_selector.get_hyperparameters() if text is None else text
         )
@@ -103,11 +103,11 @@ class HRDATrainGUI(DomainTrainGUI):
     def _check_start(self, app_state: Mapping[str, Any]) -> None:
         name, device, go_on = (app_state.get(key) for key in ("experiment_name", "device", "continue"))
         if name and (not isinstance(name, str) or set("\\/") & set(name)):
-            raise ValueError(f"experiment_name must have no slashes: it names a folder. Received: {name!r}.")
+            raise ValueError(f"experiment_name must have no slashes: it names a folder. Received: {received(name)}.")
         if device is not None and not isinstance(device, str):
-            raise ValueError(f"device must be 'cpu' or such as 'cuda:0', or be left out. Received: {device!r}.")
+            raise ValueError(f"device must be 'cpu' or such as 'cuda:0', or be left out. Received: {received(device)}.")
         if go_on is not None and not isinstance(go_on, bool):
-            raise ValueError(f"continue must be true, false or be left out. Received: {go_on!r}.")
+            raise ValueError(f"continue must be true, false or be left out. Received: {received(go_on)}.")
         if go_on and resumable(self.run_folder) is None:
             raise ValueError("There is no interrupted run to continue in this app. Leave continue out to start anew.")
 
@@ -133,14 +133,16 @@ class HRDATrainGUI(DomainTrainGUI):
                 f'model must look like {{"source": "{ModelSource.PRETRAINED}", "model_name": "mit_b0"}}, '
                 f'{{"source": "{ModelSource.CUSTOM}", "task_id": 1, "checkpoint": "best.pth"}} or '
                 f'{{"source": "{ModelSource.CUSTOM}", "checkpoint_path": "/HRDA/1_cracks/best.pth"}}. '
-                f"Received: {model!r}."
+                f"Received: {received(model)}."
             )
 
     def _check_classes(self, classes: Any) -> None:
         every = [obj_class for obj_class in self.project_meta.obj_classes if obj_class.name != BACKGROUND]
         drawable = [obj_class for obj_class in every if obj_class.geometry_type in DRAWABLE]
         if not isinstance(classes, list) or not classes:
-            raise ValueError(f"classes must be a list of class names of the source project. Received: {classes!r}.")
+            raise ValueError(
+                f"classes must be a list of class names of the source project. Received: {received(classes)}."
+            )
         for given in classes:
             if given in {key for obj_class in drawable for key in (obj_class.name, obj_class.sly_id)}:
                 continue

@@ -12,6 +12,7 @@ from supervisely.app.widgets import Container, Field, Input, InputNumber, Select
 
 from common.data.transforms import AUGMENTATION_LEVELS, AugmentationSettings, augmentation_level
 from common.hrda import SettingsError
+from common.hrda.checks import received
 from train.page.live import put
 from train.settings.training import TrainSettings
 
@@ -173,7 +174,7 @@ def _whole(name: str, value: Any) -> int:
     except (TypeError, ValueError):
         number = 0
     if number < 1 or number != float(value):
-        raise SettingsError(f"{name} must be a whole number of 1 or more. Received: {value!r}.")
+        raise SettingsError(f"{name} must be a whole number of 1 or more. Received: {received(value)}.")
     return number
 
 
@@ -183,14 +184,14 @@ def _lr_values(value: Any) -> dict[str, float]:
     except (TypeError, ValueError):
         lr = 0.0
     if not 0 < lr < float("inf"):
-        raise SettingsError(f"The learning rate must be a number above 0, such as 1e-4. Received: {value!r}.")
+        raise SettingsError(f"The learning rate must be a number above 0, such as 1e-4. Received: {received(value)}.")
     return {"optimizer.lr": lr}
 
 
 def _crop_values(value: Any) -> dict[str, list[int]]:
     sides = re.fullmatch(r"(\d+)x(\d+)", str(value))
     if sides is None:
-        raise SettingsError(f"Choose a crop size from the list. Received: {value!r}.")
+        raise SettingsError(f"Choose a crop size from the list. Received: {received(value)}.")
     return {"model.crop_size": [int(side) for side in sides.groups()]}
 
 
@@ -198,7 +199,7 @@ def _augmentation_values(value: Any) -> dict[str, Any]:
     if value == CUSTOM:
         return {}
     if value not in AUGMENTATION_LEVELS:
-        raise SettingsError(f"Choose an augmentation from the list. Received: {value!r}.")
+        raise SettingsError(f"Choose an augmentation from the list. Received: {received(value)}.")
     level = AUGMENTATION_LEVELS[value].to_dict()
     return {f"data.augmentation.{name}": setting for name, setting in level.items()}
 

@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 from common.hrda import HRDASegmentor, SettingsError
+from common.hrda.checks import received
 from common.hrda.prediction.runtime import check_precision
 from common.hrda.windows import Box
 
@@ -34,9 +35,11 @@ def find_device(name: str) -> torch.device:
     except RuntimeError:
         device = None
     if device is None or device.type not in ("cpu", "cuda"):
-        raise SettingsError(f"device must be auto, cpu, cuda or cuda:N. Received: {name!r}.")
+        raise SettingsError(f"device must be auto, cpu, cuda or cuda:N. Received: {received(name)}.")
     if device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count():
-        raise SettingsError(f"This machine offers {torch.cuda.device_count()} CUDA devices. Received: {name!r}.")
+        raise SettingsError(
+            f"This machine offers {torch.cuda.device_count()} CUDA devices. Received: {received(name)}."
+        )
     return device
 
 

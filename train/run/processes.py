@@ -10,6 +10,7 @@ import torch
 import torch.distributed as dist
 
 from common.hrda import SettingsError
+from common.hrda.checks import received
 from common.hrda.training.ranks import ALONE, FirstFailed, PeersLost, Ranks
 from train.run.launched import Launched
 from train.run.state import TrainingError
@@ -43,7 +44,7 @@ def device_name(wanted: str, launched: Launched) -> str:
     if not len(set(names)) == len(names) == launched.local_count:
         raise SettingsError(
             f"Each of the {launched.local_count} training processes on this machine needs a device of its own: start "
-            f"as many as there are devices. Received: device {wanted!r}, on a machine with {cards} CUDA devices."
+            f"as many as there are devices. Received: device {received(wanted)}, where {cards} CUDA devices are."
         )
     return names[launched.local_rank]
 

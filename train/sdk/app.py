@@ -22,6 +22,7 @@ from fastapi import FastAPI, Request
 from supervisely import Api, is_production, logger
 from supervisely.nn.training import resume_manifest
 
+from common.hrda.checks import received
 from train.sdk.benchmark import BenchmarkedTrainApp
 from train.sdk.gui import DomainTrainGUI, Refused, replaced
 
@@ -166,7 +167,7 @@ class DomainTrainApp(BenchmarkedTrainApp):
             body = getattr(request.state, "state", None)
             if not isinstance(body, Mapping) or "app_state" not in body:
                 raise Refused(
-                    f'The body must look like {{"state": {{"app_state": {{…}}}}}}. Received: state = {body!r}.'
+                    f'The body must look like {{"state": {{"app_state": {{…}}}}}}. Received: state = {received(body)}.'
                 )
             self.gui.load_from_app_state(body["app_state"])
             self._somebody_watches = False
@@ -251,7 +252,7 @@ class DomainTrainApp(BenchmarkedTrainApp):
             name = self.gui.training_process.get_experiment_name()
             if not name or set("\\/") & set(name):
                 # The SDK would end the app.
-                refusal = Refused(f"Give the experiment a name without slashes. Received: {name!r}.")
+                refusal = Refused(f"Give the experiment a name without slashes. Received: {received(name)}.")
                 self.gui.show_status(f"Error: {refusal}", "error")
                 raise refusal
             super()._wrapped_start_training()

@@ -16,6 +16,8 @@ from fastapi import HTTPException
 from supervisely import Api, is_production, logger
 from supervisely.nn.training.gui.gui import TrainGUI
 
+from common.hrda.checks import received
+
 REACHES = {
     "TrainGUI._init_input": "an app state's domains are shown and checked",
     "TrainGUI._init_model": "a model may also be a checkpoint of the former app, which has no task",
@@ -88,7 +90,7 @@ class DomainTrainGUI(TrainGUI):
             ValueError, KeyError: it cannot be carried out.
         """
         if not isinstance(app_state, dict):
-            raise ValueError(f"app_state must be an object. Received: {app_state!r}.")
+            raise ValueError(f"app_state must be an object. Received: {received(app_state)}.")
         options = dict(app_state.get("options") or {})
         export = options.pop("export", None) or {}
         if any(export.values()):

@@ -179,7 +179,7 @@ class TrainSettings(PlainSettings):
             key, equals, value = override.partition("=")
             if not equals:
                 raise SettingsError(
-                    f"An override must look like key=value, such as optimizer.lr=1e-3. Received: {override!r}."
+                    f"An override must look like key=value, such as optimizer.lr=1e-3. Received: {received(override)}."
                 )
             _set(data, key.strip(), read_yaml(value))
         return self.from_dict(data)

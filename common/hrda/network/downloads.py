@@ -18,6 +18,8 @@ from urllib.request import Request, urlopen
 
 import torch
 
+from common.hrda.checks import received
+
 Progress = Callable[[str, int, int | None], None]
 """Takes a file's name, the bytes that have come and those that will, where the server says so. What it raises ends the
 download."""
@@ -54,7 +56,7 @@ class RemoteFile:
         found = _IN_FRAGMENT.fullmatch(parts.fragment) or _IN_NAME.search(name)
         if parts.scheme not in ("http", "https") or not parts.netloc or not name.strip("."):
             raise DownloadError(
-                f"Weights are downloaded from http:// or https:// addresses of files. Received: {url!r}."
+                f"Weights are downloaded from http:// or https:// addresses of files. Received: {received(url)}."
             )
         if found is None:
             raise DownloadError(
