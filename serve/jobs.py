@@ -20,6 +20,7 @@ from typing import Any
 from supervisely import logger
 from supervisely.nn.inference.inference_request import InferenceRequest, InferenceRequestsManager
 
+from common.hrda.checks import received
 from serve.answers import forget_frames, status_and_message
 from serve.errors import NotFound, RequestError, TimedOut
 from serve.gate.admission import CURRENT
@@ -117,7 +118,8 @@ class Jobs(InferenceRequestsManager):
         if job is None:
             raise NotFound(
                 "There is no such job: it was cleared, or its results were not fetched for "
-                f"{self._limits.job_ttl_s} seconds. Received: inference_request_uuid {inference_request_uuid!r}."
+                f"{self._limits.job_ttl_s} seconds. "
+                f"Received: inference_request_uuid {received(inference_request_uuid)}."
             )
         return job
 

@@ -51,6 +51,7 @@ from supervisely.nn.model.prediction import Prediction
 from supervisely.nn.utils import ModelSource
 
 from common.assets import use_assets
+from common.hrda.checks import received
 from serve.errors import RequestError, Unavailable
 from serve.gate.admission import Admission
 from serve.gate.bodies import IMAGE_IDS
@@ -192,8 +193,6 @@ class SdkServer(SemanticSegmentation):
         before = {name: getattr(self, name) for name in _DESCRIPTION}
         try:
             wanted = state["deploy_params"]
-            if not isinstance(wanted, Mapping):
-                raise RequestError(f"deploy_params must be names and values. Received: {wanted!r:.200}.")
             if wanted.get("model_source") == ModelSource.PRETRAINED:
                 self._build_deploy_params_from_api(str(state.get("model_name")))
             params = completed(wanted)
@@ -359,7 +358,7 @@ class SdkServer(SemanticSegmentation):
 
     def _build_deploy_params_from_api(self, model_name: str, deploy_params: dict[str, Any] | None = None) -> Any:
         raise RequestError(
-            f"There are no pretrained HRDA models. Deploy the path of a checkpoint. Received: {model_name!r}."
+            f"There are no pretrained HRDA models. Deploy the path of a checkpoint. Received: {received(model_name)}."
         )
 
     def _set_model_meta_custom_model(self, model_info: dict[str, Any]) -> None:

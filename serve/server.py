@@ -15,6 +15,7 @@ from fastapi import FastAPI
 from supervisely.nn.prediction_dto import PredictionSegmentation
 from supervisely.nn.utils import CheckpointInfo, RuntimeType
 
+from common.hrda.checks import received
 from serve.batch.local import predict_local
 from serve.batch.worker import Worker
 from serve.errors import RequestError
@@ -215,7 +216,7 @@ class HRDAServer(SdkServer):
         if settings is None:
             settings = {}
         if not isinstance(settings, dict):
-            raise RequestError(f"settings must be names and values. Received: {settings!r}.")
+            raise RequestError(f"settings must be names and values. Received: {received(settings)}.")
         chosen = read_settings(without_client_arguments(settings, given))
         if self.deployment is not None:
             chosen.complete(self.deployment.crop_size)
@@ -224,7 +225,7 @@ class HRDAServer(SdkServer):
         several = settings.get("rectangles") or []
         if not isinstance(several, list):
             raise RequestError(
-                f"rectangles must be a list with a rectangle for each image. Received: {several!r:.200}."
+                f"rectangles must be a list with a rectangle for each image. Received: {received(several)}."
             )
         rectangles = [given.get("rectangle"), settings.get("rectangle"), *several]
         for rectangle in rectangles:

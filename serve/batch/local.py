@@ -12,6 +12,7 @@ import yaml
 
 from common.data.images import IMAGE_SUFFIXES, ImageError, read_image
 from common.hrda import SettingsError
+from common.hrda.checks import received
 from serve.batch.worker import Worker
 from serve.errors import RequestError
 
@@ -106,7 +107,7 @@ def settings_of_words(words: Sequence[str]) -> dict[str, Any]:
     for word in words:
         name, separator, value = word.partition("=" if "=" in word else ":")
         if not separator:
-            raise SettingsError(f"settings are given as NAME=VALUE, such as stride=256. Received: {word!r}.")
+            raise SettingsError(f"settings are given as NAME=VALUE, such as stride=256. Received: {received(word)}.")
         settings[name] = value
     return settings
 
@@ -118,5 +119,5 @@ def _settings_of_file(path: Path) -> dict[str, Any]:
     except (OSError, ValueError, yaml.YAMLError) as error:
         raise RequestError(f"The settings in {path} cannot be read: {error}") from error
     if not isinstance(found, dict | None):
-        raise SettingsError(f"{path} must hold names and values of settings. Received: {found!r:.200}.")
+        raise SettingsError(f"{path} must hold names and values of settings. Received: {received(found)}.")
     return found or {}

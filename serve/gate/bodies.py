@@ -56,6 +56,7 @@ _KINDS: dict[str, Any] = {
     **dict.fromkeys(("batch_ids", "image_ids", "images_ids", "imageIds", "dataset_ids", "datasetIds"), _IDS),
     **dict.fromkeys(("image_url", "model_prediction_suffix", *_JOB), str),
     **dict.fromkeys(DIRECTION, Annotated[Literal[DIRECTIONS], Expected("forward or backward")]),
+    "deploy_params": Annotated[dict[str, Any], Expected("names and values")],
     "upload_mode": Literal["create", "append", "replace", "iou_merge"],
     "duration": Annotated[float, Field(gt=0, lt=1e9), Expected("a positive number of seconds")],
 }

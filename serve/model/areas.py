@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from common.hrda import SettingsError
-from common.hrda.checks import closest
+from common.hrda.checks import closest, received
 from common.hrda.prediction.labelling import BACKGROUND
 
 CONFIDENCE_TAG = "confidence"
@@ -68,7 +68,7 @@ def check_wanted(wanted: Any, classes: Sequence[str]) -> None:
     if wanted is None or wanted == "all":
         return
     if not isinstance(wanted, list):
-        raise SettingsError(f"classes must be a list of class names. Received: {wanted!r}.")
+        raise SettingsError(f"classes must be a list of class names. Received: {received(wanted)}.")
     for name in wanted:
         if name not in classes:
             raise SettingsError(f"The model has no class {name!r}: {closest(str(name), classes)}")

@@ -14,7 +14,7 @@ import torch
 
 from common.hrda import CheckpointBundle, Predictor, load_checkpoint
 from common.hrda.checkpoints import CheckpointError, read_input_scale
-from common.hrda.checks import SettingsError
+from common.hrda.checks import SettingsError, received
 from common.hrda.out_of_memory import is_out_of_memory
 from common.hrda.prediction.predictor import Segmentation
 from common.hrda.prediction.runtime import OnnxNetwork, RuntimeUnavailableError, TorchNetwork, export_onnx
@@ -253,9 +253,9 @@ def resolve_device(device: str) -> torch.device:
     try:
         target = torch.device(device)
     except (RuntimeError, TypeError) as error:
-        raise RequestError(f"The device must be 'cpu' or 'cuda:N'. Received: {device!r}.") from error
+        raise RequestError(f"The device must be 'cpu' or 'cuda:N'. Received: {received(device)}.") from error
     if target.type not in ("cpu", "cuda"):
-        raise RequestError(f"The device must be 'cpu' or 'cuda:N'. Received: {device!r}.")
+        raise RequestError(f"The device must be 'cpu' or 'cuda:N'. Received: {received(device)}.")
     if target.type == "cuda" and (target.index or 0) >= torch.cuda.device_count():
         raise RequestError(
             f"The device {device!r} is not here: torch sees {torch.cuda.device_count()} GPUs. "

@@ -10,6 +10,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from common.hrda.checks import received
 from common.hrda.network import mmcv_operators
 from common.hrda.network.depthwise import DilatedDepthwiseConv2d, PointwiseConv2d, pointwise
 
@@ -119,7 +120,9 @@ class DAFormerHead(BaseDecodeHead):
         **kwargs: Any,
     ) -> None:
         if fusion not in self.FUSIONS:
-            raise ValueError(f"Unknown fusion. Expected one of {', '.join(self.FUSIONS)}. Received: {fusion!r}.")
+            raise ValueError(
+                f"Unknown fusion. Expected one of {', '.join(self.FUSIONS)}. Received: {received(fusion)}."
+            )
         with warnings.catch_warnings():
             # The base class builds a loss of its own, with two warnings about options that HRDA does not use.
             warnings.simplefilter("ignore", UserWarning)

@@ -10,6 +10,7 @@ from torch import Tensor
 from torch.utils.checkpoint import checkpoint
 
 from common.hrda.catalogue import ENCODERS
+from common.hrda.checks import received
 from common.hrda.network import mmcv_operators
 
 mmcv_operators.ensure_importable()
@@ -65,7 +66,7 @@ class HRDAMixVisionTransformer(MixVisionTransformer):
 
     def __init__(self, arch: str = "mit_b5", drop_path_rate: float = 0.1, init_cfg: Any = None) -> None:
         if arch not in ENCODERS:
-            raise ValueError(f"Unknown encoder. Expected one of {', '.join(ENCODERS)}. Received: {arch!r}.")
+            raise ValueError(f"Unknown encoder. Expected one of {', '.join(ENCODERS)}. Received: {received(arch)}.")
         spec = ENCODERS[arch]
         super().__init__(
             embed_dims=spec.embed_dims,
