@@ -2,8 +2,6 @@
 
 import hashlib
 import json
-import os
-import tempfile
 from collections.abc import Callable
 from pathlib import Path
 from types import TracebackType
@@ -46,7 +44,7 @@ class MaskCache:
         return self
 
     def __exit__(self, kind: type | None, error: BaseException | None, trace: TracebackType | None) -> None:
-        _write_whole(self._index, json.dumps(self._sizes).encode())
+        self._write(self._index, json.dumps(self._sizes).encode())
 
     def image_size(self, path: Path) -> tuple[int, int]:
         """Height and width of a photo, which is decoded unless the same file (size, time of change) was before.
@@ -76,22 +74,19 @@ class MaskCache:
             return path, pixels
         mask = draw()
         pixels = np.bincount(mask.ravel(), minlength=256)
-        _write_whole(path, cv2.imencode(".png", mask)[1].tobytes())
-        _write_whole(counts, json.dumps({int(value): int(pixels[value]) for value in pixels.nonzero()[0]}).encode())
+        self._write(path, cv2.imencode(".png", mask)[1].tobytes())
+        self._write(counts, json.dumps({int(value): int(pixels[value]) for value in pixels.nonzero()[0]}).encode())
         return path, pixels
+
+    @staticmethod
+    def _write(path: Path, content: bytes) -> None:
+        # Late: it brings torch with it, which reading photos and masks does without.
+        from common.hrda.files import replacing
+
+        with replacing(path, size=len(content)) as file:
+            file.write(content)
 
 
 def _state(path: Path) -> list[int]:
     stat = path.stat()
     return [stat.st_size, stat.st_mtime_ns]
-
-
-def _write_whole(path: Path, content: bytes) -> None:
-    handle, name = tempfile.mkstemp(dir=path.parent, suffix=".part")
-    try:
-        with os.fdopen(handle, "wb") as file:
-            file.write(content)
-        Path(name).replace(path)
-    except BaseException:
-        Path(name).unlink(missing_ok=True)
-        raise

@@ -189,7 +189,3 @@ def _explained(
     never = [classes[i] for i in np.flatnonzero(sampler.probabilities == 0)]
     without = f" Never for {', '.join(never)}: no photo has enough of it." if never else ""
     return f"Rare class sampling ({settings.mode}), {role} crops are drawn for {', '.join(parts)}: {why}.{without}"
-
-
-def _median_of_positive(values: NDArray[np.float64]) -> float:
-    return float(np.median(values[values > 0])) if values.any() else 0.0

@@ -60,7 +60,7 @@ def set_value(text: str, path: str, value: Any) -> str:
 
     Args:
         text: YAML of keys with values, or nothing.
-        path: names from the outside in, such as `optimizer.lr`; a number picks an item of a list.
+        path: names from the outside in, such as `optimizer.lr`.
         value: plain data; more than one value is written on one line, as `[1, 2]`.
 
     Raises:
@@ -109,18 +109,11 @@ def _plain(value: Any) -> Any:
 def _with_value(data: Any, names: list[str], value: Any, path: str) -> Any:
     """A copy of `data` with `value` at `names`."""
     name, *rest = names
-    key: Any = name
     if data is None:
         data = {}
-    if isinstance(data, list) and name.isdigit() and int(name) < len(data):
-        key, inner = int(name), data[int(name)]
-    elif isinstance(data, dict):
-        inner = data.get(name)
-    else:
+    if not isinstance(data, dict):
         raise SettingsError(f"Cannot set '{path}': there is no '{name}' in {received(data)}. Correct the YAML first.")
-    data = data.copy()
-    data[key] = _with_value(inner, rest, value, path) if rest else value
-    return data
+    return data | {name: _with_value(data.get(name), rest, value, path) if rest else value}
 
 
 # -------------------------------------------------------------------------------------------------------- editing
@@ -134,7 +127,7 @@ def _edit(text: str, names: list[str], value: Any) -> str:
         return f"{text}{break_}{_entry(names, value)}{_line_break(text)}"
     after = node.start_mark.index
     for depth, name in enumerate(names):
-        if not isinstance(node, yaml.CollectionNode):
+        if not isinstance(node, yaml.MappingNode):
             value = _nested(names[depth:], value)
             break
         child = _child(text, node, name)
@@ -144,11 +137,8 @@ def _edit(text: str, names: list[str], value: Any) -> str:
     return _replace(text, node, after, _written(value))
 
 
-def _child(text: str, node: yaml.CollectionNode, name: str) -> tuple[yaml.Node, int] | None:
+def _child(text: str, node: yaml.MappingNode, name: str) -> tuple[yaml.Node, int] | None:
     """What `name` stands for, and where in `text` it may begin; None if there is no such name."""
-    if isinstance(node, yaml.SequenceNode):
-        item = node.value[int(name)]
-        return item, item.start_mark.index
     for key, inner in reversed(node.value):
         if isinstance(key, yaml.ScalarNode) and key.value == name:
             return inner, text.find(":", key.end_mark.index) + 1

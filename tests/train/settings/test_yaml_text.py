@@ -75,8 +75,6 @@ def test_comments_order_and_blank_lines_stay():
         ("a: {\n  b: 1, # one\n}\n", "a.d", 4, "a: {\n  b: 1, d: 4, # one\n}\n"),
         ("{a: 1}\n", "b", 2, "{a: 1, b: 2}\n"),
         ("a:\n- 1\n- 2 # two\nb: 3\n", "a", [4], "a: [4]\nb: 3\n"),
-        ("a:\n  - 1\n  - 2 # two\nb: 3\n", "a.1", 5, "a:\n  - 1\n  - 5 # two\nb: 3\n"),
-        ("a: [1, 2]\n", "a.0", 5, "a: [5, 2]\n"),
         ("a: |\n  long\n  text\nb: 1\n", "a", "short", "a: short\nb: 1\n"),
         ("a:\n  b:\n    c: 1\n\n# about d\nd: 2\n", "a.b.e", 3, "a:\n  b:\n    c: 1\n    e: 3\n\n# about d\nd: 2\n"),
         ("a: 'it''s' # c\n", "a", "off", "a: 'off' # c\n"),
