@@ -1,0 +1,331 @@
+"""The documents' commands, run as a reader runs them: in order, as they stand, with small values of their variables."""
+
+from __future__ import annotations
+
+import functools
+import json
+import shutil
+import threading
+from collections.abc import Iterator
+from contextlib import ExitStack
+from dataclasses import dataclass
+from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pytest
+import supervisely as sly
+import yaml
+
+from common.data.images import read_image
+from sandbox.demo.processes import app, free_port
+from sandbox.testing import Sandbox, running_sandbox
+from tests.documents.fences import OUTPUT, PYTHON, SHELLS, Fence, fences
+from tests.documents.place import ROOT, Outcome, Place
+
+DOCUMENTS = ["README.md", "serve/README.md", *sorted(f"docs/{path.name}" for path in (ROOT / "docs").glob("*.md"))]
+
+
+@dataclass(frozen=True)
+class Step:
+    """A block that the tests run."""
+
+    first: str
+    """How its first command begins."""
+    answers: tuple[str, ...]
+    """What it prints, among other things."""
+    serves: bool = False
+    """It is a server, which runs until stopped."""
+
+
+RUN: dict[str, tuple[Step, ...]] = {
+    "README.md": (
+        Step(".venv/bin/python -m sandbox.synthetic", ("4 photos are in synthetic, dataset ds0.", "dataset checked.")),
+        Step(".venv/bin/python -m train", ("Best checkpoint: runs/first/checkpoints/best.pth",)),
+        Step(".venv/bin/python -m serve predict", ("[4/4]", "-> predictions/img/")),
+        Step("from pathlib import Path", ("__bg__: ", "crack: ", "of the photo")),
+    ),
+    "serve/README.md": (
+        Step("import supervisely as sly", ("Deployed in task",)),
+        Step("api.task.send_request(", ()),
+        Step("python -m serve predict", ("photo.jpg -> predictions/photo.jpg.json",)),
+        Step("python -m serve deploy", (), serves=True),
+        Step("python -m serve export", ("Exported to model.onnx.", "photo.jpg -> predictions_onnx/photo.jpg.json")),
+        Step("dataset_id = sly.env", ("Annotation", "Labels were added to")),
+        Step("session = sly.nn", ("Annotations: 2",)),
+        Step("curl -X POST $URL/inference_image ", ('"annotation"', '"__bg__"')),
+        Step("curl -X POST $URL/inference_image_url", ('"annotation"',)),
+        Step("curl -X POST $URL/inference_batch_ids", ('"annotation"',)),
+        Step("curl -X POST $URL/inference_batch_async", ('"pending_results"', '"success":true')),
+    ),
+    "docs/several_gpus.md": (
+        Step(".venv/bin/torchrun --standalone", ("Best checkpoint: runs/several/checkpoints/best.pth",)),
+    ),
+}
+
+MARKED = {
+    ("README.md", "make demo", "takes thirteen minutes; tests/test_end_to_end.py runs its parts"),
+    (
+        "README.md",
+        "make demo TARGET=photos:unlabelled VAL=photos:checked      # your own folders, DIR or DIR:DATASET",
+        "takes thirteen minutes; tests/sandbox/test_demo.py checks its options",
+    ),
+    ("README.md", "make app", "runs until stopped; tests/sandbox/test_demo_apps.py starts both apps"),
+    ("README.md", "make test", "it is the tests"),
+    (
+        "README.md",
+        "python3.11 -m venv .venv && .venv/bin/pip install -r requirements.txt",
+        "downloads 2.5 GB",
+    ),
+    ("serve/README.md", "docker build -f docker/Dockerfile -t supervisely/hrda:0.1.0 .", "needs docker"),
+    (
+        "docs/several_gpus.md",
+        'first=$(scontrol show hostnames "$SLURM_JOB_NODELIST" | head -n 1)',
+        "needs SLURM",
+    ),
+}
+
+OUTPUTS = {("docs/benchmarks.md", "call                               count   p50 ms   p95 ms   max ms")}
+"""Blocks that show what a program printed: nothing to run."""
+
+SETTINGS = {
+    "batch_size": 2,
+    "log_interval": 1,
+    "self_training_start": 0.5,
+    "model": {"encoder": "mit_b0", "crop_size": [64, 64], "decoder_channels": 8, "attention_channels": 8},
+    "optimizer": {"lr": 1e-3, "warmup_iterations": 1},
+    "inference": {"stride": [64, 64]},
+    "data": {"scale": {"long_edge": 96, "short_edge": 96}, "workers": 0},
+    "validation": {"interval": 2, "max_images": 2, "previews": 1},
+    "checkpoint": {"interval": 2},
+}
+
+VARIABLES = {"COUNT": "4", "ITERATIONS": "2", "SETTINGS": "small.yaml", "PROCESSES": "2"}
+"""Small values for what the blocks name. PORT, URL, IMAGE_URL and IMAGE_IDS are known once servers run."""
+FOUND = frozenset({"PORT", "URL", "IMAGE_URL", "IMAGE_IDS"})
+
+EXPERIMENT = "/experiments/27_Cracks/265_HRDA"
+FORMER_CHECKPOINT = "/HRDA/segmentation_cracks/best.pth"
+"""Where the page has its checkpoints in Team Files."""
+
+
+@functools.cache
+def blocks(document: str) -> tuple[Fence, ...]:
+    return tuple(fences(ROOT / document, document))
+
+
+def to_run(document: str) -> list[Fence]:
+    return [block for block in blocks(document) if block.reason is None and block.language != OUTPUT]
+
+
+@dataclass
+class Reader:
+    """Works through documents in one place, each once."""
+
+    place: Place
+    variables: dict[str, str]
+
+    def __post_init__(self) -> None:
+        self._outcomes: dict[str, list[Outcome]] = {}
+
+    def read(self, document: str) -> list[Outcome]:
+        """What became of the document's blocks, in order, up to the first that failed."""
+        if document not in self._outcomes:
+            found = self._outcomes[document] = []
+            for block, step in zip(to_run(document), RUN[document], strict=True):
+                found.append(self.place.run(block, self.variables, serves=step.serves))
+                if found[-1].code:
+                    break
+            self.place.end()
+        return self._outcomes[document]
+
+
+@pytest.fixture(scope="module")
+def reader(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Reader]:
+    place = Place(tmp_path_factory.mktemp("reader") / "place")
+    (place.folder / VARIABLES["SETTINGS"]).write_text(yaml.safe_dump(SETTINGS))
+    yield Reader(place, dict(VARIABLES))
+    place.end()
+
+
+@pytest.fixture(scope="module")
+def trained(reader: Reader) -> Path:
+    """The folder after README.md, with a checkpoint that its commands trained."""
+    reader.read("README.md")
+    assert (reader.place.folder / "runs/first/checkpoints/best.pth").is_file(), "see the test of README.md"
+    return reader.place.folder
+
+
+@pytest.fixture(scope="module")
+def served(reader: Reader, trained: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The folder after serve/README.md, read beside an instance that has the checkpoint and runs Serve HRDA."""
+    checkpoint = trained / "runs/first/checkpoints/best.pth"
+    shutil.copy(checkpoint, trained / "model.pth")
+    photos = sorted((trained / "photos/checked/img").iterdir())
+    for name, photo in zip(("photo.jpg", "a.jpg", "b.jpg"), photos, strict=False):
+        shutil.copy(photo, trained / name)
+    logs = tmp_path_factory.mktemp("logs")
+    with ExitStack() as until_end, pytest.MonkeyPatch.context() as patch:
+        sandbox = until_end.enter_context(running_sandbox(tmp_path_factory.mktemp("instance")))
+        patch.setenv("SUPERVISELY_SKIP_HTTPS_USER_HELPER_CHECK", "true")
+        dataset_id, image_ids = fill(sandbox, trained, photos[:2])
+        known = {name: value for name, value in sandbox.env().items() if name not in reader.place.env}
+        # The image on the internet lies on this machine.
+        known |= {"DATASET_ID": str(dataset_id), "HRDA_ALLOW_HTTP": "true", "HRDA_ALLOW_PRIVATE_ADDRESSES": "true"}
+        reader.place.env |= known
+        reader.variables |= {
+            "IMAGE_IDS": ",".join(map(str, image_ids)),
+            "IMAGE_URL": f"{until_end.enter_context(web_server(trained))}/photo.jpg",
+        }
+        port = free_port()
+        manifest = json.loads((ROOT / "serve/config.json").read_text())
+        module = sandbox.add_module(manifest, address=f"http://127.0.0.1:{port}")
+        task_id = sandbox.create_task(module["name"], f"http://127.0.0.1:{port}", moduleId=module["id"])["id"]
+        env = reader.place.env | {"TASK_ID": str(task_id), "ENV": "production", "APP_NAME": "Serve HRDA"}
+        until_end.enter_context(app("serve.main:model.app", port, env, logs / "serve_app.log"))
+        reader.read("serve/README.md")
+        for name in known:
+            del reader.place.env[name]
+    return trained
+
+
+def fill(sandbox: Sandbox, folder: Path, photos: list[Path]) -> tuple[int, list[int]]:
+    """Put the checkpoint where the page has its own, and photos into a dataset: its number and theirs."""
+    api = sly.Api(sandbox.address, sandbox.token)
+    info = {
+        "experiment_name": "Cracks",
+        "framework_name": "HRDA",
+        "model_name": "HRDA mit_b0",
+        "project_id": 27,
+        "task_id": 265,
+        "task_type": "semantic segmentation",
+        "model_files": {},
+        "checkpoints": ["checkpoints/best.pth"],
+        "best_checkpoint": "best.pth",
+        "model_meta": "model_meta.json",
+        "hyperparameters": "hyperparameters.yaml",
+        "artifacts_dir": EXPERIMENT,
+    }
+    (folder / "experiment_info.json").write_text(json.dumps(info))
+    (folder / "model_meta.json").write_text('{"classes": [], "tags": []}')
+    for name in ("experiment_info.json", "model_meta.json"):
+        api.file.upload(sandbox.team_id, str(folder / name), f"{EXPERIMENT}/{name}")
+    for remote in (f"{EXPERIMENT}/checkpoints/best.pth", FORMER_CHECKPOINT):
+        api.file.upload(sandbox.team_id, str(folder / "model.pth"), remote)
+    project = api.project.create(sandbox.workspace_id, "cracks")
+    dataset = api.dataset.create(project.id, "checked")
+    infos = api.image.upload_paths(dataset.id, [path.name for path in photos], [str(path) for path in photos])
+    return dataset.id, [each.id for each in infos]
+
+
+class web_server:
+    """A folder's files on http://127.0.0.1, while the block runs."""
+
+    def __init__(self, folder: Path) -> None:
+        handler = functools.partial(SimpleHTTPRequestHandler, directory=str(folder))
+        self._server = ThreadingHTTPServer(("127.0.0.1", 0), handler)
+
+    def __enter__(self) -> str:
+        threading.Thread(target=self._server.serve_forever, daemon=True).start()
+        return f"http://127.0.0.1:{self._server.server_port}"
+
+    def __exit__(self, *_: object) -> None:
+        self._server.shutdown()
+        self._server.server_close()
+
+
+def assert_answered(document: str, outcomes: list[Outcome]) -> None:
+    """Every block ended well and printed what it is expected to."""
+    for block, step, outcome in zip(to_run(document), RUN[document], outcomes, strict=False):
+        where = f"{document}:{block.line} printed:\n{outcome.output[-4000:]}"
+        assert outcome.code == 0, f"exit code {outcome.code}; {where}"
+        for answer in step.answers:
+            assert answer in outcome.output, f"no {answer!r}; {where}"
+    assert len(outcomes) == len(RUN[document])
+
+
+def masks(path: Path) -> dict[str, np.ndarray]:
+    """A written annotation's classes as masks at the photo's size."""
+    annotation = json.loads(path.read_text())
+    meta = sly.ProjectMeta([sly.ObjClass(label["classTitle"], sly.Bitmap) for label in annotation["objects"]])
+    found = {}
+    for label in sly.Annotation.from_json(annotation, meta).labels:
+        found[label.obj_class.name] = np.zeros((annotation["size"]["height"], annotation["size"]["width"]), np.uint8)
+        label.draw(found[label.obj_class.name], color=1)
+    return found
+
+
+def test_every_block_is_run_or_marked_with_its_reason():
+    marked = {(block.document, block.first, block.reason) for d in DOCUMENTS for block in blocks(d) if block.reason}
+    assert marked == MARKED
+    assert {
+        (b.document, b.text.split("\n")[0]) for d in DOCUMENTS for b in blocks(d) if b.language == OUTPUT
+    } == OUTPUTS
+    for document in DOCUMENTS:
+        assert {block.language for block in blocks(document)} <= {*SHELLS, PYTHON, OUTPUT}, document
+        steps = RUN.get(document, ())
+        assert [block.first[: len(step.first)] for block, step in zip(to_run(document), steps, strict=False)] == [
+            step.first for step in steps
+        ], document
+        assert len(to_run(document)) == len(steps), f"{document} has a block that nothing runs"
+
+
+def test_every_variable_of_the_tests_is_one_that_a_block_names():
+    named = {name for document in DOCUMENTS for block in to_run(document) for name in block.variables}
+    assert named == {*VARIABLES, *FOUND}
+
+
+def test_blocks_are_found_with_their_marks(tmp_path):
+    page = tmp_path / "page.md"
+    page.write_text(
+        "- a\n\n  ```sh\n  A=${A:-1}\n  # why\n  run $A\n  ```\n<!-- not run by the tests: no -->\n~~~\n```\n~~~\n"
+    )
+    first, second = fences(page, "page.md")
+    assert (first.line, first.language, first.first, first.variables) == (3, "sh", "run $A", {"A"})
+    assert (second.text, second.reason) == ("```\n", "no")
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [("```\nls\n", "does not end"), ("<!-- not run by the tests: no -->\n\n```\nls\n```\n", "right before")],
+)
+def test_block_or_mark_that_leads_nowhere_is_an_error(text, message, tmp_path):
+    (tmp_path / "page.md").write_text(text)
+    with pytest.raises(ValueError, match=message):
+        fences(tmp_path / "page.md", "page.md")
+
+
+def test_commands_of_the_front_page_do_what_it_says(reader):
+    assert_answered("README.md", reader.read("README.md"))
+
+
+def test_commands_of_serving_do_what_its_page_says(reader, served):
+    assert_answered("serve/README.md", reader.read("serve/README.md"))
+    with np.load(served / "probabilities.npz") as answer:
+        np.testing.assert_allclose(answer["probabilities"].astype(np.float32).sum(0), 1, atol=0.01)
+
+
+def test_training_in_several_processes_does_what_its_page_says(reader, trained):
+    assert_answered("docs/several_gpus.md", reader.read("docs/several_gpus.md"))
+
+
+def test_folder_is_predicted_by_the_checkpoint_of_a_real_training(trained):
+    photos = sorted((trained / "photos/checked/img").iterdir())
+    written = sorted((trained / "predictions/img").glob("*.json"))
+    assert [path.name for path in written] == [f"{photo.name}.json" for photo in photos]
+    for photo, path in zip(photos, written, strict=True):
+        found = masks(path)
+        assert set(found) <= {"__bg__", "crack"}
+        areas = np.sum(list(found.values()), axis=0)
+        assert areas.shape == read_image(photo).shape[:2]
+        assert (areas == 1).all(), "each pixel has one class"
+        assert cv2.imread(str(path.with_suffix(".png"))).shape[:2] == areas.shape
+
+
+def test_exported_network_of_a_real_training_predicts_the_same(served):
+    ours = masks(served / "predictions/photo.jpg.json")
+    exported = masks(served / "predictions_onnx/photo.jpg.json")
+    assert set(ours) == set(exported)
+    for name, mask in ours.items():
+        assert (mask == exported[name]).mean() > 0.999
