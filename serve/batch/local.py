@@ -8,11 +8,11 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import yaml
 
 from common.data.images import IMAGE_SUFFIXES, ImageError, read_image
 from common.hrda import SettingsError
 from common.hrda.checks import received
+from common.plain_yaml import read_yaml
 from serve.batch.worker import Worker
 from serve.errors import RequestError
 
@@ -115,8 +115,10 @@ def settings_of_words(words: Sequence[str]) -> dict[str, Any]:
 def _settings_of_file(path: Path) -> dict[str, Any]:
     try:
         text = path.read_text(encoding="utf-8")
-        found = json.loads(text) if path.suffix == ".json" else yaml.safe_load(text)
-    except (OSError, ValueError, yaml.YAMLError) as error:
+        found = json.loads(text) if path.suffix == ".json" else read_yaml(text)
+    except SettingsError as error:
+        raise SettingsError(f"{path}: {error}") from None
+    except (OSError, ValueError, RecursionError) as error:
         raise RequestError(f"The settings in {path} cannot be read: {error}") from error
     if not isinstance(found, dict | None):
         raise SettingsError(f"{path} must hold names and values of settings. Received: {received(found)}.")
