@@ -10,7 +10,7 @@ SHELLS = frozenset({"", "sh", "bash", "console"})
 """Languages of the blocks that a reader types into a shell."""
 PYTHON = "python"
 OUTPUT = "text"
-"""Language of the blocks that show what a program printed."""
+"""Language of the blocks that show something and are not typed: what a program printed, a folder."""
 
 _OPENING = re.compile(r"^(?P<indent> *)(?P<fence>`{3,}|~{3,})(?P<language>[^`]*)$")
 _MARK = re.compile(r"^<!-- not run by the tests: (?P<reason>.+) -->$")
