@@ -65,7 +65,8 @@ class CheckpointBundle:
     def best_thresholds(self) -> dict[str, float]:
         """Probability of each class but the background at which its F1 was highest in the last validation; without the
         classes that were not measured."""
-        measured = {name: self.metrics.get(f"best_threshold/{name}") for name in self.classes[1:]}
+        served = "student" if self.model is self.student else "teacher"
+        measured = {name: self.metrics.get(f"{served}/best_threshold/{name}") for name in self.classes[1:]}
         return {name: value for name, value in measured.items() if isinstance(value, float) and 0 < value < 1}
 
 

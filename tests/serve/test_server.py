@@ -198,8 +198,8 @@ def test_settings_to_edit_say_at_which_thresholds_the_model_was_best(running, ch
     plain = Path(running.server.INFERENCE_SETTINGS).read_text(encoding="utf-8")
     assert text() == plain, "nothing was measured"
     names = ("__bg__", "crack, fine: \n#", "stain", "joint")
-    measured = dict.fromkeys((f"best_threshold/{name}" for name in names), 0.38)
-    measured["best_threshold/stain"] = float("nan")
+    measured = dict.fromkeys((f"student/best_threshold/{name}" for name in names), 0.38)
+    measured["student/best_threshold/stain"] = float("nan")
     other = make_checkpoint("measured.pth", classes=names[:3], metrics=measured)
     try:
         assert deploy_files(running, {"checkpoint": str(other)}).status_code == 200

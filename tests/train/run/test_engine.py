@@ -316,6 +316,14 @@ def test_best_checkpoint_is_that_of_the_best_measurement(domains, tmp_path, monk
     assert result.metrics == {"teacher/iou/crack": 0.9}
 
 
+def test_a_checkpoint_knows_the_thresholds_that_its_run_measured(domains, tmp_path):
+    short = settings("mode=source-only", "iterations=2", "validation.interval=2")
+    result = run(RunRequest(short, domains, tmp_path, device="cpu"))
+    best = load_checkpoint(result.best)
+    served = "teacher" if best.serve_teacher else "student"
+    assert best.best_thresholds == {"crack": best.metrics[f"{served}/best_threshold/crack"]}
+
+
 def test_measuring_leaves_every_module_in_its_mode(domains, tmp_path):
     from train.run.preparation import prepare
     from train.run.validation import measure
