@@ -317,7 +317,7 @@ def test_best_checkpoint_is_that_of_the_best_measurement(domains, tmp_path, monk
 
 
 def test_a_checkpoint_knows_the_thresholds_that_its_run_measured(domains, tmp_path):
-    short = settings("mode=source-only", "iterations=2", "validation.interval=2")
+    short = settings("mode=source-only", "iterations=3", "validation.interval=3")
     result = run(RunRequest(short, domains, tmp_path, device="cpu"))
     best = load_checkpoint(result.best)
     served = "teacher" if best.serve_teacher else "student"
