@@ -12,6 +12,11 @@ from pathlib import Path
 from typing import BinaryIO
 
 _NO_ROOM = (errno.ENOSPC, errno.EDQUOT)
+_REMEDIES = dict.fromkeys(_NO_ROOM, "make room on the disk") | {
+    errno.EROFS: "mount the disk so that it can be written to",
+    errno.EACCES: "give this user the right to write there",
+    errno.EPERM: "give this user the right to write there",
+}
 # Some network file systems cannot sync a folder and say so in these ways.
 _CANNOT_SYNC = (errno.EINVAL, errno.ENOTSUP)
 
@@ -28,6 +33,8 @@ class WriteError(OSError):
     def __init__(self, path: Path, cause: OSError, size: int | None = None) -> None:
         self.is_disk_full = cause.errno in _NO_ROOM
         """Whether there was no room for it."""
+        self.remedy = _REMEDIES.get(cause.errno, "see to the disk")
+        """What to do, as the middle of a sentence."""
         reason = (cause.strerror or str(cause)).lower()
         if self.is_disk_full:
             needed = "" if size is None else f"{_readable(size)} needed, "

@@ -1,4 +1,4 @@
-"""Writing a run's checkpoints, and what is said when the disk has no room for them."""
+"""Writing a run's checkpoints, and what is said when the disk does not take them."""
 
 from __future__ import annotations
 
@@ -53,14 +53,16 @@ class CheckpointWriter:
             if not resumed:
                 self._save_state()
         except WriteError as error:
-            raise TrainingError(f"{error} The run was not begun, as it could not be saved: make room first.") from error
+            raise TrainingError(
+                f"{error} The run was not begun, as it could not be saved: {error.remedy} first."
+            ) from error
 
     def save_best(self, measurement: Measurement) -> bool:
         """Write the best checkpoint; whether that worked. Why not is said."""
         try:
             self._folder.save_best(self._checkpoint(measurement), self._keep)
         except WriteError as error:
-            self._say(f"{error} The best checkpoint stays the one before. Make room on the disk.")
+            self._say(f"{error} The best checkpoint stays the one before: {error.remedy}.")
             return False
         self._tell(self._folder.best, is_best=True)
         return True
@@ -72,8 +74,8 @@ class CheckpointWriter:
             self._save_state()
         except WriteError as error:
             self._say(
-                f"{error} {self.what_is_left()} The training goes on and the next checkpoint is tried as usual: make "
-                "room on the disk."
+                f"{error} {self.what_is_left()} The training goes on and the next checkpoint is tried as usual: "
+                f"{error.remedy}."
             )
 
     def finish(self) -> None:
@@ -85,7 +87,7 @@ class CheckpointWriter:
         try:
             self._save_last()
         except WriteError as error:
-            raise TrainingError(f"{error} {self.what_is_left()} Make room on the disk and continue.") from error
+            raise TrainingError(f"{error} {self.what_is_left()} {error.remedy.capitalize()} and continue.") from error
         try:
             self._save_state()
         except WriteError as error:

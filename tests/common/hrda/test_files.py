@@ -74,6 +74,16 @@ def test_disk_that_reports_only_when_flushed_is_heard(tmp_path, monkeypatch, num
     assert names(tmp_path) == ["file"]
 
 
+@pytest.mark.parametrize(
+    ("number", "remedy"),
+    [(errno.ENOSPC, "make room"), (errno.EROFS, "mount"), (errno.EACCES, "the right to write"), (errno.EIO, "see to")],
+)
+def test_remedy_is_that_of_the_cause(tmp_path, number, remedy):
+    with pytest.raises(WriteError) as caught, replacing(tmp_path / "file"):
+        raise OSError(number, os.strerror(number))
+    assert remedy in caught.value.remedy
+
+
 def test_folder_that_cannot_be_made_is_a_write_error(tmp_path):
     (tmp_path / "file").touch()
     with pytest.raises(WriteError, match=r"was not written: (not a directory|file exists)\.$"):
