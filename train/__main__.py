@@ -4,19 +4,22 @@ from __future__ import annotations
 
 import argparse
 import csv
-import os
-import signal
-import stat
 import sys
 import threading
-import time
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, TextIO
 
-from train.run.launched import SECONDS_TO_SAVE, Launched
+from train.run.launched import Launched
+from train.stopping import (
+    open_closed_streams,
+    output_for_changes,
+    stopping_on_signals,
+    tell,
+    watch_input,
+    watch_torchrun,
+)
 
 if TYPE_CHECKING:
     from train.run.request import RunRequest
@@ -101,18 +104,31 @@ def parse(arguments: Sequence[str] | None = None) -> argparse.Namespace:
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command line and return its exit code: 0 done or stopped, 2 refused or failed with a reason."""
+    open_closed_streams()
     given, launched = parse(arguments), Launched.from_environment()
     stop = threading.Event()
     # From here on, and not only once the imports are done, ending is decided between two iterations.
-    with stopping_on_signals(stop, launched):
-        if not launched.is_alone:
-            watch_torchrun(stop)
-        if not given.changes:
-            return train(given, launched, stop, None)
-        if launched.is_first:
-            watch_input(stop)
-        with output_for_changes() as stream:
-            return train(given, launched, stop, stream)
+    with stopping_on_signals(stop, launched) as asked:
+        try:
+            return _watched(given, launched, stop)
+        except BaseException:
+            # What the second signal breaks off may have an error of its own: torch's writer of files, an import.
+            if not asked.insists:
+                raise
+            tell("Ended without saving. What was saved before is intact: --resume goes on from there.", sys.stderr)
+            return 130
+
+
+def _watched(given: argparse.Namespace, launched: Launched, stop: threading.Event) -> int:
+    """Train, with an eye on those who may be gone: torchrun, or who reads the changes."""
+    if not launched.is_alone:
+        watch_torchrun(stop)
+    if not given.changes:
+        return train(given, launched, stop, None)
+    if launched.is_first:
+        watch_input(stop)
+    with output_for_changes() as stream:
+        return train(given, launched, stop, stream)
 
 
 def train(given: argparse.Namespace, launched: Launched, stop: threading.Event, changes: TextIO | None) -> int:
@@ -129,6 +145,7 @@ def train(given: argparse.Namespace, launched: Launched, stop: threading.Event, 
     """
     from common.data.project import ProjectError
     from common.hrda import SettingsError
+    from common.hrda.files import WriteError
     from train.run.engine import run
     from train.run.processes import EndedElsewhere, device_name, joined
     from train.run.readers import ChangeLines, ProgressLines, TensorBoardScalars
@@ -150,21 +167,22 @@ def train(given: argparse.Namespace, launched: Launched, stop: threading.Event, 
         failed, is_news = Failed(str(error), type(error).__name__), launched.is_first
     except (SettingsError, ProjectError, TrainingError) as error:
         failed = Failed(str(error), type(error).__name__)
+    except WriteError as error:
+        failed = Failed(f"{error} {error.remedy.capitalize()}.")
     except OSError as error:
-        failed = Failed(f"A file cannot be read or written: {error}. Look for room on the disk and for permissions.")
-    except KeyboardInterrupt:
-        print("Ended without saving.", file=sys.stderr)
-        return 130
+        failed = Failed(
+            f"A file cannot be read or written: {error}. Look for permissions, and whether the disk is there."
+        )
     else:
         if launched.is_first:
-            print(f"Best checkpoint: {result.best}")
+            tell(f"Best checkpoint: {result.best}", sys.stdout)
         return 0
     if is_news:
         if changes is not None and not launched.is_first:
             # Who reads would otherwise hear from the first process alone that another has ended.
             state.subscribe(ChangeLines(changes, stop.set))
         state.apply(failed)
-        print(f"error: {failed.reason}", file=sys.stderr)
+        tell(f"error: {failed.reason}", sys.stderr)
     return 2
 
 
@@ -214,73 +232,6 @@ def read_classes(text: str | None) -> list[str] | None:
     if not text:
         return None
     return next(csv.reader([text], skipinitialspace=True))
-
-
-@contextmanager
-def stopping_on_signals(stop: threading.Event, launched: Launched) -> Iterator[None]:
-    """Within the block, SIGINT and SIGTERM set `stop`; a second one raises KeyboardInterrupt.
-
-    Under torchrun it does not: a signal may come from the terminal or the scheduler and from torchrun too, which also
-    ends the processes when they take too long.
-    """
-
-    told = False
-
-    def handle(_number: int, _frame: object) -> None:
-        nonlocal told
-        if told and launched.is_alone:
-            raise KeyboardInterrupt
-        if not told and launched.is_first:
-            again = "; once more ends without saving" if launched.is_alone else ""
-            print(f"Stopping after this iteration{again}.", file=sys.stderr, flush=True)
-        told = True
-        stop.set()
-
-    handlers = {number: signal.signal(number, handle) for number in (signal.SIGINT, signal.SIGTERM)}
-    try:
-        yield
-    finally:
-        for number, handler in handlers.items():
-            signal.signal(number, handler)
-
-
-def watch_input(stop: threading.Event) -> None:
-    """Set `stop` when the pipe at the standard input says anything or ends, as it does when who holds it is gone."""
-    if not stat.S_ISFIFO(os.fstat(0).st_mode):
-        return
-
-    def wait() -> None:
-        os.read(0, 1)
-        stop.set()
-
-    threading.Thread(target=wait, name="watch-input", daemon=True).start()
-
-
-def watch_torchrun(stop: threading.Event) -> None:
-    """Set `stop` when torchrun is gone, which alone could end this process if it hung; end it when that takes long."""
-    parent = os.getppid()
-
-    def wait() -> None:
-        while os.getppid() == parent:
-            time.sleep(1)
-        stop.set()
-        time.sleep(SECONDS_TO_SAVE)
-        os._exit(1)
-
-    threading.Thread(target=wait, name="watch-torchrun", daemon=True).start()
-
-
-@contextmanager
-def output_for_changes() -> Iterator[TextIO]:
-    """The standard output for the block alone: what else is written to it goes to the standard error."""
-    sys.stdout.flush()
-    with os.fdopen(os.dup(1), "w", encoding="utf-8") as stream:
-        os.dup2(2, 1)
-        try:
-            yield stream
-        finally:
-            sys.stdout.flush()
-            os.dup2(stream.fileno(), 1)
 
 
 if __name__ == "__main__":

@@ -13,7 +13,7 @@ from typing import Any
 
 from supervisely import logger
 
-SIGNALS = (signal.SIGTERM, signal.SIGINT)
+from train.stopping import SIGNALS
 
 
 class Leaving:
@@ -35,7 +35,8 @@ class Leaving:
     def install(self) -> None:
         """Take the signals over from the server that the app runs in; only the main thread can."""
         for number in SIGNALS:
-            self._before[number] = signal.signal(number, self.handle)
+            if signal.getsignal(number) != signal.SIG_IGN:
+                self._before[number] = signal.signal(number, self.handle)
 
     def handle(self, number: int, frame: FrameType | None) -> None:
         """Answer a signal."""
@@ -43,6 +44,12 @@ class Leaving:
             before = self._before[number]
             if callable(before):
                 before(number, frame)
+            elif before == signal.SIG_DFL:
+                signal.signal(number, signal.SIG_DFL)
+                signal.raise_signal(number)
+            return
+        if self.is_asked and number == signal.SIGHUP:
+            # Of a closed terminal it comes more than once.
             return
         if self.is_asked:
             # Not zero: the agent then keeps the files. The child process sees that its parent is gone.

@@ -306,9 +306,10 @@ def iterate(batches: TrainingBatches, start: int, workers: int, device: torch.de
 def _start_worker(_worker: int) -> None:
     # Workers share the machine's cores already; OpenCV's own threads would only fight over them.
     cv2.setNumThreads(0)
-    # Ctrl-C reaches them, too, but ending is the training process's decision; and they must not
+    # Ctrl-C and the end of a terminal reach them, too, but ending is the training process's decision; and they must not
     # inherit a handler that keeps them from being ended by it.
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    for number in (signal.SIGINT, signal.SIGHUP):
+        signal.signal(number, signal.SIG_IGN)
     signal.signal(signal.SIGTERM, signal.SIG_DFL)
 
 

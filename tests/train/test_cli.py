@@ -121,6 +121,16 @@ def test_ctrl_c_saves_and_resume_goes_on_with_the_same_settings(arguments, tmp_p
     assert kept == TrainSettings.from_dict(SMALL | {"iterations": 4})
 
 
+def test_output_that_nobody_reads_any_more_does_not_spoil_the_end(arguments, tmp_path, monkeypatch, capsys):
+    reading, writing = os.pipe()
+    os.close(reading)
+    with os.fdopen(writing, "w") as stream:
+        monkeypatch.setattr(sys, "stdout", stream)
+        assert main([*arguments, "--device", "cpu", "--set", "iterations=1"]) == 0
+    assert "Traceback" not in capsys.readouterr().err
+    assert (tmp_path / "run" / "checkpoints" / "last.pth").is_file()
+
+
 def test_changes_have_the_standard_output_for_themselves(arguments, capfd):
     before = os.fstat(1)
     assert main([*arguments, "--changes", "--classes", "crak"]) == 2

@@ -7,7 +7,8 @@ from collections.abc import Iterator
 
 import pytest
 
-from train.leaving import SIGNALS, Leaving
+from train.leaving import Leaving
+from train.stopping import SIGNALS
 
 
 class Work:
@@ -51,6 +52,24 @@ def test_training_is_saved_before_the_app_ends(ended: list[str], number: int):
     work.is_busy = False
     signal.raise_signal(signal.SIGINT)
     assert ended == ["SIGINT"], "uploaded: now the SDK's own shutdown gets through"
+
+
+def test_closed_terminal_counts_once_and_ends_an_idle_app(ended: list[str]):
+    work = Work()
+    work.is_busy = True
+    leaving = Leaving(lambda: work.is_busy, work.saved.set)
+    leaving.install()
+    for _ in range(3):
+        signal.raise_signal(signal.SIGHUP)
+    assert work.saved.wait(10)
+    assert ended == []
+
+
+def test_app_that_is_to_outlive_its_terminal_does(ended: list[str]):
+    """As nohup starts it."""
+    signal.signal(signal.SIGHUP, signal.SIG_IGN)
+    Leaving(lambda: False, int).install()
+    assert signal.getsignal(signal.SIGHUP) == signal.SIG_IGN
 
 
 def test_second_signal_ends_the_app_at_once(ended: list[str]):

@@ -6,10 +6,8 @@ all.
 
 from __future__ import annotations
 
-import os
 import sys
 from collections.abc import Callable, Mapping
-from contextlib import suppress
 from pathlib import Path
 from typing import TextIO
 
@@ -25,6 +23,7 @@ from train.run.state import (
     Validated,
     encode,
 )
+from train.stopping import tell
 
 SHOWN = (
     "iou",
@@ -77,9 +76,7 @@ class ProgressLines:
                 self._print(text)
 
     def _print(self, text: str) -> None:
-        # Lines may go to a file on a full disk, which is no reason to lose the training.
-        with suppress(OSError):
-            print(text, file=self._stream, flush=True)
+        tell(text, self._stream)
 
 
 class TensorBoardScalars:
@@ -137,13 +134,7 @@ class ChangeLines:
 
     def __call__(self, state: TrainingState, change: Change) -> None:
         """Pass a change on."""
-        try:
-            print(encode(change), file=self._stream, flush=True)
-        except BrokenPipeError:
-            # The stream keeps what it could not write; without the pipe it gets rid of it.
-            nowhere = os.open(os.devnull, os.O_WRONLY)
-            os.dup2(nowhere, self._stream.fileno())
-            os.close(nowhere)
+        if not tell(encode(change), self._stream):
             self._on_broken()
 
 

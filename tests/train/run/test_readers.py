@@ -1,4 +1,6 @@
 import io
+import os
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -83,6 +85,20 @@ def test_full_disk_costs_lines_and_points_and_not_the_training(tmp_path, monkeyp
         state.apply(Progressed(1, {"loss": 1.0}, None))
     state.apply(Progressed(2, {"loss": 2.0}, None))
     assert drawn(tmp_path)[-1] == (2, 2.0)
+
+
+def test_line_that_a_full_disk_does_not_take_holds_up_no_other(tmp_path):
+    """Python keeps what it could not write, and each fork would try again."""
+    state = TrainingState()
+    with Path("/dev/full").open("w") as stream:
+        state.subscribe(ProgressLines(stream))
+        state.apply(Said("no room"))
+        stream.flush()
+        (tmp_path / "log").touch()
+        with (tmp_path / "log").open("w") as room:
+            os.dup2(room.fileno(), stream.fileno())
+        state.apply(Said("room again"))
+    assert (tmp_path / "log").read_text() == "room again\n"
 
 
 @pytest.mark.parametrize(("count", "text"), [(1, "1 iteration was skipped because"), (2, "2 iterations were skipped")])
