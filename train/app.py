@@ -18,6 +18,7 @@ from supervisely.nn.utils import ModelSource
 from common.data.project import BACKGROUND, ProjectError
 from common.hrda import ModelSettings, SettingsError, load_checkpoint
 from common.hrda.checkpoints import CheckpointError
+from common.hrda.settings import SHAPING
 from train.benchmark import Measuring, run_benchmark
 from train.instance.domains import FoundDomain, InputError, download, find, overlap_with_target, spoken
 from train.leaving import Leaving, end_well
@@ -304,8 +305,7 @@ def with_network_of(settings: TrainSettings, checkpoint: Path) -> TrainSettings:
         CheckpointError: it cannot be read.
     """
     stored = ModelSettings.from_dict(load_checkpoint(checkpoint).settings["model"])
-    names = ("encoder", "decoder_channels", "attention_channels", "attention_classwise")
-    return replace(settings, model=replace(settings.model, **{name: getattr(stored, name) for name in names}))
+    return replace(settings, model=replace(settings.model, **{name: getattr(stored, name) for name in SHAPING}))
 
 
 def scores_of_served_model(result: RunResult) -> dict[str, float]:

@@ -35,6 +35,8 @@ Mode = Literal["source-only", "control", "uda", "supervised"]
 PRESETS, PRECISIONS, PSEUDO_LABEL_RULES, MODES = map(get_args, (Preset, Precision, PseudoLabelRule, Mode))
 
 PSEUDO_LABEL_VIEWS = (1, 2, 4)
+SHAPING = ("encoder", "decoder_channels", "attention_channels", "attention_classwise")
+"""Settings of the model on which the shapes of its weights depend, besides the number of classes."""
 
 
 def _encoder(name: str) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+from contextlib import ExitStack
 from dataclasses import replace
 from pathlib import Path
 
@@ -69,16 +70,22 @@ def run(
         # Libraries that are told no device would all work on the first one.
         torch.cuda.set_device(device)
     folder = RunFolder(request.out)
-    before, start, data = ranks.from_first(lambda: begin(request, folder, state, stop, ranks))
-    settings = replace(request.settings, pretrained=start.pretrained)
-    start = on_this_machine(start, settings)
-    with explained_memory(settings, device):
-        learner = Learner(settings, data, device, start, lambda text: state.apply(Said(text)), ranks)
-        return TrainingLoop(learner, settings, data, folder, state).run(before, stop)
+    with ExitStack() as held:
+        before, start, data = ranks.from_first(lambda: begin(request, folder, state, stop, ranks, held))
+        settings = replace(request.settings, pretrained=start.pretrained)
+        start = on_this_machine(start, settings)
+        with explained_memory(settings, device):
+            learner = Learner(settings, data, device, start, lambda text: state.apply(Said(text)), ranks)
+            return TrainingLoop(learner, settings, data, folder, state).run(before, stop)
 
 
 def begin(
-    request: RunRequest, folder: RunFolder, state: TrainingState, stop: threading.Event, ranks: Ranks
+    request: RunRequest,
+    folder: RunFolder,
+    state: TrainingState,
+    stop: threading.Event,
+    ranks: Ranks,
+    held: ExitStack,
 ) -> tuple[RunState | None, Start, PreparedData]:
     """Claim the folder, choose the weights to start from and prepare the photos.
 
@@ -86,19 +93,22 @@ def begin(
         request: what is asked for.
         folder: of the run.
         state: is told of downloads and of what is chosen.
-        stop: ends a download once it is set.
+        stop: ends a download or the reading of photos once it is set.
         ranks: the processes that train together, of which one calls this.
+        held: keeps the folder for this run.
 
     Returns:
         What the run goes on from, if it is resumed, what it starts from, and what it trains and measures on.
 
     Raises:
         SettingsError, ProjectError: as `run`.
-        TrainingError: it was stopped during a download.
+        TrainingError: it was stopped meanwhile.
     """
     settings, init_checkpoint = request.settings, request.init_checkpoint
 
     def say(text: str) -> None:
+        if stop.is_set():
+            raise TrainingError("Stopped while the photos were prepared. Nothing was trained.")
         state.apply(Said(text))
 
     def downloading(name: str, received: int, size: int | None) -> None:
@@ -108,12 +118,18 @@ def begin(
 
     part_of_batch(settings.batch_size, ranks, settings.compute.accumulate)
     require_start(settings, init_checkpoint)
-    before = folder.claim(resume=request.resume, say=say)
+    before = held.enter_context(folder.claimed(resume=request.resume, say=say))
+    if before is not None:
+        before.require_settings(settings)
+        if init_checkpoint is not None:
+            say(
+                f"The run goes on with its own weights of iteration {before.iteration}, not those of {init_checkpoint}."
+            )
     earlier = None if before is None else recorded_pretrained(folder.settings)
     start = choose_start(settings, init_checkpoint, say, downloading, resumed_from=earlier)
     data = prepare(settings, request.domains, request.classes, Path(settings.data.cache_dir or folder.cache), say)
     if before is not None:
-        before.require_fit(data.classes, settings.iterations)
+        before.require_classes(data.classes)
     return before, start, data
 
 

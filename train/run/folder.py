@@ -6,7 +6,8 @@ import json
 import pickle
 import re
 import zipfile
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Self
@@ -15,7 +16,9 @@ import torch
 
 from common.hrda import CheckpointBundle, SettingsError, save_checkpoint
 from common.hrda.files import WriteError, remove_halves, replacing
+from common.hrda.settings import SHAPING
 from train.run.learner import Learner
+from train.run.lock import locked
 from train.run.progress import RunProgress
 from train.run.validation import Measurement
 from train.settings.training import TrainSettings
@@ -41,6 +44,8 @@ class RunState:
     """Iterations done."""
     classes: tuple[str, ...]
     """Names by index."""
+    model: Mapping[str, Any]
+    """Settings of the model, as plain data."""
     student: Mapping[str, Any]
     """State dict of the student."""
     teacher: Mapping[str, Any]
@@ -62,38 +67,53 @@ class RunState:
         return cls(
             iteration=content["iteration"],
             classes=tuple(content["classes"]),
+            model=content["settings"]["model"],
             student=content["state_dict"],
             teacher=content["teacher_state_dict"],
             **content["resume"],
         )
 
-    def require_fit(self, classes: tuple[str, ...], iterations: int) -> None:
-        """Make sure that there is something left to do, with the same classes.
+    def require_settings(self, settings: TrainSettings) -> None:
+        """Make sure that there is something left to do, with a network of the same shape.
 
         Raises:
-            SettingsError: there is not, or the classes differ.
+            SettingsError: there is not, or a setting that shapes the network differs.
+        """
+        wanted = settings.model.to_dict()
+        for name in SHAPING:
+            if self.model.get(name, wanted[name]) != wanted[name]:
+                raise SettingsError(
+                    "A run is resumed with the settings of the model it was started with: "
+                    f"model.{name} {self.model[name]}. Received: {wanted[name]}."
+                )
+        if self.iteration >= settings.iterations:
+            raise SettingsError(f"The run is complete after {self.iteration} iterations. Raise iterations to go on.")
+
+    def require_classes(self, classes: tuple[str, ...]) -> None:
+        """Make sure that the same classes are told apart.
+
+        Raises:
+            SettingsError: they differ.
         """
         if classes != self.classes:
             raise SettingsError(
                 f"A run is resumed with the classes it was started with: {', '.join(self.classes[1:])}. "
                 f"Received: {', '.join(classes[1:])}."
             )
-        if self.iteration >= iterations:
-            raise SettingsError(f"The run is complete after {self.iteration} iterations. Raise iterations to go on.")
 
     def restore(self, learner: Learner, progress: RunProgress) -> None:
         """Put the state into these.
 
         Raises:
-            SettingsError: the models are not of the shape that was saved.
+            SettingsError: the models have other parts than what was saved.
         """
         try:
             learner.student.load_state_dict(self.student)
             learner.teacher.load_state_dict(self.teacher)
         except RuntimeError as error:
             raise SettingsError(
-                "A run is resumed with the settings of the model it was started with: "
-                f"{' '.join(str(error).split())[:200]}"
+                f"The networks saved at iteration {self.iteration} have other parts than those of this version of the "
+                "app. Resume with the version that the run was started with, or start another from its last.pth."
             ) from error
         learner.load_extra_state(self.learner)
         progress.restore(self.iteration, self.progress, learner.device)
@@ -147,6 +167,7 @@ class RunFolder:
         # Beside the checkpoints and not among them, which are handed on: what else is in these only this run needs.
         self.states = self.out / "resume"
         self.facts = self.out / "resume.json"
+        self.lock = self.out / "run.lock"
 
     @property
     def kept(self) -> dict[int, Path]:
@@ -163,32 +184,37 @@ class RunFolder:
         """Iterations done in the newest state; None if there is none."""
         return next(iter(self.kept), None)
 
-    def claim(self, *, resume: bool, say: Callable[[str], None]) -> RunState | None:
-        """Make sure that the folder can be written and holds a run only where one is to go on.
+    @contextmanager
+    def claimed(self, *, resume: bool, say: Callable[[str], None]) -> Iterator[RunState | None]:
+        """Have the folder for this process while the block runs; it holds a run only where one is to go on.
 
         Args:
             resume: whether one is to go on.
-            say: gets a sentence if its newest state is damaged and an older one takes its place.
+            say: gets a sentence if its newest state is damaged and an older one takes its place, or if the disk has no
+                locks.
 
-        Returns:
+        Yields:
             The state to go on from, when resuming.
 
         Raises:
-            SettingsError: a run is there and `resume` is not set, none is there and it is, or its files are damaged.
+            SettingsError: a run is there and `resume` is not set, none is there and it is, its files are damaged,
+                another process has the folder, or it cannot be written to.
         """
-        if resume:
-            self._remove_halves()
-            return self._read_state(say)
-        # A run that has learnt nothing is not worth keeping.
-        if self.latest or any(self.checkpoints.glob("*.pth")):
-            raise SettingsError(f"{self.out} already holds a run. Resume it, or choose another folder for the new one.")
+        if resume and not self.kept:
+            raise SettingsError(f"{self.out} holds no run to resume. Start it without resuming.")
         try:
             for folder in (self.checkpoints, self.states):
                 folder.mkdir(parents=True, exist_ok=True)
         except OSError as error:
             raise SettingsError(f"The run's folder {self.out} cannot be made: {error.strerror}.") from error
-        self._remove_halves()
-        return None
+        with locked(self.lock, say):
+            # A run that has learnt nothing is not worth keeping.
+            if not resume and (self.latest or any(self.checkpoints.glob("*.pth"))):
+                raise SettingsError(
+                    f"{self.out} already holds a run. Resume it, or choose another folder for the new one."
+                )
+            self._remove_halves()
+            yield self._read_state(say) if resume else None
 
     def write_settings(self, settings: TrainSettings, classes: tuple[str, ...]) -> None:
         """Keep the settings, complete and readable, and what choosing to resume needs.
@@ -272,10 +298,7 @@ class RunFolder:
             remove_halves(path)
 
     def _read_state(self, say: Callable[[str], None]) -> RunState:
-        kept = self.kept
-        if not kept:
-            raise SettingsError(f"{self.out} holds no run to resume. Start it without resuming.")
-        for iteration, path in kept.items():
+        for iteration, path in self.kept.items():
             try:
                 state = RunState.read(path)
             except _DAMAGED:

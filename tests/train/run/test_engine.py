@@ -1,4 +1,5 @@
 import dataclasses
+import shutil
 import threading
 from pathlib import Path
 
@@ -231,12 +232,21 @@ def test_folder_of_a_run_is_not_overwritten_and_a_complete_run_not_resumed(domai
 
 def test_resuming_with_another_model_or_a_damaged_file_is_refused(domains, finished, tmp_path):
     out, _, _ = finished
-    with pytest.raises(SettingsError, match="settings of the model it was started with"):
-        run(RunRequest(settings("iterations=5", "model.decoder_channels=16"), domains, out, device="cpu", resume=True))
+    wider = settings("iterations=5", "model.decoder_channels=16")
+    with pytest.raises(SettingsError, match=r"it was started with: model\.decoder_channels 8\. Received: 16\.$"):
+        run(RunRequest(wider, domains, out, device="cpu", resume=True))
     (tmp_path / "resume").mkdir()
     (tmp_path / "resume" / "iteration_000004.pth").write_bytes(b"damaged")
     with pytest.raises(SettingsError, match="damaged"):
         run(RunRequest(settings(), domains, tmp_path, device="cpu", resume=True))
+
+
+def test_initial_weights_of_a_resumed_run_are_said_to_be_left_aside(domains, finished, tmp_path):
+    out, result, _ = finished
+    shutil.copytree(out, tmp_path / "run")
+    state = TrainingState()
+    run(RunRequest(settings("iterations=5"), domains, tmp_path / "run", None, "cpu", True, result.best), state=state)
+    assert f"The run goes on with its own weights of iteration 4, not those of {result.best}." in state.messages
 
 
 @pytest.mark.parametrize(

@@ -1,5 +1,13 @@
 """What a run's folder keeps: the last states, no matter what happens to one of them."""
 
+import errno
+import fcntl
+import multiprocessing
+import os
+import re
+import socket
+from pathlib import Path
+
 import pytest
 import torch
 
@@ -30,10 +38,15 @@ def save(folder: RunFolder, iteration: int, keep: int = 2) -> None:
     folder.save_state(bundle(iteration), {"learner": {"x": torch.ones(2)}, "progress": {"best": None}}, keep)
 
 
+def claim(folder: RunFolder, *, resume: bool = False, say=print):
+    with folder.claimed(resume=resume, say=say) as state:
+        return state
+
+
 @pytest.fixture
 def folder(tmp_path) -> RunFolder:
     made = RunFolder(tmp_path)
-    assert made.claim(resume=False, say=print) is None
+    assert claim(made) is None
     return made
 
 
@@ -46,7 +59,7 @@ def test_last_states_are_kept_and_each_is_a_checkpoint_too(folder):
     save(folder, 25, keep=1)
     assert list(folder.kept) == [25]
     assert load_checkpoint(folder.kept[25]).iteration == 25
-    state = folder.claim(resume=True, say=print)
+    state = claim(folder, resume=True)
     assert (state.iteration, state.classes, state.progress) == (25, ("__bg__", "crack"), {"best": None})
 
 
@@ -56,7 +69,7 @@ def test_damaged_state_gives_way_to_the_one_before_and_is_forgotten(folder):
     save(folder, 10)
     path = folder.kept[10]
     path.write_bytes(path.read_bytes()[:1000])
-    assert folder.claim(resume=True, say=said.append).iteration == 5
+    assert claim(folder, resume=True, say=said.append).iteration == 5
     assert said == [f"{path} is damaged: the run cannot go on from iteration 10."]
     save(folder, 8)
     assert list(folder.kept) == [8, 5], "what is newest is the way that the run has taken"
@@ -68,26 +81,26 @@ def test_single_flipped_bit_counts_as_damage(folder):
     content = bytearray(folder.kept[10].read_bytes())
     content[len(content) // 2] ^= 1
     folder.kept[10].write_bytes(content)
-    assert folder.claim(resume=True, say=print).iteration == 5
+    assert claim(folder, resume=True).iteration == 5
 
 
 def test_folder_whose_states_are_all_damaged_is_refused_with_the_remedy(folder):
     save(folder, 5)
     folder.kept[5].write_bytes(b"")
     with pytest.raises(SettingsError, match=r"All of .*resume is damaged.*Start another from last\.pth"):
-        folder.claim(resume=True, say=print)
+        claim(folder, resume=True)
 
 
 def test_run_that_has_learnt_something_is_not_overwritten(folder):
     save(folder, 0)
-    assert folder.claim(resume=False, say=print) is None
+    assert claim(folder) is None
     folder.save_best(bundle(3), keep=2)
     with pytest.raises(SettingsError, match="already holds a run"):
-        folder.claim(resume=False, say=print)
+        claim(folder)
     folder.best.unlink()
     save(folder, 5)
     with pytest.raises(SettingsError, match="already holds a run"):
-        folder.claim(resume=False, say=print)
+        claim(folder)
 
 
 def test_halves_of_a_killed_run_are_removed(folder):
@@ -101,7 +114,7 @@ def test_halves_of_a_killed_run_are_removed(folder):
     for half in halves:
         half.touch()
     (folder.checkpoints / ".kept").touch()
-    folder.claim(resume=True, say=print)
+    claim(folder, resume=True)
     assert not any(half.exists() for half in halves)
     assert (folder.checkpoints / ".kept").exists()
 
@@ -140,6 +153,57 @@ def test_what_can_be_resumed_is_told_without_reading_weights(folder):
     assert TrainSettings.from_yaml(folder.settings.read_text()) == settings
     folder.facts.write_text("half of it")
     assert resumable(folder.out) is None
+
+
+def hold(path: Path, ready, end) -> None:
+    with RunFolder(path).claimed(resume=False, say=print):
+        ready.set()
+        end.wait()
+
+
+def test_folder_belongs_to_one_process_until_that_ends(tmp_path):
+    """It names host and process, and a kill frees the folder at once."""
+    processes = multiprocessing.get_context("fork")
+    ready = processes.Event()
+    other = processes.Process(target=hold, args=(tmp_path, ready, processes.Event()))
+    other.start()
+    try:
+        assert ready.wait(30)
+        who = re.escape(f"Another run is going on in {tmp_path}: process {other.pid} on {socket.gethostname()}. ")
+        with pytest.raises(SettingsError, match=f"{who}Let it end or stop it"):
+            claim(RunFolder(tmp_path))
+        save(RunFolder(tmp_path), 5)
+        half = tmp_path / "checkpoints" / ".last.pth.01"
+        half.touch()
+        with pytest.raises(SettingsError, match=who):
+            claim(RunFolder(tmp_path), resume=True)
+        assert half.exists(), "it is what the other one is writing"
+        (tmp_path / "run.lock").write_text("{")
+        with pytest.raises(SettingsError, match="which process it is could not be read"):
+            claim(RunFolder(tmp_path), resume=True)
+    finally:
+        other.kill()
+        other.join(30)
+    assert claim(RunFolder(tmp_path), resume=True).iteration == 5
+
+
+def test_disk_without_locks_is_said_and_the_run_goes_on(tmp_path, monkeypatch):
+    def lockf(*_):
+        raise OSError(errno.ENOLCK, "No locks available")
+
+    monkeypatch.setattr(fcntl, "lockf", lockf)
+    said: list[str] = []
+    claim(RunFolder(tmp_path), say=said.append)
+    assert said == [f"The disk of {tmp_path} has no locks. Make sure that no other run writes to this folder."]
+
+
+def test_folder_that_cannot_be_written_to_is_refused(tmp_path, monkeypatch):
+    def read_only(*_):
+        raise OSError(errno.EROFS, os.strerror(errno.EROFS))
+
+    monkeypatch.setattr(os, "open", read_only)
+    with pytest.raises(SettingsError, match=r"cannot be written to: Read-only file system\.$"):
+        claim(RunFolder(tmp_path))
 
 
 def test_best_checkpoint_says_how_good_it_is(folder):
