@@ -82,19 +82,19 @@ def plain_features(backbone: nn.Module, images: Tensor) -> list[Tensor]:
         tokens = patch_embed.norm(_tokens(x))
         for block in blocks:
             attended = _plain_attention(block.attn, block.norm1(tokens), size)
-            tokens = tokens + block.attn.dropout_layer(attended)
+            tokens = tokens + block.attn.drop_path(attended)
             mixed = _plain_ffn(block.ffn.layers, block.norm2(tokens), size)
-            tokens = tokens + block.ffn.dropout_layer(mixed)
+            tokens = tokens + block.ffn.drop_path(mixed)
         x = _map(norm(tokens), size)
         features.append(x)
     return features
 
 
 def _plain_attention(attention: nn.Module, tokens: Tensor, size: torch.Size) -> Tensor:
-    dims, heads = attention.embed_dims, attention.num_heads
+    dims, heads = tokens.shape[-1], attention.num_heads
     weight, bias = attention.attn.in_proj_weight, attention.attn.in_proj_bias
     context = tokens
-    if attention.sr_ratio > 1:
+    if attention.reduction > 1:
         context = attention.norm(_tokens(attention.sr(_map(tokens, size))))
     q = F.linear(tokens, weight[:dims], bias[:dims]).unflatten(-1, (heads, -1)).transpose(1, 2)
     k, v = F.linear(context, weight[dims:], bias[dims:]).unflatten(-1, (2, heads, -1)).permute(2, 0, 3, 1, 4)
@@ -103,7 +103,7 @@ def _plain_attention(attention: nn.Module, tokens: Tensor, size: torch.Size) -> 
 
 
 def _plain_ffn(layers: nn.Sequential, tokens: Tensor, size: torch.Size) -> Tensor:
-    widen, depthwise, activate, _, narrow, _ = layers
+    widen, depthwise, activate, _, narrow = layers
     wide = _map(F.linear(tokens, widen.weight.flatten(1), widen.bias), size)
     return F.linear(activate(_tokens(depthwise(wide))), narrow.weight.flatten(1), narrow.bias)
 
@@ -126,12 +126,12 @@ def plain_decoder(head: DAFormerHead, features: list[Tensor]) -> Tensor:
                 conv = part.conv
                 # Our own layers compute depthwise and 1×1 convolutions in another way.
                 x = F.conv2d(x, conv.weight, conv.bias, conv.stride, conv.padding, conv.dilation, conv.groups)
-                x = F.relu(part.norm(x))
+                x = F.relu(part.bn(x))
             branches.append(x)
         last, joined = head.fuse_layer.bottleneck, torch.cat(branches, dim=1)
     else:
         last = head.fuse_layer
-    return head.cls_seg(F.relu(last.norm(last.conv(joined))))
+    return head.conv_seg(head.dropout(F.relu(last.bn(last.conv(joined)))))
 
 
 def _tokens(x: Tensor) -> Tensor:

@@ -16,7 +16,11 @@ import torch
 from torch import Tensor
 
 from common.hrda.catalogue import ENCODERS
-from common.hrda.network.mit import MixVisionTransformer
+from common.hrda.network import mmcv_operators
+
+mmcv_operators.ensure_importable()
+
+from mmseg.models.backbones.mit import MixVisionTransformer  # noqa: E402
 
 NOWHERE = "http://127.0.0.1:9"
 """An address at which nobody answers."""

@@ -2,26 +2,15 @@
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Sequence
-from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from common.hrda.checks import received
-from common.hrda.network import mmcv_operators
 from common.hrda.network.depthwise import DilatedDepthwiseConv2d, PointwiseConv2d, pointwise
 
-mmcv_operators.ensure_importable()
-
-from mmcv.cnn import ConvModule, DepthwiseSeparableConvModule  # noqa: E402
-from mmengine.model import BaseModule  # noqa: E402
-from mmseg.models.decode_heads.decode_head import BaseDecodeHead  # noqa: E402
-from mmseg.registry import MODELS  # noqa: E402
-
-NORM = {"type": "BN", "requires_grad": True}
 ASPP_DILATIONS = (1, 6, 12, 18)
 
 
@@ -46,6 +35,36 @@ class _Embedding(nn.Module):
         return pointwise(x, self.proj.weight, self.proj.bias)
 
 
+class ConvBNReLU(nn.Module):
+    """Convolution without bias, batch norm and ReLU, with mmcv's names of the parameters."""
+
+    def __init__(self, conv: nn.Conv2d) -> None:
+        super().__init__()
+        self.conv = conv
+        self.bn = nn.BatchNorm2d(conv.out_channels)
+        nn.init.kaiming_normal_(conv.weight, mode="fan_out", nonlinearity="relu")
+
+    def forward(self, x: Tensor) -> Tensor:
+        """B×c×H×W → B×C×H×W."""
+        return F.relu_(self.bn(self.conv(x)))
+
+
+class SeparableConvBNReLU(nn.Module):
+    """A dilated depthwise 3×3 convolution, then a pointwise one, each with batch norm and ReLU."""
+
+    def __init__(self, in_channels: int, channels: int, dilation: int) -> None:
+        super().__init__()
+        depthwise = DilatedDepthwiseConv2d(
+            in_channels, in_channels, 3, padding=dilation, dilation=dilation, groups=in_channels, bias=False
+        )
+        self.depthwise_conv = ConvBNReLU(depthwise)
+        self.pointwise_conv = ConvBNReLU(PointwiseConv2d(in_channels, channels, 1, bias=False))
+
+    def forward(self, x: Tensor) -> Tensor:
+        """B×c×H×W → B×C×H×W."""
+        return self.pointwise_conv(self.depthwise_conv(x))
+
+
 def _joined_conv(maps: Sequence[Tensor], weight: Tensor, size: Sequence[int]) -> Tensor:
     """1×1 convolution, without bias, of maps that are resized to `size` and joined: B×C×h×w.
 
@@ -63,41 +82,35 @@ class _SeparableASPP(nn.Module):
     def __init__(self, in_channels: int, channels: int) -> None:
         super().__init__()
         self.aspp_modules = nn.ModuleList(
-            ConvModule(in_channels, channels, 1, norm_cfg=NORM)
+            ConvBNReLU(nn.Conv2d(in_channels, channels, 1, bias=False))
             if dilation == 1
-            else DepthwiseSeparableConvModule(
-                in_channels, channels, 3, dilation=dilation, padding=dilation, norm_cfg=NORM
-            )
+            else SeparableConvBNReLU(in_channels, channels, dilation)
             for dilation in ASPP_DILATIONS
         )
-        for branch in self.aspp_modules[1:]:
-            # Same parameters, another forward: nothing needs to be copied.
-            branch.depthwise_conv.conv.__class__ = DilatedDepthwiseConv2d
-            branch.pointwise_conv.conv.__class__ = PointwiseConv2d
-        self.bottleneck = ConvModule(channels * len(ASPP_DILATIONS), channels, 3, padding=1, norm_cfg=NORM)
+        joined = channels * len(ASPP_DILATIONS)
+        self.bottleneck = ConvBNReLU(nn.Conv2d(joined, channels, 3, padding=1, bias=False))
 
     def forward(self, embedded: Sequence[Tensor], size: Sequence[int]) -> Tensor:
         """Fuse embedded maps of several sizes at `size`."""
         direct, *separable = self.aspp_modules
         joined = torch.cat([resize(x, size) for x in embedded], dim=1)
-        branches = [F.relu_(direct.norm(_joined_conv(embedded, direct.conv.weight, size)))]
+        branches = [F.relu_(direct.bn(_joined_conv(embedded, direct.conv.weight, size)))]
         branches += [branch(joined) for branch in separable]
         return self.bottleneck(torch.cat(branches, dim=1))
 
 
-class _PointwiseFusion(ConvModule):
+class _PointwiseFusion(ConvBNReLU):
     """1×1 convolution, BN and ReLU of the joined maps: the lighter decoder of the scale attention."""
 
     def __init__(self, in_channels: int, channels: int) -> None:
-        super().__init__(in_channels, channels, 1, norm_cfg=NORM)
+        super().__init__(nn.Conv2d(in_channels, channels, 1, bias=False))
 
     def forward(self, embedded: Sequence[Tensor], size: Sequence[int]) -> Tensor:
         """Fuse embedded maps of several sizes at `size`."""
-        return F.relu_(self.norm(_joined_conv(embedded, self.conv.weight, size)))
+        return F.relu_(self.bn(_joined_conv(embedded, self.conv.weight, size)))
 
 
-@MODELS.register_module()
-class DAFormerHead(BaseDecodeHead):
+class DAFormerHead(nn.Module):
     """DAFormer's decoder (Hoyer et al., CVPR 2022, section 3.2): features of four stages → class logits.
 
     Args:
@@ -117,27 +130,14 @@ class DAFormerHead(BaseDecodeHead):
         num_classes: int,
         fusion: str = "sepaspp",
         dropout_ratio: float = 0.1,
-        **kwargs: Any,
     ) -> None:
         if fusion not in self.FUSIONS:
             raise ValueError(
                 f"Unknown fusion. Expected one of {', '.join(self.FUSIONS)}. Received: {received(fusion)}."
             )
-        with warnings.catch_warnings():
-            # The base class builds a loss of its own, with two warnings about options that HRDA does not use.
-            warnings.simplefilter("ignore", UserWarning)
-            super().__init__(
-                in_channels=list(in_channels),
-                channels=channels,
-                num_classes=num_classes,
-                out_channels=num_classes,
-                in_index=list(range(len(in_channels))),
-                input_transform="multiple_select",
-                dropout_ratio=dropout_ratio,
-                norm_cfg=NORM,
-                align_corners=False,
-                **kwargs,
-            )
+        super().__init__()
+        self.conv_seg = nn.Conv2d(channels, num_classes, 1)
+        self.dropout = nn.Dropout2d(dropout_ratio)
         self.embed_layers = nn.ModuleList(_Embedding(c, channels) for c in in_channels)
         total = channels * len(in_channels)
         self.fuse_layer = (_SeparableASPP if fusion == "sepaspp" else _PointwiseFusion)(total, channels)
@@ -145,11 +145,10 @@ class DAFormerHead(BaseDecodeHead):
     def forward(self, features: Sequence[Tensor]) -> Tensor:
         """Logits B×C×H/4×W/4 of features at strides 4, 8, 16 and 32."""
         embedded = [embed(f) for embed, f in zip(self.embed_layers, features, strict=True)]
-        return self.cls_seg(self.fuse_layer(embedded, features[0].shape[-2:]))
+        return self.conv_seg(self.dropout(self.fuse_layer(embedded, features[0].shape[-2:])))
 
 
-@MODELS.register_module()
-class HRDAHead(BaseModule):
+class HRDAHead(nn.Module):
     """The decoder for both resolutions and the scale attention (Hoyer et al., ECCV 2022, section 3.2).
 
     Args:
@@ -159,7 +158,6 @@ class HRDAHead(BaseModule):
         attention_channels: width of the scale attention.
         attention_classwise: one attention channel a class, or one for all.
         dropout_ratio: dropout before the decoder's last layer.
-        init_cfg: mmengine's initialisation config.
     """
 
     def __init__(
@@ -170,9 +168,8 @@ class HRDAHead(BaseModule):
         attention_channels: int = 256,
         attention_classwise: bool = True,
         dropout_ratio: float = 0.1,
-        init_cfg: Any = None,
     ) -> None:
-        super().__init__(init_cfg)
+        super().__init__()
         self.num_classes = num_classes
         self.head = DAFormerHead(in_channels, channels, num_classes, dropout_ratio=dropout_ratio)
         self.scale_attention = DAFormerHead(
@@ -181,8 +178,6 @@ class HRDAHead(BaseModule):
             num_classes if attention_classwise else 1,
             fusion="conv1x1",
             dropout_ratio=dropout_ratio,
-            # One channel for all classes is a width here, not a threshold on a binary problem.
-            threshold=None if attention_classwise else 0.5,
         )
 
     def forward(self, features: Sequence[Tensor]) -> Tensor:

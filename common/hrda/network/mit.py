@@ -1,91 +1,185 @@
-"""MiT, the encoder of SegFormer (Xie et al., NeurIPS 2021), as HRDA's reference uses it."""
+"""MiT, the encoder of SegFormer (Xie et al., NeurIPS 2021), as HRDA's reference uses it.
+
+Parameters have mmsegmentation's names, so that its published weights load unchanged.
+"""
 
 from __future__ import annotations
 
-from typing import Any
+import math
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor
+from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 from common.hrda.catalogue import ENCODERS
 from common.hrda.checks import received
-from common.hrda.network import mmcv_operators
 
-mmcv_operators.ensure_importable()
+NUM_HEADS = (1, 2, 5, 8)
+PATCH_SIZES = (7, 3, 3, 3)
+STRIDES = (4, 2, 2, 2)
+REDUCTIONS = (8, 4, 2, 1)
+"""Of each stage: by how much attention makes its context smaller along each side."""
+EXPANSION = 4
+"""Width of the feed-forward part, as a multiple of the stage's."""
+INNER_EPS, OUTER_EPS = 1e-5, 1e-6
+"""SegFormer's two LayerNorm epsilons: inside patch embedding and attention, and around the blocks."""
 
-from mmseg.models.backbones.mit import EfficientMultiheadAttention, MixFFN, MixVisionTransformer  # noqa: E402
-from mmseg.models.utils import nchw_to_nlc, nlc_to_nchw  # noqa: E402
-from mmseg.registry import MODELS  # noqa: E402
+
+def nlc_to_nchw(x: Tensor, size: tuple[int, int]) -> Tensor:
+    """Tokens B×(H·W)×C as a map B×C×H×W."""
+    return x.transpose(1, 2).unflatten(2, size)
 
 
-class FusedEfficientAttention(EfficientMultiheadAttention):
-    """MiT's spatially reduced attention through torch's fused kernel.
+def nchw_to_nlc(x: Tensor) -> Tensor:
+    """A map B×C×H×W as tokens B×(H·W)×C."""
+    return x.flatten(2).transpose(1, 2)
 
-    mmsegmentation asks `nn.MultiheadAttention` for the attention map, which rules the fused kernels
-    out. Parameters and their names stay mmsegmentation's, so that its weights load unchanged.
+
+class DropPath(nn.Module):
+    """Stochastic depth: leaves a branch out for whole images at random (Huang et al., ECCV 2016).
+
+    Args:
+        drop_prob: chance of each image, from 0 to below 1.
     """
 
-    def forward(self, x: Tensor, hw_shape: tuple[int, int], identity: Tensor | None = None) -> Tensor:
-        """Attend from every token of `x` (B×N×D) to the spatially reduced ones; returns B×N×D."""
-        identity = x if identity is None else identity
+    def __init__(self, drop_prob: float) -> None:
+        super().__init__()
+        self.drop_prob = drop_prob
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Drop images of `x` B×…; those that stay are scaled up, so that the mean is kept."""
+        if not self.training or self.drop_prob == 0:
+            return x
+        keep = 1 - self.drop_prob
+        return x.div(keep) * (keep + self.draw(x)).floor()
+
+    def draw(self, x: Tensor) -> Tensor:
+        """A random number in 0..1 for each image of `x`, B×1×…."""
+        return torch.rand((len(x), *[1] * (x.dim() - 1)), dtype=x.dtype, device=x.device)
+
+
+class PatchEmbed(nn.Module):
+    """Overlapping patches of a map as tokens: a strided convolution and a norm."""
+
+    def __init__(self, in_channels: int, channels: int, patch_size: int, stride: int) -> None:
+        super().__init__()
+        self.projection = nn.Conv2d(in_channels, channels, patch_size, stride, patch_size // 2)
+        self.norm = nn.LayerNorm(channels, eps=INNER_EPS)
+
+    def forward(self, x: Tensor) -> tuple[Tensor, tuple[int, int]]:
+        """Tokens B×(h·w)×C of a map B×c×H×W, and (h, w)."""
+        x = self.projection(x)
+        return self.norm(nchw_to_nlc(x)), (x.shape[2], x.shape[3])
+
+
+class EfficientAttention(nn.Module):
+    """Attention of every token to a spatially reduced map of them, through torch's fused kernel."""
+
+    def __init__(self, channels: int, num_heads: int, reduction: int, drop_path: float) -> None:
+        super().__init__()
+        self.num_heads, self.reduction = num_heads, reduction
+        # Only its parameters are used: it cannot be asked for a context of another length than its fused kernel wants.
+        self.attn = nn.MultiheadAttention(channels, num_heads)
+        self.drop_path = DropPath(drop_path)
+        if reduction > 1:
+            self.sr = nn.Conv2d(channels, channels, reduction, reduction)
+            self.norm = nn.LayerNorm(channels, eps=INNER_EPS)
+
+    def forward(self, x: Tensor, size: tuple[int, int]) -> Tensor:
+        """What is added to the tokens `x` B×N×C of a map of `size`."""
         context = x
-        if self.sr_ratio > 1:
-            context = self.norm(nchw_to_nlc(self.sr(nlc_to_nchw(x, hw_shape))))
-        dims, heads = self.embed_dims, self.num_heads
+        if self.reduction > 1:
+            context = self.norm(nchw_to_nlc(self.sr(nlc_to_nchw(x, size))))
+        channels, heads = x.shape[-1], self.num_heads
         weight, bias = self.attn.in_proj_weight, self.attn.in_proj_bias
-        q = F.linear(x, weight[:dims], bias[:dims]).unflatten(-1, (heads, -1)).transpose(1, 2)
-        kv = F.linear(context, weight[dims:], bias[dims:]).unflatten(-1, (2, heads, -1))
+        q = F.linear(x, weight[:channels], bias[:channels]).unflatten(-1, (heads, -1)).transpose(1, 2)
+        kv = F.linear(context, weight[channels:], bias[channels:]).unflatten(-1, (2, heads, -1))
         k, v = kv.permute(2, 0, 3, 1, 4)
         out = F.scaled_dot_product_attention(q, k, v).transpose(1, 2).flatten(2)
-        return identity + self.dropout_layer(self.attn.out_proj(out))
+        return self.drop_path(self.attn.out_proj(out))
 
 
-class TokenMixFFN(MixFFN):
-    """MiT's feed-forward part with its 1×1 convolutions as matrix products on the tokens, which they are."""
+class MixFFN(nn.Module):
+    """Feed-forward part with a depthwise 3×3 convolution, which tells tokens their neighbours and so their place."""
 
-    def forward(self, x: Tensor, hw_shape: tuple[int, int], identity: Tensor | None = None) -> Tensor:
-        """Widen `x` B×N×D, mix neighbours, narrow; returns B×N×D."""
-        widen, depthwise, activate, dropout, narrow, _ = self.layers
+    def __init__(self, channels: int, drop_path: float) -> None:
+        super().__init__()
+        wide = EXPANSION * channels
+        # The 1×1 convolutions are computed as matrix products on the tokens. The fourth place is mmsegmentation's
+        # dropout of rate 0: without it the last layer's parameters would have another name than the published ones.
+        self.layers = nn.Sequential(
+            nn.Conv2d(channels, wide, 1),
+            nn.Conv2d(wide, wide, 3, padding=1, groups=wide),
+            nn.GELU(),
+            nn.Identity(),
+            nn.Conv2d(wide, channels, 1),
+        )
+        self.drop_path = DropPath(drop_path)
+
+    def forward(self, x: Tensor, size: tuple[int, int]) -> Tensor:
+        """What is added to the tokens `x` B×N×C of a map of `size`."""
+        widen, depthwise, activate, _, narrow = self.layers
         wide = F.linear(x, widen.weight.flatten(1), widen.bias)
-        wide = dropout(activate(depthwise(nlc_to_nchw(wide, hw_shape))))
-        out = dropout(F.linear(nchw_to_nlc(wide), narrow.weight.flatten(1), narrow.bias))
-        return (x if identity is None else identity) + self.dropout_layer(out)
+        wide = activate(depthwise(nlc_to_nchw(wide, size)))
+        return self.drop_path(F.linear(nchw_to_nlc(wide), narrow.weight.flatten(1), narrow.bias))
 
 
-@MODELS.register_module()
-class HRDAMixVisionTransformer(MixVisionTransformer):
-    """MiT as HRDA's reference uses it: fused attention, and SegFormer's own two LayerNorm epsilons.
+class Block(nn.Module):
+    """Attention, then the feed-forward part, each after a norm and added to what it was given."""
+
+    def __init__(self, channels: int, num_heads: int, reduction: int, drop_path: float) -> None:
+        super().__init__()
+        self.norm1 = nn.LayerNorm(channels, eps=OUTER_EPS)
+        self.attn = EfficientAttention(channels, num_heads, reduction, drop_path)
+        self.norm2 = nn.LayerNorm(channels, eps=OUTER_EPS)
+        self.ffn = MixFFN(channels, drop_path)
+
+    def forward(self, x: Tensor, size: tuple[int, int]) -> Tensor:
+        """Tokens B×N×C of a map of `size`, to tokens of the same shape."""
+        x = x + self.attn(self.norm1(x), size)
+        return x + self.ffn(self.norm2(x), size)
+
+
+class HRDAMixVisionTransformer(nn.Module):
+    """MiT as HRDA's reference uses it.
 
     Args:
         arch: name in `ENCODERS`.
         drop_path_rate: highest stochastic-depth rate, reached in the last block.
-        init_cfg: mmengine's initialisation config.
+
+    Raises:
+        ValueError: no encoder has this name.
     """
 
-    def __init__(self, arch: str = "mit_b5", drop_path_rate: float = 0.1, init_cfg: Any = None) -> None:
+    def __init__(self, arch: str = "mit_b5", drop_path_rate: float = 0.1) -> None:
         if arch not in ENCODERS:
             raise ValueError(f"Unknown encoder. Expected one of {', '.join(ENCODERS)}. Received: {received(arch)}.")
-        spec = ENCODERS[arch]
-        super().__init__(
-            embed_dims=spec.embed_dims,
-            num_layers=list(spec.depths),
-            num_heads=[1, 2, 5, 8],
-            drop_path_rate=drop_path_rate,
-            init_cfg=init_cfg,
-        )
+        super().__init__()
         self.arch = arch
         self.activation_checkpointing = False
         """Whether blocks are computed again in the backward pass instead of keeping what they computed."""
-        for patch_embed, blocks, _ in self.layers:
-            patch_embed.norm.eps = 1e-5
-            for block in blocks:
-                # Same parameters, another forward: nothing needs to be copied.
-                block.attn.__class__ = FusedEfficientAttention
-                block.ffn.__class__ = TokenMixFFN
-                if block.attn.sr_ratio > 1:
-                    block.attn.norm.eps = 1e-5
+        spec, in_channels = ENCODERS[arch], 3
+        rates = iter(torch.linspace(0, drop_path_rate, sum(spec.depths), device="cpu").tolist())
+        self.layers = nn.ModuleList()
+        stages = zip(spec.channels, spec.depths, NUM_HEADS, PATCH_SIZES, STRIDES, REDUCTIONS, strict=True)
+        for channels, depth, num_heads, patch_size, stride, reduction in stages:
+            patch_embed = PatchEmbed(in_channels, channels, patch_size, stride)
+            blocks = nn.ModuleList(Block(channels, num_heads, reduction, next(rates)) for _ in range(depth))
+            norm = nn.LayerNorm(channels, eps=OUTER_EPS)
+            self.layers.append(nn.ModuleList([patch_embed, blocks, norm]))
+            in_channels = channels
+
+    def init_weights(self) -> None:
+        """Draw fresh weights as SegFormer does (torch's global random state)."""
+        for module in self.modules():
+            if isinstance(module, nn.Linear):
+                nn.init.trunc_normal_(module.weight, std=0.02)
+                nn.init.zeros_(module.bias)
+            elif isinstance(module, nn.Conv2d):
+                fan_out = module.kernel_size[0] * module.kernel_size[1] * module.out_channels // module.groups
+                nn.init.normal_(module.weight, std=math.sqrt(2 / fan_out))
+                nn.init.zeros_(module.bias)
 
     def forward(self, x: Tensor) -> list[Tensor]:
         """Features of normalised images B×3×H×W at strides 4, 8, 16 and 32 (H and W at least 32)."""

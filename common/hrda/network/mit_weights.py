@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import pickle
-import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cache
@@ -15,7 +14,7 @@ from torch import Size, Tensor, nn
 
 from common.hrda.catalogue import ENCODERS
 from common.hrda.network.downloads import RemoteFile
-from common.hrda.network.mit import MixVisionTransformer
+from common.hrda.network.mit import HRDAMixVisionTransformer
 from common.hrda.network.reference_weights import convert_encoder_state_dict, find_encoder
 
 PUBLISHED_URL = "https://download.openmmlab.com/mmsegmentation/v0.5/pretrain/segformer"
@@ -26,7 +25,6 @@ MIRROR = "PRETRAINED_WEIGHTS_URL"
 _CONTAINERS = ("state_dict", "model")
 _HEADS = ("head.", "decode_head.", "auxiliary_head.")
 _FIRST_IN_SEGFORMER, _FIRST_IN_MMSEGMENTATION = "patch_embed1.proj.weight", "layers.0.0.projection.weight"
-_FIRST_BLOCK = re.compile(r"(layers\.([0-3])\.1\.)0(\..+)")
 _NAMED = 3
 
 
@@ -144,19 +142,10 @@ def _require_complete(state: Mapping[str, Tensor], encoder: str, path: Path) -> 
 
 @cache
 def _shapes(encoder: str) -> dict[str, Size]:
-    """The parameters' shapes by name. A stage's blocks are alike, so that an encoder of one block each tells all."""
-    spec = ENCODERS[encoder]
-    # Whatever is built draws random numbers, and those of a run must not depend on the file that it starts from.
-    with torch.random.fork_rng(devices=[]):
-        small = MixVisionTransformer(embed_dims=spec.embed_dims, num_layers=[1, 1, 1, 1], num_heads=[1, 2, 5, 8])
-    shapes: dict[str, Size] = {}
-    for name, value in small.state_dict().items():
-        if match := _FIRST_BLOCK.fullmatch(name):
-            before, stage, after = match.groups()
-            shapes |= {f"{before}{block}{after}": value.shape for block in range(spec.depths[int(stage)])}
-        else:
-            shapes[name] = value.shape
-    return shapes
+    """The parameters' shapes by name."""
+    # Takes no memory and draws no random numbers: those of a run must not depend on the file that it starts from.
+    with torch.device("meta"):
+        return {name: value.shape for name, value in HRDAMixVisionTransformer(encoder).state_dict().items()}
 
 
 def _some(names: Mapping[str, object] | list[str]) -> str:

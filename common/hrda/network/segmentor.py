@@ -3,25 +3,17 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor
+from torch import Tensor, nn
 
 from common.hrda.catalogue import ENCODERS
-from common.hrda.network import mmcv_operators
 from common.hrda.network.heads import HRDAHead, resize
 from common.hrda.network.mit import HRDAMixVisionTransformer
 from common.hrda.pixels import IGNORE_LABEL
-from common.hrda.settings import InferenceSettings, ModelSettings
-from common.hrda.sliding import sliding_logits
+from common.hrda.settings import ModelSettings
 from common.hrda.windows import BOX_GRID, LOGIT_STRIDE, Box, average_overlaps, window_boxes
-
-mmcv_operators.ensure_importable()
-
-from mmseg.models.segmentors.base import BaseSegmentor  # noqa: E402
-from mmseg.registry import MODELS  # noqa: E402
 
 
 @dataclass(frozen=True)
@@ -82,39 +74,32 @@ def segmentation_loss(
     return loss.mean() if pixel_weights is None else (loss * pixel_weights).mean()
 
 
-@MODELS.register_module()
-class HRDASegmentor(BaseSegmentor):
-    """HRDA (Hoyer et al., ECCV 2022) as a module and as an mmsegmentation segmentor.
+class HRDASegmentor(nn.Module):
+    """HRDA (Hoyer et al., ECCV 2022).
 
     Images are ImageNet-normalised B×3×H×W; sides are multiples of 8 and at least 64.
 
     Args:
-        backbone: config of the encoder.
-        decode_head: config of the `HRDAHead`.
+        backbone: encoder; returns its features of images at strides 4, 8, 16 and 32.
+        decode_head: decoder of these features for both resolutions.
         crop_size: (height, width) of the training crop; inference slides its high-resolution windows in it.
         detail_loss_weight: λd, share of the loss on the detail prediction alone.
         class_weights: loss weight of each class, or None.
-        data_preprocessor, train_cfg, test_cfg, init_cfg: as in mmsegmentation.
     """
 
     def __init__(
         self,
-        backbone: dict[str, Any],
-        decode_head: dict[str, Any],
+        backbone: nn.Module,
+        decode_head: HRDAHead,
         crop_size: tuple[int, int] = (512, 512),
         detail_loss_weight: float = 0.1,
         class_weights: list[float] | None = None,
-        data_preprocessor: Any = None,
-        train_cfg: Any = None,
-        test_cfg: Any = None,
-        init_cfg: Any = None,
     ) -> None:
-        super().__init__(data_preprocessor=data_preprocessor, init_cfg=init_cfg)
-        self.backbone = MODELS.build(backbone)
-        self.decode_head = MODELS.build(decode_head)
+        super().__init__()
+        self.backbone = backbone
+        self.decode_head = decode_head
         self.crop_size = tuple(crop_size)
         self.detail_loss_weight = detail_loss_weight
-        self.train_cfg, self.test_cfg = train_cfg, test_cfg
         weights = None if class_weights is None else torch.tensor(class_weights, dtype=torch.float32)
         self.register_buffer("class_weights", weights, persistent=False)
 
@@ -122,10 +107,6 @@ class HRDASegmentor(BaseSegmentor):
     def num_classes(self) -> int:
         """Number of classes, background included."""
         return self.decode_head.num_classes
-
-    def extract_feat(self, inputs: Tensor) -> list[Tensor]:
-        """The encoder's features of `inputs` at its own resolution."""
-        return self.backbone(inputs)
 
     @staticmethod
     def context_images(images: Tensor) -> Tensor:
@@ -208,43 +189,21 @@ class HRDASegmentor(BaseSegmentor):
         """Logits B×C×H×W of one crop an image, at the images' size (see `crop_parts`)."""
         return resize(self.crop_parts(images).fused, images.shape[-2:])
 
-    def encode_decode(self, inputs: Tensor, batch_data_samples: Any = None) -> Tensor:
-        """mmsegmentation's name for `crop_logits`."""
-        return self.crop_logits(inputs)
-
-    def _forward(self, inputs: Tensor, data_samples: Any = None) -> Tensor:
-        return self.crop_logits(inputs)
-
-    def loss(self, inputs: Tensor, data_samples: Any) -> dict[str, Tensor]:
-        """mmsegmentation's entry: losses of images with `gt_sem_seg` in their data samples."""
-        labels = torch.stack([sample.gt_sem_seg.data.squeeze(0) for sample in data_samples]).long()
-        box = draw_detail_box(tuple(inputs.shape[-2:]))
-        return self.losses(self.train_logits(inputs, box), labels)
-
-    def predict(self, inputs: Tensor, data_samples: Any = None) -> Any:
-        """mmsegmentation's entry: sliding prediction (see `common.hrda.sliding.sliding_logits`)."""
-        return self.postprocess_result(sliding_logits(self, inputs, InferenceSettings()), data_samples)
+    def forward(self, images: Tensor) -> Tensor:
+        """`crop_logits` of `images`."""
+        return self.crop_logits(images)
 
 
 def build_segmentor(settings: ModelSettings) -> HRDASegmentor:
     """A model with freshly drawn weights (torch's global random state decides them)."""
-    model = HRDASegmentor(
-        backbone={
-            "type": HRDAMixVisionTransformer.__name__,
-            "arch": settings.encoder,
-            "drop_path_rate": settings.drop_path,
-        },
-        decode_head={
-            "type": HRDAHead.__name__,
-            "in_channels": ENCODERS[settings.encoder].channels,
-            "num_classes": settings.num_classes,
-            "channels": settings.decoder_channels,
-            "attention_channels": settings.attention_channels,
-            "attention_classwise": settings.attention_classwise,
-            "dropout_ratio": settings.dropout,
-        },
-        crop_size=settings.crop_size,
-        detail_loss_weight=settings.detail_loss_weight,
+    backbone = HRDAMixVisionTransformer(settings.encoder, settings.drop_path)
+    decode_head = HRDAHead(
+        ENCODERS[settings.encoder].channels,
+        settings.num_classes,
+        settings.decoder_channels,
+        settings.attention_channels,
+        settings.attention_classwise,
+        settings.dropout,
     )
-    model.backbone.init_weights()
-    return model
+    backbone.init_weights()
+    return HRDASegmentor(backbone, decode_head, settings.crop_size, settings.detail_loss_weight)

@@ -132,8 +132,8 @@ def _embedding(linear: nn.Linear) -> nn.Conv2d:
 
 
 def _folded(module: nn.Module) -> nn.Conv2d:
-    """The convolution of an mmcv `ConvModule` with its batch norm in it."""
-    conv, norm = copy.deepcopy(module.conv), module.norm
+    """The convolution of a `ConvBNReLU` with its batch norm in it."""
+    conv, norm = copy.deepcopy(module.conv), module.bn
     conv.weight, conv.bias = fuse_conv_bn_weights(
         conv.weight, conv.bias, norm.running_mean, norm.running_var, norm.eps, norm.weight, norm.bias
     )

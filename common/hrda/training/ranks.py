@@ -15,11 +15,6 @@ import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 
-from common.hrda.network import mmcv_operators
-
-mmcv_operators.ensure_importable()
-
-
 T = TypeVar("T")
 M = TypeVar("M", bound="nn.Module | None")
 

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import copy
+from typing import TypeVar
 
 import torch
-from mmengine.model import BaseModule
 from torch import nn
 
 from common.hrda.settings import SelfTrainingSettings
+
+M = TypeVar("M", bound=nn.Module)
 
 
 def averaging_factor(iteration: int, alpha: float) -> float:
@@ -27,7 +29,7 @@ def ramped_alpha(iteration: int, settings: SelfTrainingSettings) -> float:
     return 1 - (1 - settings.alpha_start) ** (1 - done) * (1 - settings.alpha) ** done
 
 
-def make_teacher(student: BaseModule) -> BaseModule:
+def make_teacher(student: M) -> M:
     """A copy of `student` without gradients, dropout or drop-path, in train mode.
 
     Batch norm keeps using the statistics of the batch, as in the reference: the teacher sees target

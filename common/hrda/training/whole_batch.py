@@ -8,12 +8,8 @@ import torch
 from torch import Tensor, nn
 from torch.autograd import Function
 
-from common.hrda.network import mmcv_operators
+from common.hrda.network.mit import DropPath
 from common.hrda.training.ranks import Ranks
-
-mmcv_operators.ensure_importable()
-
-from mmcv.cnn.bricks import DropPath  # noqa: E402
 
 
 class _Mean(Function):
@@ -69,14 +65,11 @@ class WholeBatchDropPath(DropPath):
 
     ranks: Ranks
 
-    def forward(self, x: Tensor) -> Tensor:
-        """Drop whole images of `x` B×…."""
-        if not self.training or self.drop_prob == 0:
-            return x
-        keep = 1 - self.drop_prob
-        shape = (self.ranks.count * x.shape[0], *[1] * (x.dim() - 1))
-        drawn = torch.rand(shape, dtype=x.dtype, device=x.device)
-        return x.div(keep) * (keep + self.ranks.part(drawn)).floor()
+    def draw(self, x: Tensor) -> Tensor:
+        """A random number in 0..1 for each image of `x` B×…, of those that are drawn for all processes."""
+        return self.ranks.part(
+            torch.rand((self.ranks.count * len(x), *[1] * (x.dim() - 1)), dtype=x.dtype, device=x.device)
+        )
 
 
 _OF_WHOLE_BATCH: dict[type[nn.Module], type[nn.Module]] = {

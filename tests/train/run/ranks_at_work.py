@@ -10,9 +10,9 @@ from typing import Any
 
 import numpy as np
 import torch
-from mmcv.cnn.bricks import DropPath
 from torch import Tensor
 
+from common.hrda.network.mit import DropPath
 from common.hrda.training.whole_batch import see_whole_batch
 from train.run import engine
 from train.run.launched import Launched
