@@ -15,7 +15,8 @@ from pathlib import Path
 import cv2
 import numpy as np
 
-from common.data.datasets import MemoryCache, Recipe, TrainingBatches, iterate
+from common.data.datasets import MemoryCache, Recipe, TrainingBatches
+from common.data.loading import iterate
 from common.data.sampling import RareClassSettings, class_sampler
 from common.data.transforms import AugmentationSettings, InputScale
 from sandbox.synthetic.projects import generate

@@ -37,7 +37,8 @@ from torch.optim import AdamW
 from benchmarks.plain_network import PlainNetwork
 from benchmarks.plain_training import PlainTraining
 from benchmarks.serve import peak_memory
-from common.data.datasets import Batch, MemoryCache, Recipe, TrainingBatches, iterate
+from common.data.datasets import Batch, MemoryCache, Recipe, TrainingBatches
+from common.data.loading import iterate
 from common.hrda import build_segmentor
 from common.hrda.prediction.runtime import has_fast_bfloat16
 from common.hrda.training.optimisation import optimizer_groups

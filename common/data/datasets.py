@@ -1,4 +1,4 @@
-"""Labelled source and unlabelled target as training batches; validation photos with their truth.
+"""Labelled source and unlabelled target as training batches.
 
 Every sample is a function of (seed, iteration, place in the batch) and of nothing else: no order of
 loading, number of workers or earlier iteration changes it, and a resumed run needs no replay.
@@ -8,20 +8,20 @@ from __future__ import annotations
 
 import math
 import os
-import signal
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from itertools import chain
 from pathlib import Path
-from typing import NamedTuple
+from typing import NamedTuple, TypeVar
 
-import cv2
 import numpy as np
 import torch
-from torch.utils.data import DataLoader, Dataset
+from torch.utils.data import Dataset
 
 from common.data.batches import Batch, PackedBatch, PackedCrops
-from common.data.images import read_image
+from common.data.images import ImageError, read_image
+from common.data.reading import Patience, read_labelled_photo, read_mask
 from common.data.sampling import ClassSampler
 from common.data.transforms import (
     AugmentationSettings,
@@ -37,7 +37,10 @@ from common.hrda.pixels import IGNORE_LABEL
 
 # Streams of random numbers that must not coincide.
 _SOURCE, _TARGET, _LABELLED_TARGET = 0, 1, 2
-_ORDER, _SAMPLE, _CLASS = 0, 1, 2
+_ORDER, _SAMPLE, _CLASS, _REPLACED = 0, 1, 2, 3
+
+T = TypeVar("T")
+Arrays = tuple[np.ndarray, np.ndarray]
 
 # Share of a crop that must be foreground for the crop to count as holding some: 0.1% is a crack
 # 4 px wide that runs through a quarter of the side of a crop of 256 px.
@@ -111,6 +114,8 @@ class TrainingBatches(Dataset[Batch]):
         labelled_target: pairs like those of `source`.
         labelled_target_sampler: like `sampler`, of the labelled target photos.
         part: the places in each batch that are drawn, where several processes share it; None: all.
+        skip_broken: whether another photo is drawn for one that cannot be read.
+        patience: with which `fill_cache` and `common.data.loading.iterate` read again what cannot be read.
     """
 
     def __init__(
@@ -127,6 +132,8 @@ class TrainingBatches(Dataset[Batch]):
         labelled_target: Sequence[tuple[Path, Path]] = (),
         labelled_target_sampler: ClassSampler | None = None,
         part: range | None = None,
+        skip_broken: bool = False,
+        patience: Patience | None = None,
     ) -> None:
         if not source:
             raise ValueError("Training needs at least one labelled source image. Received: none.")
@@ -138,6 +145,11 @@ class TrainingBatches(Dataset[Batch]):
         self._part = range(batch_size) if part is None else part
         self._cache = cache or MemoryCache(0)
         self._orders: dict[int, tuple[int, np.ndarray]] = {}
+        self._skip_broken = skip_broken
+        self.patience = patience or Patience()
+        """With which what cannot be read is read again."""
+        self.lost: dict[Path, str] = {}
+        """The photos that others are drawn for, and why."""
 
     def __len__(self) -> int:
         return self._iterations
@@ -145,44 +157,72 @@ class TrainingBatches(Dataset[Batch]):
     def __getitem__(self, iteration: int) -> Batch:
         return self.packed(iteration).unpack(torch.device("cpu"))
 
-    def packed(self, iteration: int) -> PackedBatch:
-        """The batch of an iteration as bytes."""
-        source = self._packed(iteration, self._draw_labelled)
-        return PackedBatch(source, self._packed(iteration, self._draw_target) if self._target else None)
+    def packed(self, iteration: int, patience: Patience | None = None) -> PackedBatch:
+        """The batch of an iteration as bytes.
 
-    def _packed(self, iteration: int, draw: Callable[[int, int], tuple[np.ndarray, np.ndarray, int]]) -> PackedCrops:
+        Args:
+            iteration: from 0.
+            patience: with which what cannot be read is read again; None: it is not.
+
+        Raises:
+            ImageError: a photo cannot be read, and none is drawn for it; without patience any that cannot be read.
+            MaskLost: a mask cannot be read.
+        """
+        source = self._packed(iteration, self._draw_labelled, patience)
+        return PackedBatch(source, self._packed(iteration, self._draw_target, patience) if self._target else None)
+
+    def _packed(
+        self,
+        iteration: int,
+        draw: Callable[[int, int, Patience | None], tuple[np.ndarray, np.ndarray, int]],
+        patience: Patience | None,
+    ) -> PackedCrops:
         crops, size = len(self._part), self._recipe.crop_size
         images = torch.empty(crops, *size, 3, dtype=torch.uint8)
         maps = torch.empty(crops, *size, dtype=torch.uint8)
         sizes = []
         for slot, image_out, map_out in zip(self._part, images.numpy(), maps.numpy(), strict=True):
-            image, map_, padding = draw(iteration, slot)
+            image, map_, padding = draw(iteration, slot, patience)
             _write_padded(image, image_out, 0)
             _write_padded(map_, map_out, padding)
             sizes.append(map_.shape)
         return PackedCrops(images, maps, tuple(sizes))
 
     def fill_cache(self, progress: Callable[[int, int], None] | None = None) -> None:
-        """Decode photos and masks into the cache until all are there or it is full; `progress` gets (done, of)."""
+        """Decode photos and masks into the cache until all are there or it is full; `progress` gets (done, of).
+
+        Raises:
+            ImageError, MaskLost: as `packed` with patience.
+        """
         labelled = self._source.photos + self._labelled_target.photos
         photos = [*labelled, *((path, None) for path in self._target)]
         with ThreadPoolExecutor(os.cpu_count()) as pool:
             # Only this thread writes to the cache; the others decode, which OpenCV does without holding Python up.
-            for done, arrays in enumerate(pool.map(self._decode, photos), 1):
-                for key, array in arrays.items():
-                    self._cache.get(key, lambda array=array: array)
-                if self._cache.full:
-                    pool.shutdown(wait=False, cancel_futures=True)
-                    return
-                if progress is not None:
-                    progress(done, len(photos))
+            try:
+                for done, (photo, arrays) in enumerate(zip(photos, pool.map(self._tried, photos), strict=True), 1):
+                    if arrays is None:
+                        # It stays out of the cache, and out of the batches too if it is lost.
+                        self._read(lambda photo=photo: self._decode(photo), photo[0], self.patience)
+                        continue
+                    for key, array in arrays.items():
+                        self._cache.get(key, lambda array=array: array)
+                    if self._cache.full:
+                        return
+                    if progress is not None:
+                        progress(done, len(photos))
+            finally:
+                pool.shutdown(wait=False, cancel_futures=True)
+
+    def _tried(self, photo: tuple[Path, Path | None]) -> dict[object, np.ndarray] | None:
+        """What the cache keeps of a photo; nothing once the cache is full; None if it cannot be read."""
+        try:
+            return {} if self._cache.full else self._decode(photo)
+        except ImageError:
+            return None
 
     def _decode(self, photo: tuple[Path, Path | None]) -> dict[object, np.ndarray]:
-        """What the cache keeps of a photo; nothing once the cache is full."""
         path, mask_path = photo
-        if self._cache.full:
-            return {}
-        image = self._read_image(path)
+        image = self._read_image(path, mask_path)
         arrays = {("image", path): image}
         if mask_path is not None:
             arrays["mask", mask_path] = resize_mask(read_mask(mask_path), image.shape[:2])
@@ -190,17 +230,24 @@ class TrainingBatches(Dataset[Batch]):
             arrays["valid", path] = self._valid(path, image.shape[:2])
         return arrays
 
-    def _draw_labelled(self, iteration: int, slot: int) -> tuple[np.ndarray, np.ndarray, int]:
+    def _draw_labelled(
+        self, iteration: int, slot: int, patience: Patience | None
+    ) -> tuple[np.ndarray, np.ndarray, int]:
         """A crop of a labelled photo (H×W×3 uint8), its class indices (H×W uint8), and the index of padding."""
         recipe, rng = self._recipe, self._generator(_SOURCE, _SAMPLE, iteration, slot)
         labelled, number = self._labelled_at(iteration * self._batch_size + slot)
         if labelled.sampler is None:
             wanted, index = None, self._pick(labelled.domain, len(labelled.photos), number)
+            alike = []
         else:
             wanted, index = labelled.sampler.draw(self._generator(_SOURCE, _CLASS, iteration, slot))
-        image_path, mask_path = labelled.photos[index]
-        image = self._image(image_path)
-        mask = self._cache.get(("mask", mask_path), lambda: resize_mask(read_mask(mask_path), image.shape[:2]))
+            alike = labelled.sampler.photos[wanted]
+        others = (
+            labelled.photos[other]
+            for indices in (alike, range(len(labelled.photos)))
+            for other in self._shuffled(indices, iteration, slot)
+        )
+        image, mask = self._first_read(self._labelled_photo, labelled.photos[index], others, patience)
         image, mask = augment_geometry(image, mask, recipe.augmentation, rng)
         if wanted is not None:
             place = labelled.sampler.place(mask, wanted, recipe.crop_size, rng)
@@ -212,14 +259,12 @@ class TrainingBatches(Dataset[Batch]):
             place = crop_place(mask.shape, recipe.crop_size, rng)
         return augment_colour(image[place], recipe.augmentation.photometric, rng), mask[place], IGNORE_LABEL
 
-    def _draw_target(self, iteration: int, slot: int) -> tuple[np.ndarray, np.ndarray, int]:
+    def _draw_target(self, iteration: int, slot: int, patience: Patience | None) -> tuple[np.ndarray, np.ndarray, int]:
         """A crop of a target photo (H×W×3 uint8), where its pseudo-labels count (H×W uint8), and 0 for padding."""
         recipe, rng = self._recipe, self._generator(_TARGET, _SAMPLE, iteration, slot)
         path = self._target[self._pick(_TARGET, len(self._target), iteration * self._batch_size + slot)]
-        image = self._image(path)
-        valid = np.ones(image.shape[:2], dtype=np.uint8)
-        if any(recipe.margins):
-            valid = self._cache.get(("valid", path), lambda: self._valid(path, image.shape[:2]))
+        others = (self._target[other] for other in self._shuffled(range(len(self._target)), iteration, slot))
+        image, valid = self._first_read(self._target_photo, path, others, patience)
         image, valid = augment_geometry(image, valid, recipe.augmentation, rng)
         place = crop_place(valid.shape, recipe.crop_size, rng)
         return image[place], valid[place], 0
@@ -230,11 +275,47 @@ class TrainingBatches(Dataset[Batch]):
         before, after = math.floor(place * share), math.floor((place + 1) * share)
         return (self._labelled_target, before) if after > before else (self._source, place - before)
 
-    def _image(self, path: Path) -> np.ndarray:
-        return self._cache.get(("image", path), lambda: self._read_image(path))
+    def _labelled_photo(self, pair: tuple[Path, Path]) -> tuple[np.ndarray, np.ndarray]:
+        """A photo and its class indices, at input scale."""
+        image_path, mask_path = pair
+        image = self._cache.get(("image", image_path), lambda: self._read_image(image_path, mask_path))
+        mask = self._cache.get(("mask", mask_path), lambda: resize_mask(read_mask(mask_path), image.shape[:2]))
+        return image, mask
 
-    def _read_image(self, path: Path) -> np.ndarray:
-        return self._recipe.scale.resize(read_image(path))
+    def _target_photo(self, path: Path) -> tuple[np.ndarray, np.ndarray]:
+        """A photo, and 1 where its pseudo-labels count, at input scale."""
+        image = self._cache.get(("image", path), lambda: self._read_image(path))
+        if not any(self._recipe.margins):
+            return image, np.ones(image.shape[:2], dtype=np.uint8)
+        return image, self._cache.get(("valid", path), lambda: self._valid(path, image.shape[:2]))
+
+    def _read_image(self, path: Path, mask_path: Path | None = None) -> np.ndarray:
+        image = read_image(path) if mask_path is None else read_labelled_photo(path, mask_path)
+        return self._recipe.scale.resize(image)
+
+    def _first_read(
+        self, read: Callable[[T], Arrays], photo: T, others: Iterable[T], patience: Patience | None
+    ) -> Arrays:
+        """What `read` gives of a photo; where that is lost and may be left out, of the first of `others` that is not.
+
+        Raises:
+            ImageError, MaskLost: as `packed`.
+        """
+        for one in chain([photo], others):
+            path = one if isinstance(one, Path) else one[0]
+            if path not in self.lost:
+                found = self._read(lambda one=one: read(one), path, patience)
+                if found is not None:
+                    return found
+        raise ImageError(f"None of the photos to draw from can be read any more. The last one: {self.lost[path]}")
+
+    def _read(self, read: Callable[[], T], path: Path, patience: Patience | None) -> T | None:
+        """What `read` gives of the photo at `path`; None if it is lost and may be left out."""
+        return read() if patience is None else patience.read(read, path, self.lost if self._skip_broken else None)
+
+    def _shuffled(self, indices: Sequence[int], iteration: int, slot: int) -> Iterator[int]:
+        """Photos that may take the place of one at this place of the batch, in a random order."""
+        yield from self._generator(_SOURCE, _REPLACED, iteration, slot).permutation(indices).tolist()
 
     def _valid(self, path: Path, size: tuple[int, int]) -> np.ndarray:
         """1 where a pseudo-label of the photo counts, at input scale."""
@@ -256,80 +337,9 @@ class TrainingBatches(Dataset[Batch]):
         return np.random.default_rng([self._seed, domain, purpose, iteration, slot])
 
 
-def read_mask(path: Path) -> np.ndarray:
-    """H×W uint8 class indices from a PNG file.
-
-    Raises:
-        ValueError: the file cannot be read.
-    """
-    mask = cv2.imread(str(path), cv2.IMREAD_UNCHANGED)
-    if mask is None or mask.ndim != 2 or mask.dtype != np.uint8:
-        raise ValueError(f"Expected a readable 8-bit single-channel PNG mask. Received: {path}.")
-    return mask
-
-
 def _write_padded(array: np.ndarray, out: np.ndarray, value: int) -> None:
     """`array` (H×W or H×W×3) into `out` (h×w or h×w×3), with `value` at the bottom and right where it ends."""
     height, width = array.shape[:2]
     out[:height, :width] = straighten(array)
     out[height:] = value
     out[:height, width:] = value
-
-
-class _Packed(Dataset[PackedBatch]):
-    """The batches as bytes, which are what a process of a data loader copies to the one that trains."""
-
-    def __init__(self, batches: TrainingBatches) -> None:
-        self._batches = batches
-
-    def __getitem__(self, iteration: int) -> PackedBatch:
-        return self._batches.packed(iteration)
-
-
-def iterate(batches: TrainingBatches, start: int, workers: int, device: torch.device | None = None) -> Iterator[Batch]:
-    """The batches from iteration `start` on, drawn ahead by `workers` processes (0: by this one).
-
-    They are on `device`, on the CPU if that is None.
-    """
-    device = device or torch.device("cpu")
-    packed = DataLoader(
-        _Packed(batches),
-        batch_size=None,
-        sampler=range(start, len(batches)),
-        num_workers=workers,
-        worker_init_fn=_start_worker,
-        pin_memory=device.type == "cuda",
-    )
-    return (batch.unpack(device) for batch in packed)
-
-
-def _start_worker(_worker: int) -> None:
-    # Workers share the machine's cores already; OpenCV's own threads would only fight over them.
-    cv2.setNumThreads(0)
-    # Ctrl-C and the end of a terminal reach them, too, but ending is the training process's decision; and they must not
-    # inherit a handler that keeps them from being ended by it.
-    for number in (signal.SIGINT, signal.SIGHUP):
-        signal.signal(number, signal.SIG_IGN)
-    signal.signal(signal.SIGTERM, signal.SIG_DFL)
-
-
-class ValidationPhoto(NamedTuple):
-    """A labelled photo to measure on."""
-
-    name: str
-    image: np.ndarray
-    """H×W×3 uint8 at the photo's own size."""
-    truth: np.ndarray
-    """H×W uint8 class indices."""
-
-
-def validation_photos(
-    labelled: Sequence[tuple[Path, Path]], max_images: int | None = None
-) -> Iterable[ValidationPhoto]:
-    """The validation photos one by one, or `max_images` of them at even distances."""
-    chosen: Sequence[int] = range(len(labelled))
-    if max_images is not None and max_images < len(labelled):
-        chosen = np.linspace(0, len(labelled) - 1, max_images).round().astype(int)
-    for index in chosen:
-        image_path, mask_path = labelled[index]
-        yield ValidationPhoto(image_path.name, read_image(image_path), read_mask(mask_path))

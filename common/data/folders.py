@@ -13,6 +13,7 @@ from typing import TypeVar
 from tqdm.std import tqdm
 
 from common.data.images import IMAGE_SUFFIXES, ImageError
+from common.data.reading import A_MOMENT_S, Patience, only_this_one
 from common.hrda.checks import closest
 
 logger = logging.getLogger(__name__)
@@ -120,6 +121,7 @@ def for_each_image(
     title: str,
     skip_broken: bool,
     progress: Progress | None,
+    patience: Patience | None = None,
 ) -> tuple[list[tuple[ImageRecord, Result]], list[str]]:
     """Do `work` on each photo, several at a time, and gather what fails instead of stopping at the first.
 
@@ -129,14 +131,15 @@ def for_each_image(
         title: What is being done, for the progress and the messages.
         skip_broken: Whether to go on without photos that failed, as long as any is left.
         progress: Gets a sentence now and then; without it a progress bar is shown.
+        patience: With which what failed is tried again.
 
     Returns:
         The photos that did not fail with the results of `work`, in order; and what was wrong with the others.
 
     Raises:
-        ProjectError: Photos failed; it names them.
+        ProjectError: Photos failed, and it names them; or their disk is away.
     """
-    done, broken = [], []
+    results: list[Result | Exception] = []
     said = time.monotonic()
 
     def attempt(record: ImageRecord) -> Result | Exception:
@@ -146,17 +149,20 @@ def for_each_image(
             return error
 
     with ThreadPoolExecutor(min(4, os.cpu_count() or 1)) as pool:
-        results = pool.map(attempt, records)
-        if progress is None:
-            results = tqdm(results, title, len(records))
-        for number, (record, result) in enumerate(zip(records, results, strict=True), start=1):
-            if isinstance(result, Exception):
-                broken.append(str(result))
-            else:
-                done.append((record, result))
-            if progress and (number == len(records) or time.monotonic() - said > _SECONDS_BETWEEN_MESSAGES):
-                said = time.monotonic()
-                progress(f"{title}: {number} of {len(records)}.")
+        try:
+            attempts = pool.map(attempt, records)
+            for result in attempts if progress is not None else tqdm(attempts, title, len(records)):
+                results.append(result)
+                is_last = len(results) == len(records)
+                if progress and (is_last or time.monotonic() - said > _SECONDS_BETWEEN_MESSAGES):
+                    said = time.monotonic()
+                    progress(f"{title}: {len(results)} of {len(records)}.")
+        finally:
+            pool.shutdown(wait=False, cancel_futures=True)
+    _try_again(results, records, work, title, patience or Patience(progress or logger.warning))
+    pairs = list(zip(records, results, strict=True))
+    done = [(record, result) for record, result in pairs if not isinstance(result, Exception)]
+    broken = [str(result) for result in results if isinstance(result, Exception)]
     if broken and not (skip_broken and done):
         more = f"\n… and {len(broken) - _NAMED_IN_MESSAGES} more" if len(broken) > _NAMED_IN_MESSAGES else ""
         remedy = (
@@ -170,3 +176,28 @@ def for_each_image(
     for sentence in broken:
         (progress or logger.warning)(f"Left out: {sentence}")
     return done, broken
+
+
+def _try_again(
+    results: list[Result | Exception],
+    records: Sequence[ImageRecord],
+    work: Callable[[ImageRecord], Result],
+    title: str,
+    patience: Patience,
+) -> None:
+    """Put the results of a second try in the place of errors; a disk that is away is waited for.
+
+    Raises:
+        ProjectError: it stays away: not the photos are broken.
+    """
+    failed = [number for number, result in enumerate(results) if isinstance(result, Exception)]
+    if failed:
+        patience.pause(A_MOMENT_S)
+    for number in failed:
+        record = records[number]
+        try:
+            results[number] = patience.read_after(lambda record=record: work(record), results[number])
+        except (ImageError, ProjectError) as error:
+            if not only_this_one(error):
+                raise ProjectError(f"{title}: {error} Its disk is away: see to it, and start again.") from error
+            results[number] = error

@@ -38,6 +38,7 @@ from common.data.folders import (
 )
 from common.data.images import IMAGE_SUFFIXES
 from common.data.mask_cache import MaskCache, mask_key
+from common.data.reading import Patience
 from common.hrda.checks import closest, received
 from common.hrda.pixels import IGNORE_LABEL
 
@@ -235,6 +236,7 @@ def prepare_labelled(
     unchosen: Unchosen = "background",
     skip_broken: bool = False,
     progress: Progress | None = None,
+    patience: Patience | None = None,
 ) -> LabelledImages:
     """Check a labelled project and draw its masks, or find them in the cache.
 
@@ -249,6 +251,7 @@ def prepare_labelled(
         unchosen: What labels of other classes become.
         skip_broken: Whether to go on without images that cannot be read or whose annotation does not fit.
         progress: Gets a sentence now and then; without it a progress bar is shown.
+        patience: With which what cannot be read is read again.
 
     Returns:
         Photos and mask files in the project's order. Photos without annotation file are left out.
@@ -268,7 +271,7 @@ def prepare_labelled(
         logger.warning("The %s: %d images have no annotation file.", role, len(project) - len(annotated))
     with MaskCache(cache_dir) as cache:
         draw = partial(_mask_of, meta=project.meta, classes=tuple(classes), unchosen=unchosen, cache=cache)
-        drawn, left_out = for_each_image(annotated, draw, f"Masks of the {role}", skip_broken, progress)
+        drawn, left_out = for_each_image(annotated, draw, f"Masks of the {role}", skip_broken, progress, patience)
     items = [(record, path) for record, (path, _) in drawn]
     pixels = np.stack([counts[: len(classes) + 1] for _, (_, counts) in drawn])
     counts = dict(zip(classes, pixels.sum(axis=0)[1:].tolist(), strict=True))
@@ -282,7 +285,12 @@ def prepare_labelled(
 
 
 def prepare_unlabelled(
-    project: Project, cache_dir: str | Path, *, skip_broken: bool = False, progress: Progress | None = None
+    project: Project,
+    cache_dir: str | Path,
+    *,
+    skip_broken: bool = False,
+    progress: Progress | None = None,
+    patience: Patience | None = None,
 ) -> list[ImageRecord]:
     """Check that every photo of a target can be read; what was read before is not read again.
 
@@ -290,7 +298,7 @@ def prepare_unlabelled(
         project: From `open_project`.
         cache_dir: As for `prepare_labelled`; may be the same folder.
         skip_broken: Whether to go on without images that cannot be read.
-        progress: As for `prepare_labelled`.
+        progress, patience: As for `prepare_labelled`.
 
     Raises:
         ProjectError: No image, or, naming them, images that cannot be read.
@@ -298,7 +306,8 @@ def prepare_unlabelled(
     check_target(project)
     with MaskCache(cache_dir) as cache:
         read = partial(_size_of, cache=cache)
-        return [record for record, _ in for_each_image(project, read, "Photos of the target", skip_broken, progress)[0]]
+        done, _ = for_each_image(project, read, "Photos of the target", skip_broken, progress, patience)
+    return [record for record, _ in done]
 
 
 def _size_of(record: ImageRecord, cache: MaskCache) -> tuple[int, int]:

@@ -9,7 +9,8 @@ from pathlib import Path
 
 import torch
 
-from common.data.datasets import Batch, TrainingBatches, iterate
+from common.data.datasets import Batch, TrainingBatches
+from common.data.loading import iterate
 from common.hrda.training.ranks import ALONE, Ranks
 from train.run.device import find_device
 from train.run.folder import RunFolder, RunState

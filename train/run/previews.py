@@ -12,9 +12,9 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from common.data.datasets import ValidationPhoto
 from common.data.images import read_image
 from common.data.transforms import InputScale
+from common.data.validation import ValidationPhoto
 from common.hrda import HRDASegmentor, InferenceSettings, SelfTrainingSettings
 from common.hrda.pixels import IGNORE_LABEL
 from common.hrda.prediction.predictor import PhotoPixels

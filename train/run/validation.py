@@ -13,8 +13,8 @@ import numpy as np
 import torch
 from torch import nn
 
-from common.data.datasets import ValidationPhoto, validation_photos
 from common.data.transforms import InputScale
+from common.data.validation import ValidationPhoto, validation_photos
 from common.hrda import HRDASegmentor, InferenceSettings, Predictor
 from common.metrics import SegmentationMetrics
 from train.run.preparation import PreparedData

@@ -3,9 +3,12 @@ import numpy as np
 import pytest
 import torch
 
-from common.data.datasets import MemoryCache, Recipe, TrainingBatches, iterate, read_mask, validation_photos
+from common.data.datasets import MemoryCache, Recipe, TrainingBatches
+from common.data.loading import iterate
+from common.data.reading import read_mask
 from common.data.sampling import ClassSampler
 from common.data.transforms import AugmentationSettings, InputScale
+from common.data.validation import validation_photos
 from common.hrda.pixels import IGNORE_LABEL, denormalise
 
 PLAIN = AugmentationSettings(flip=False, photometric=0.0)

@@ -1,3 +1,4 @@
+import errno
 import json
 import os
 import subprocess
@@ -296,6 +297,38 @@ def test_a_photo_that_was_replaced_is_read_again(tmp_path):
     os.utime(path, ns=(1, 1))
     with pytest.raises(ProjectError, match="a.png"):
         prepare_labelled(open_project(tmp_path / "p"), ["crack"], tmp_path / "cache", progress=quiet)
+
+
+@pytest.mark.parametrize("damage", [b"", b"\0" * 60, b"{}", b"[1, {}]", None])
+@pytest.mark.parametrize("pattern", ["masks/*.png", "masks/*.json", "images.json"])
+def test_what_is_damaged_in_the_cache_is_made_again(tmp_path, pattern, damage):
+    """As a power loss leaves it: empty, of zeros, another file's content, or gone."""
+    add(tmp_path / "p", "a.png", [CRACK])
+    project, cache = open_project(tmp_path / "p"), tmp_path / "cache"
+    first = prepare_labelled(project, ["crack"], cache, progress=quiet)
+    whole = {path: path.read_bytes() for path in cache.rglob("*.*")}
+    [path] = cache.glob(pattern)
+    path.unlink() if damage is None else path.write_bytes(damage)
+    second = prepare_labelled(project, ["crack"], cache, progress=quiet)
+    assert np.array_equal(first.pixels, second.pixels) and np.array_equal(masks(first)[0], masks(second)[0])
+    assert {path: path.read_bytes() for path in cache.rglob("*.*")} == whole
+
+
+def test_cache_that_cannot_be_written_to_serves_what_it_has(tmp_path, monkeypatch):
+    add(tmp_path / "p", "a.png", [CRACK])
+    project, cache = open_project(tmp_path / "p"), tmp_path / "cache"
+    first = prepare_labelled(project, ["crack"], cache, progress=quiet)
+    (cache / "images.json").unlink()
+
+    opened = Path.open
+
+    def read_only(path, mode="r", *arguments, **options):
+        if "r" not in mode:
+            raise OSError(errno.EROFS, os.strerror(errno.EROFS))
+        return opened(path, mode, *arguments, **options)
+
+    monkeypatch.setattr(Path, "open", read_only)
+    assert prepare_labelled(project, ["crack"], cache, progress=quiet).items == first.items
 
 
 def test_an_interrupted_write_leaves_no_half_mask(tmp_path, monkeypatch):

@@ -3,7 +3,7 @@ import pytest
 import torch
 from PIL import Image
 
-from common.data.datasets import ValidationPhoto
+from common.data.validation import ValidationPhoto
 from common.hrda import build_segmentor
 from common.hrda.pixels import normalise
 from common.hrda.sliding import sliding_logits

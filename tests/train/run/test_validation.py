@@ -3,8 +3,8 @@ import pytest
 import torch
 from PIL import Image
 
-from common.data.datasets import validation_photos
 from common.data.transforms import InputScale
+from common.data.validation import validation_photos
 from common.hrda import InferenceSettings, ModelSettings, Predictor, build_segmentor
 from common.metrics import SegmentationMetrics
 from train.run.validation import measure
