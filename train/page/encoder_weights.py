@@ -80,7 +80,7 @@ def describe_weights(settings: TrainSettings, encoder: str, *, ask: bool) -> tup
     Returns:
         How a sentence that says what is started from ends, and its kind: 'success', 'warning' or 'error'.
     """
-    pretrained, folder = settings.pretrained, weights_folder(settings.pretrained_dir)
+    pretrained, folder = settings.pretrained, weights_folder()
     if pretrained == RANDOM:
         return "from random weights.", "success"
     is_published = pretrained in (AUTO, IMAGENET)

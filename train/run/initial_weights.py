@@ -207,11 +207,10 @@ def _compares(settings: SelfTrainingSettings) -> bool:
 
 
 def _fetched(pretrained: str, settings: TrainSettings, progress: Progress | None) -> Path:
-    folder = weights_folder(settings.pretrained_dir)
     if pretrained in (AUTO, IMAGENET):
-        return fetch(published_weights(settings.model.encoder), folder, progress)
+        return fetch(published_weights(settings.model.encoder), weights_folder(), read_encoder, progress)
     if "://" in pretrained:
-        return fetch(RemoteFile.from_url(pretrained), folder, progress)
+        return fetch(RemoteFile.from_url(pretrained), weights_folder(), read_encoder, progress)
     return Path(pretrained).expanduser()
 
 

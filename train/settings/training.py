@@ -28,6 +28,7 @@ from common.hrda.checks import (
     section_of,
     unknown,
 )
+from common.hrda.network.downloads import FOLDER
 from common.hrda.settings import InferenceSettings, Mode, ModelSettings, SelfTrainingSettings
 from common.plain_yaml import read_yaml
 from train.settings.sections import (
@@ -40,6 +41,7 @@ from train.settings.sections import (
 
 RANDOM, IMAGENET, AUTO = "none", "imagenet", "auto"
 """What `pretrained` may be besides a file."""
+_FORMER_FOLDER = "pretrained_dir"
 DEFAULT_YAML = Path(__file__).parents[1] / "hyperparameters.yaml"
 
 
@@ -96,8 +98,6 @@ class TrainSettings(PlainSettings):
     pretrained: Pretrained = RANDOM
     """What the encoder starts from: 'none' (random weights), 'imagenet' (the published ones, for non-commercial use
     only), 'auto' (these where they can be had, else random ones), or the path or URL of a file of a MiT encoder."""
-    pretrained_dir: Annotated[str | None, Expected("a folder or null")] = None
-    """Folder in which downloaded weights are kept and looked for; null: torch's, `TORCH_HOME`/hub/checkpoints."""
     model: section(ModelSettings) = field(default_factory=ModelSettings)
     """What the network is made of; its number of classes follows from the chosen classes."""
     self_training: section(SelfTrainingSettings) = field(default_factory=SelfTrainingSettings)
@@ -143,6 +143,14 @@ class TrainSettings(PlainSettings):
         if isinstance(model, Mapping) and "num_classes" in model:
             # It follows from the classes; two places to say it could disagree.
             raise SettingsError("model.num_classes follows from the chosen classes. Leave it out.")
+        if data.get(_FORMER_FOLDER, ...) is None:
+            # As runs of former versions have recorded it.
+            data = {name: value for name, value in data.items() if name != _FORMER_FOLDER}
+        elif _FORMER_FOLDER in data:
+            raise SettingsError(
+                f"{_FORMER_FOLDER} is no setting any more: the owner of the machine says where downloaded weights are "
+                f"kept, by the variable {FOLDER} in its environment. Leave it out."
+            )
         return super().from_dict(data)
 
     @classmethod

@@ -53,7 +53,7 @@ def published_weights(encoder: str) -> RemoteFile:
         DownloadError: the mirror's address is none.
     """
     address = os.environ.get(MIRROR) or PUBLISHED_URL
-    return RemoteFile.from_url(f"{address.rstrip('/')}/{ENCODERS[encoder].weights_file}")
+    return RemoteFile.from_url(f"{address.rstrip('/')}/{ENCODERS[encoder].weights_file}", of_owner=True)
 
 
 def read_encoder(path: str | Path) -> EncoderWeights:

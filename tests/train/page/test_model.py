@@ -243,14 +243,15 @@ def weights_text() -> str:
 
 @pytest.fixture
 def published(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Server]:
+    monkeypatch.setenv("PRETRAINED_WEIGHTS_DIR", str(tmp_path / "kept"))
     with publishing(save(tmp_path / "mit_b0.pth", {"weights": torch.zeros(3)}), monkeypatch) as server:
         yield server
 
 
-def starting(card: HRDAModelSelector, pretrained: str, folder: Path) -> str:
+def starting(card: HRDAModelSelector, pretrained: str) -> str:
     """What the card answers to a click on Select, with mit_b0 and this setting."""
     card.pretrained_models_table.set_by_model_name("mit_b0")
-    card.show_settings(replace(NARROW, pretrained=pretrained, pretrained_dir=str(folder)))
+    card.show_settings(replace(NARROW, pretrained=pretrained))
     is_valid = card.validate_step()
     assert is_valid == (card.validator_text.status != "error")
     return f"{card.validator_text.status}: {card.validator_text.text}"
@@ -272,24 +273,22 @@ def test_licence_of_imagenet_weights_is_shown_before_they_are_used(card):
 
 
 def test_click_says_whether_the_weights_can_be_had(card, published, tmp_path, monkeypatch):
-    assert starting(card, "none", tmp_path) == "success: Model: mit_b0, from random weights."
+    assert starting(card, "none") == "success: Model: mit_b0, from random weights."
     for pretrained in ("auto", "imagenet"):
-        assert starting(card, pretrained, tmp_path).startswith(
-            "success: Model: mit_b0, from ImageNet weights. Their licence"
-        )
+        assert starting(card, pretrained).startswith("success: Model: mit_b0, from ImageNet weights. Their licence")
     assert {line.split()[0] for line in published.asked} == {"HEAD"}
     monkeypatch.setenv("PRETRAINED_WEIGHTS_URL", NOWHERE)
-    answer = starting(card, "auto", tmp_path / "kept")
+    answer = starting(card, "auto")
     assert answer.startswith("warning: Model: mit_b0, from random weights, because the ImageNet weights cannot be had.")
     assert f"put it at {tmp_path / 'kept'}" in answer
-    assert starting(card, "imagenet", tmp_path / "kept").startswith("error: ")
-    assert starting(card, str(tmp_path / "none.pth"), tmp_path).startswith("error: ")
-    assert starting(card, str(tmp_path / "mit_b0.pth"), tmp_path).startswith("success: ")
+    assert starting(card, "imagenet").startswith("error: ")
+    assert starting(card, str(tmp_path / "none.pth")).startswith("error: ")
+    assert starting(card, str(tmp_path / "mit_b0.pth")).startswith("success: ")
 
 
-def test_app_state_is_carried_out_without_asking_a_server(card, published, tmp_path):
+def test_app_state_is_carried_out_without_asking_a_server(card, published):
     with card.not_asking():
-        assert "from ImageNet weights, if they can be had" in starting(card, "auto", tmp_path)
+        assert "from ImageNet weights, if they can be had" in starting(card, "auto")
     assert published.asked == []
     card.show_settings(replace(NARROW, pretrained="none"))
     assert card.validator_text.text == "Model: mit_b0, from random weights.", "what was answered follows the settings"

@@ -5,6 +5,7 @@ import torch
 
 from common.hrda import SettingsError, build_segmentor
 from common.hrda.catalogue import ENCODERS
+from common.hrda.network import downloads
 from common.hrda.settings import ModelSettings
 from tests.weights import NOWHERE, digest, encoder_state, publishing, save, under_segformer_names
 from train.run.initial_weights import (
@@ -40,14 +41,16 @@ def published(encoder_file, monkeypatch):
 
 
 @pytest.fixture
-def kept(tmp_path):
+def kept(tmp_path, monkeypatch):
+    monkeypatch.setenv(downloads.FOLDER, str(tmp_path / "kept"))
+    monkeypatch.setenv(downloads.PRIVATE, "true")
     return tmp_path / "kept"
 
 
 @pytest.fixture
 def settings(kept):
     def make(*overrides):
-        return TrainSettings().with_overrides(["model.encoder=mit_b0", f"pretrained_dir={kept}", *overrides])
+        return TrainSettings().with_overrides(["model.encoder=mit_b0", *overrides])
 
     return make
 

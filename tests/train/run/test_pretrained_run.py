@@ -24,17 +24,22 @@ def domains(tmp_path_factory):
     return Domains(str(root / "source"), None, str(root / "val"))
 
 
+@pytest.fixture(autouse=True)
+def kept(tmp_path, monkeypatch):
+    monkeypatch.setenv("PRETRAINED_WEIGHTS_DIR", str(tmp_path / "kept"))
+
+
 @pytest.fixture(scope="module")
 def encoder_file(tmp_path_factory):
     return save(tmp_path_factory.mktemp("weights") / "mine.pth", encoder_state())
 
 
-def settings(tmp_path, *overrides):
+def settings(*overrides):
     """One in which nothing is random once the weights are drawn: at first, the student's features are the encoder's."""
     return TrainSettings().with_overrides(
         [
             "mode=source-only", "iterations=2", "batch_size=2", "log_interval=1", "pretrained=auto",
-            f"pretrained_dir={tmp_path / 'kept'}", "model.encoder=mit_b0", "model.crop_size=[64, 64]",
+            "model.encoder=mit_b0", "model.crop_size=[64, 64]",
             "model.decoder_channels=8", "model.attention_channels=8", "model.drop_path=0", "model.dropout=0",
             "self_training.feature_distance_weight=1", "self_training.feature_distance_classes=[__bg__]",
             "optimizer.lr=1e-3", "optimizer.warmup_iterations=0", "data.workers=0",
@@ -49,7 +54,7 @@ def test_run_starts_from_the_weights_and_records_it(domains, encoder_file, tmp_p
     state.subscribe(ProgressLines())
     out = tmp_path / "run"
     with publishing(encoder_file, monkeypatch):
-        run(RunRequest(settings(tmp_path), domains, out, device="cpu"), state=state)
+        run(RunRequest(settings(), domains, out, device="cpu"), state=state)
     coming = [change for change in changes if isinstance(change, Downloading)]
     assert coming[-1].received == coming[-1].size == encoder_file.stat().st_size
     assert state.downloading is None
@@ -69,7 +74,7 @@ def test_run_starts_from_the_weights_and_records_it(domains, encoder_file, tmp_p
     monkeypatch.setenv("PRETRAINED_WEIGHTS_URL", NOWHERE)
     with monkeypatch.context() as patch, publishing(encoder_file, patch):
         patch.setenv("PRETRAINED_WEIGHTS_URL", NOWHERE)
-        run(RunRequest(settings(tmp_path, "iterations=3"), domains, out, device="cpu", resume=True))
+        run(RunRequest(settings("iterations=3"), domains, out, device="cpu", resume=True))
     assert load_checkpoint(out / "checkpoints" / "last.pth").iteration == 3
     assert TrainSettings.from_yaml((out / "settings.yaml").read_text()).pretrained == "imagenet"
 
@@ -77,7 +82,7 @@ def test_run_starts_from_the_weights_and_records_it(domains, encoder_file, tmp_p
 def test_run_without_a_server_says_so_and_starts_from_random_weights(domains, tmp_path, monkeypatch):
     monkeypatch.setenv("PRETRAINED_WEIGHTS_URL", NOWHERE)
     state, off = TrainingState(), "self_training.feature_distance_weight=0"
-    run(RunRequest(settings(tmp_path, off, "iterations=1"), domains, tmp_path / "run", device="cpu"), state=state)
+    run(RunRequest(settings(off, "iterations=1"), domains, tmp_path / "run", device="cpu"), state=state)
     assert any("not used" in text and "put it at" in text for text in state.messages)
     assert TrainSettings.from_yaml((tmp_path / "run" / "settings.yaml").read_text()).pretrained == "none"
 
@@ -86,7 +91,7 @@ def test_stop_during_a_download_ends_it(domains, encoder_file, tmp_path, monkeyp
     stop = threading.Event()
     stop.set()
     with publishing(encoder_file, monkeypatch), pytest.raises(TrainingError, match="Stopped while mit_b0_made"):
-        run(RunRequest(settings(tmp_path), domains, tmp_path / "run", device="cpu"), stop=stop)
+        run(RunRequest(settings(), domains, tmp_path / "run", device="cpu"), stop=stop)
     assert not list((tmp_path / "kept").iterdir())
 
 

@@ -129,3 +129,12 @@ def test_learning_rate_is_the_product_of_warm_up_and_decay():
     assert lr_factor(100, 100, settings) == 0
     constant = OptimizerSettings(warmup_iterations=0, power=0.0)
     assert {lr_factor(k, 100, constant) for k in (0, 50, 99)} == {1.0}
+
+
+def test_folder_of_downloads_is_not_for_settings_to_name():
+    """Settings come from others too; those that former versions recorded without a folder are read on."""
+    assert TrainSettings.from_yaml("pretrained_dir: null") == TrainSettings()
+    with pytest.raises(SettingsError, match="owner of the machine says .* PRETRAINED_WEIGHTS_DIR .* Leave it out"):
+        TrainSettings.from_yaml("pretrained_dir: /home/somebody")
+    with pytest.raises(SettingsError, match="Unknown setting 'pretrained_dir'"):
+        TrainSettings().with_overrides(["pretrained_dir=/home/somebody"])
