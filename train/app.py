@@ -25,6 +25,7 @@ from train.leaving import Leaving, end_well
 from train.page.classes import AnyShapeClassesSelector
 from train.page.domains import DomainSelector
 from train.page.gui import FRAMEWORK, HRDATrainGUI, check_target, needs_target, require_fit
+from train.page.history import RunHistory
 from train.page.model import HRDAModelSelector
 from train.page.monitor import Monitor, MonitorCard
 from train.page.previews import ROUTE, picture_file
@@ -227,7 +228,8 @@ class HRDATrainApp(DomainTrainApp):
             settings, start = self.run_settings(), self.model_files.get("checkpoint")
             if start is not None:
                 settings = with_network_of(settings, Path(start))
-            with Monitor(self.gui.training_logs, self.gui.show_status, self._stop) as monitor:
+            history = RunHistory(out)
+            with Monitor(self.gui.training_logs, self.gui.show_status, self._stop, history) as monitor:
                 state.subscribe(monitor)
                 state.subscribe(TensorBoardScalars(Path(self.log_dir)))
                 request = RunRequest(

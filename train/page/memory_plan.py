@@ -71,7 +71,10 @@ def describe_need(settings: TrainSettings, card: GraphicsCard | None) -> tuple[s
         f"about {gib(memory_of(settings))} of memory."
     )
     if card is None:
-        return f"{need} This machine has no graphics card: training on its processor takes days.", "info"
+        sentence = (
+            "This machine has no graphics card: it trains on its processor, and says the time after ten iterations."
+        )
+        return f"{need} {sentence}", "info"
     place = f"{card.name} has {gib(card.free)} free of {gib(card.total)}"
     if fits(settings, card):
         return f"{need} It fits: {place}.", "success"

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from types import TracebackType
 from typing import Any, Self
 
@@ -13,10 +14,11 @@ from supervisely.app.widgets import Card, Container, LineChart
 from supervisely.nn.training.gui.training_logs import TrainingLogs
 
 from common.data.project import BACKGROUND
+from train.page.history import RunHistory
 from train.page.live import Curve, Frozen, send
 from train.page.previews import PreviewBoard
-from train.run.readers import THIN, duration, megabytes, skipped
-from train.run.state import ENDED, Change, Progressed, StepsSkipped, TrainingState, Validated
+from train.run.readers import THIN, megabytes, pace_and_rest, skipped
+from train.run.state import ENDED, Change, Progressed, Started, StepsSkipped, TrainingState, Validated
 
 CLASSES_SHOWN = 10
 SECONDS_BETWEEN_UPDATES = 1.0
@@ -40,6 +42,9 @@ PHASES = {
     "stopped": "Stopped and saved",
     "failed": "Error",
 }
+
+
+Points = Sequence[tuple[float, float]]
 
 
 class NoViewer:
@@ -106,18 +111,12 @@ class MonitorCard(TrainingLogs):
         )
         self.card.lock()
 
-    def clear(self) -> None:
-        """Forget an earlier run."""
-        for key in self.charts:
-            self.show_curves(key, {})
-        self.previews.clear()
-
-    def show_curves(self, key: str, curves: Mapping[str, Curve]) -> None:
+    def show_curves(self, key: str, curves: Mapping[str, Points]) -> None:
         """Put curves into a chart; `send` makes them seen."""
         scale = CHARTS[key][3] or 1
         series = Frozen(
-            {"name": name, "data": Frozen({"x": x, "y": y * scale} for x, y in curve.points())}
-            for name, curve in curves.items()
+            {"name": name, "data": Frozen({"x": x, "y": y * scale} for x, y in points)}
+            for name, points in curves.items()
         )
         self.charts[key].set_series(series, send_changes=False)
 
@@ -126,29 +125,30 @@ class Monitor:
     """Shows a run: a reader of its state that never waits for the page, the browser or the instance.
 
     What a change means is noted in the thread that applies it; a thread of the monitor's own shows it, at most once a
-    second. Within its `with` block it shows; at the end of the block it has shown the last state.
+    second. Within its `with` block it shows; at the end of the block it has shown the last state. A run that is
+    continued goes on with the curves and measurements up to the iteration that it goes on from.
 
     Args:
         card: shows curves and previews.
         show_status: shows a sentence on the page and in `/train_status`; takes it and its kind.
         stop: set once the run is to be saved and ended.
+        history: of the run; empty if the run is a new one.
     """
 
-    def __init__(self, card: MonitorCard, show_status: Callable[[str, str], None], stop: threading.Event) -> None:
-        self._card, self._show_status, self._stop = card, show_status, stop
+    def __init__(
+        self, card: MonitorCard, show_status: Callable[[str, str], None], stop: threading.Event, history: RunHistory
+    ) -> None:
+        self._card, self._show_status, self._stop, self._history = card, show_status, stop, history
         self._version = f"{time.time():.0f}"
         self._lock = threading.Lock()
-        self._curves: dict[str, dict[str, Curve]] = {key: {} for key in CHARTS}
-        self._touched: set[str] = set()
-        self._validated: list[Validated] = []
         self._status = ("", 0, 0)
-        self._details = self._score = self._skipped = ""
         self._bar: Any = None
         self._changed, self._closed = threading.Event(), threading.Event()
         self._worker = threading.Thread(target=self._work, name="monitor", daemon=True)
+        self._recall()
 
     def __enter__(self) -> Self:
-        self._card.clear()
+        self._changed.set()
         self._worker.start()
         return self
 
@@ -162,20 +162,35 @@ class Monitor:
 
     def __call__(self, state: TrainingState, change: Change) -> None:
         """Note a change."""
+        self._history.add(change)
         with self._lock:
-            match change:
-                case Progressed(iteration, scalars):
-                    self._note_scalars(iteration, scalars)
-                case StepsSkipped(_, total):
-                    self._skipped = f" {skipped(total)}."
-                case Validated(iteration, metrics):
-                    self._note_metrics(iteration, metrics)
-                    self._validated.append(change)
+            if isinstance(change, Started):
+                self._recall()
+            self._note(change)
             if state.phase not in ENDED:
                 done, total = state.iteration, state.total_iterations
-                left = f", {duration(state.seconds_left)} left" if state.seconds_left is not None else ""
-                self._status = (self._sentence(_doing(state), done, total, left), done, total)
+                self._status = (self._sentence(state), done, total)
         self._changed.set()
+
+    def _recall(self) -> None:
+        """Note what is kept of the run, and nothing else."""
+        self._curves: dict[str, dict[str, Curve]] = {key: {} for key in CHARTS}
+        self._touched = set(CHARTS)
+        self._validated: list[Validated] = []
+        self._begins_anew = True
+        self._details = self._score = self._skipped = ""
+        for change in self._history.changes():
+            self._note(change)
+
+    def _note(self, change: Change) -> None:
+        match change:
+            case Progressed(iteration, scalars):
+                self._note_scalars(iteration, scalars)
+            case StepsSkipped(_, total):
+                self._skipped = f" {skipped(total)}."
+            case Validated(iteration, metrics):
+                self._note_metrics(iteration, metrics)
+                self._validated.append(change)
 
     def _note_scalars(self, iteration: int, scalars: Mapping[str, float]) -> None:
         losses = {
@@ -212,9 +227,11 @@ class Monitor:
         self._curves[key].setdefault(name, Curve()).add(iteration, value)
         self._touched.add(key)
 
-    def _sentence(self, doing: str, done: int, total: int, left: str) -> str:
-        place = f": iteration {done} of {total}{left}" if total else ""
-        doing = "Stopping, saves and uploads" if self._stop.is_set() else doing
+    def _sentence(self, state: TrainingState) -> str:
+        left = pace_and_rest(state.seconds_per_iteration, state.seconds_left)
+        place = f": iteration {state.iteration} of {state.total_iterations}" if state.total_iterations else ""
+        place += f", {left}" if left else ""
+        doing = "Stopping, saves and uploads" if self._stop.is_set() else _doing(state)
         return f"{doing}{place}.{self._details}{self._score}{self._skipped}"
 
     def _work(self) -> None:
@@ -229,19 +246,30 @@ class Monitor:
         with self._lock:
             touched, self._touched = self._touched, set()
             validated, self._validated = self._validated, []
+            begins_anew, self._begins_anew = self._begins_anew, False
             sentence, done, total = self._status
-            for key in touched:
-                self._card.show_curves(key, self._curves[key])
+            curves = {key: {name: curve.points() for name, curve in self._curves[key].items()} for key in touched}
+        for key, points in curves.items():
+            if not self._attempt(partial(self._card.show_curves, key, points)):
+                with self._lock:
+                    self._touched.add(key)
+        if begins_anew:
+            self._attempt(self._card.previews.clear)
+        for one in validated:
+            self._attempt(partial(self._card.previews.add, one.iteration, one.previews, self._version))
+        if sentence:
+            self._attempt(partial(self._show_status, sentence, "info"))
+        self._attempt(partial(self._move_bar, done, total))
+        self._attempt(send)
+
+    def _attempt(self, step: Callable[[], None]) -> bool:
+        """Show a part; what goes wrong with one part, or once, must hold up neither the others nor what follows."""
         try:
-            for validation in validated:
-                self._card.previews.add(validation.iteration, validation.previews, self._version)
-            if sentence:
-                self._show_status(sentence, "info")
-            self._move_bar(done, total)
-            send()
+            step()
         except Exception as error:
-            # A browser that has gone away, for one: the next update shows what this one did not.
-            logger.warning(f"The page was not updated: {error!r}")
+            logger.warning(f"A part of the page was not updated: {error!r}")
+            return False
+        return True
 
     def _move_bar(self, done: int, total: int) -> None:
         if not total:

@@ -66,6 +66,7 @@ class PreviewBoard:
         with self._lock:
             self._shown = []
         put(self.container, hide=True)
+        put(self.slider, max=1)
         send()
 
     def add(self, iteration: int, previews: Sequence[Preview], version: str) -> None:

@@ -32,6 +32,7 @@ from train.run.state import (
     Said,
     Started,
     StepsSkipped,
+    Timed,
     TrainingError,
     TrainingState,
     Validated,
@@ -40,6 +41,9 @@ from train.run.validation import Measurement, measure_both
 from train.run.watch import FINITE, CollapseWatch
 from train.run.writer import CheckpointWriter
 from train.settings.training import TrainSettings
+
+ITERATIONS_TIMED = 10
+"""After so many iterations a run says how long the rest takes."""
 
 
 def run(
@@ -157,6 +161,7 @@ class TrainingLoop:
         self._collapse = CollapseWatch(data.classes, data.source_shares, settings.self_training)
         self._time_left = TimeLeft(settings.iterations, settings.validation.interval)
         self._is_save_due = False
+        self._done_before = 0
 
     def run(self, before: RunState | None, stop: threading.Event) -> RunResult:
         """Do the iterations that are left, measure and save.
@@ -176,6 +181,8 @@ class TrainingLoop:
             self._step(batch)
             if self._is_due(self._settings.log_interval):
                 self._report()
+            elif self._is_timed():
+                self._tell_pace()
             if self._is_due(self._settings.validation.interval) and self._ranks.is_first:
                 self._measure()
             if self._is_save_due:
@@ -199,6 +206,7 @@ class TrainingLoop:
             # Before the workers are forked, so that they share what it holds.
             self._state.apply(Said("Reading the training photos."))
             batches.fill_cache()
+        self._done_before = progress.done
         self._state.apply(Started(progress.done, settings.iterations))
         self._state.apply(PhaseChanged("training"))
         return batches
@@ -214,7 +222,8 @@ class TrainingLoop:
         try:
             progress.guard.add(progress.done, finite, scalars)
             is_told = self._is_due(settings.log_interval) or self._is_due(settings.validation.interval)
-            if is_told or self._is_save_due:
+            # It waits for the device, so that what is timed is done and not only ordered.
+            if is_told or self._is_save_due or self._is_timed():
                 progress.guard.read()
         except TrainingError as error:
             # What is on the disk was written when all was well; the weights of now have not led to anything since.
@@ -225,13 +234,24 @@ class TrainingLoop:
         done = self._progress.done
         return done % interval == 0 or done == self._settings.iterations
 
+    def _is_timed(self) -> bool:
+        """Whether the timing of this process's first iterations begins, after one to warm up, or ends here."""
+        return self._progress.done - self._done_before in (1, ITERATIONS_TIMED)
+
+    def _tell_pace(self) -> None:
+        """Tell, as soon as something can be said, how long the rest takes: the first report may be hours away."""
+        left = self._time_left.report(self._progress.done)
+        if left is not None:
+            self._state.apply(Timed(self._progress.done, left, self._time_left.seconds_per_iteration))
+
     def _report(self) -> None:
         """Tell what was learnt since the last report."""
         progress, state = self._progress, self._state
         if progress.guard.take_news():
             state.apply(StepsSkipped(progress.done, progress.guard.counts.total))
         means, rate = progress.means.take(), self._learner.learning_rate(progress.done - 1)
-        state.apply(Progressed(progress.done, {**means, "lr": rate}, self._time_left.report(progress.done)))
+        left = self._time_left.report(progress.done)
+        state.apply(Progressed(progress.done, {**means, "lr": rate}, left, self._time_left.seconds_per_iteration))
         for warning in self._collapse.look(means):
             state.apply(Said(warning))
 

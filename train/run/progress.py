@@ -66,6 +66,8 @@ class TimeLeft:
         # The first report is where counting starts: what is before it holds the warming up of the machine.
         self._reports: deque[tuple[int, float]] = deque(maxlen=_REPORTS_COUNTED)
         self._measuring = self._last_measurement = 0.0
+        self.seconds_per_iteration: float | None = None
+        """Of the last reports; None before the second one."""
 
     @contextmanager
     def measuring(self) -> Iterator[None]:
@@ -82,7 +84,7 @@ class TimeLeft:
         first, since = self._reports[0]
         if first == iteration:
             return None
-        pace = (now - since) / (iteration - first)
+        self.seconds_per_iteration = pace = (now - since) / (iteration - first)
         # The end is always measured, and so is this iteration if its turn has come.
         measurements = -(-self._iterations // self._interval) - (iteration - 1) // self._interval
         return pace * (self._iterations - iteration) + self._last_measurement * measurements

@@ -19,6 +19,7 @@ from train.run.state import (
     Said,
     Started,
     StepsSkipped,
+    Timed,
     TrainingState,
     Validated,
     encode,
@@ -62,6 +63,8 @@ class ProgressLines:
         match change:
             case Progressed():
                 self._print(_progress_line(change, state.total_iterations))
+            case Timed(iteration, seconds_left, pace):
+                self._print(f"{iteration}/{state.total_iterations}  {pace_and_rest(pace, seconds_left)}")
             case StepsSkipped(iteration, total):
                 self._print(f"{skipped(total)}, up to iteration {iteration}")
             case Downloading(name, received, size):
@@ -146,8 +149,7 @@ def _progress_line(progressed: Progressed, total: int) -> str:
         for name, value in progressed.scalars.items()
         if not name.startswith("pseudo_label/share/")
     ]
-    if progressed.seconds_left is not None:
-        parts.append(f"{duration(progressed.seconds_left)} left")
+    parts += filter(None, [pace_and_rest(progressed.seconds_per_iteration, progressed.seconds_left)])
     return "  ".join(parts)
 
 
@@ -181,6 +183,16 @@ def skipped(count: int) -> str:
 def megabytes(received: int, size: int | None) -> str:
     """How much of a file has come: 12 of 328 MB."""
     return f"{received / 1e6:.0f} MB" if size is None else f"{received / 1e6:.0f} of {size / 1e6:.0f} MB"
+
+
+def pace_and_rest(seconds_per_iteration: float | None, seconds_left: float | None) -> str:
+    """What an iteration and what the rest of a run takes: '3.2 s an iteration, 12:30 left'; empty if unknown."""
+    pace = [] if seconds_per_iteration is None else [f"{_seconds(seconds_per_iteration)} s an iteration"]
+    return ", ".join([*pace, *([] if seconds_left is None else [f"{duration(seconds_left)} left"])])
+
+
+def _seconds(value: float) -> str:
+    return f"{value:.0f}" if value >= 10 else f"{value:.2g}"
 
 
 def duration(seconds: float) -> str:

@@ -71,6 +71,18 @@ class Progressed:
     """Means since the last change of this kind, such as `loss/source`, `pseudo_label/confident_share` and `lr`."""
     seconds_left: float | None
     """Until all iterations are done, validations included; None while nothing can be said."""
+    seconds_per_iteration: float | None = None
+    """Of the last reports, as this machine took them; None while nothing can be said."""
+
+
+@dataclass(frozen=True)
+class Timed:
+    """The first iterations of a process tell what the rest takes, before anything else can be said of them."""
+
+    iteration: int
+    """Iterations done."""
+    seconds_left: float
+    seconds_per_iteration: float
 
 
 @dataclass(frozen=True)
@@ -140,6 +152,7 @@ Change = (
     | Downloading
     | Started
     | Progressed
+    | Timed
     | StepsSkipped
     | Validated
     | CheckpointWritten
@@ -165,6 +178,8 @@ class TrainingState:
     """Iterations of the whole run; 0 while it is prepared."""
     seconds_left: float | None = None
     """Until all iterations are done; None while nothing can be said."""
+    seconds_per_iteration: float | None = None
+    """As this machine takes them; None while nothing can be said."""
     skipped: int = 0
     """Iterations that changed nothing, because a loss or a gradient was no finite number."""
     curves: dict[str, list[tuple[int, float]]] = field(default_factory=dict)
@@ -194,10 +209,12 @@ class TrainingState:
                 self.downloading = None if received == size else change
             case Started(iteration, total_iterations):
                 self.iteration, self.total_iterations = iteration, total_iterations
-            case Progressed(iteration, scalars, seconds_left):
-                self.iteration, self.seconds_left = iteration, seconds_left
+            case Progressed(iteration, scalars, seconds_left, pace):
+                self.iteration, self.seconds_left, self.seconds_per_iteration = iteration, seconds_left, pace
                 for name, value in scalars.items():
                     self.curves.setdefault(name, []).append((iteration, value))
+            case Timed(iteration, seconds_left, pace):
+                self.iteration, self.seconds_left, self.seconds_per_iteration = iteration, seconds_left, pace
             case StepsSkipped(_, total):
                 self.skipped = total
             case Validated():

@@ -20,10 +20,12 @@ import supervisely.nn.training.gui.gui as gui_module
 import supervisely.nn.training.train_app as train_app_module
 from fastapi import FastAPI, Request
 from supervisely import Api, is_production, logger
+from supervisely.app.fastapi.websocket import WebsocketManager
 from supervisely.nn.training import resume_manifest
 
 from common.hrda.checks import received
 from train.sdk.benchmark import BenchmarkedTrainApp
+from train.sdk.browsers import tell_each_alone
 from train.sdk.gui import DomainTrainGUI, Refused, replaced
 
 __all__ = ["DomainTrainApp", "DomainTrainGUI", "Refused", "Split", "SplitItem", "replaced"]
@@ -106,6 +108,7 @@ class DomainTrainApp(BenchmarkedTrainApp):
             super().__init__(framework_name, models, hyperparameters, app_options)
         self.gui.finish()
         self._answer_training_requests()
+        tell_each_alone(WebsocketManager())
         if not self._is_resume_upload:
             self.gui.training_process.resume_button.click(self._wrapped_resume_upload)
 

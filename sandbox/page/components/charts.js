@@ -19,12 +19,14 @@ const drawing = {
     window.requestIdleCallback(
       () => {
         const [chart] = drawing.waiting;
-        if (chart) {
-          drawing.waiting.delete(chart);
-          chart.draw();
+        drawing.waiting.delete(chart);
+        try {
+          if (chart) chart.draw();
+        } finally {
+          // Whatever goes wrong with a chart, the others are drawn.
+          drawing.scheduled = drawing.waiting.size > 0;
+          if (drawing.scheduled) drawing.next();
         }
-        drawing.scheduled = drawing.waiting.size > 0;
-        if (drawing.scheduled) drawing.next();
       },
       { timeout: DRAW_LIMIT_MS },
     );
@@ -44,12 +46,10 @@ Vue.component('sly-apexchart', {
     options: { handler() { this.change(); }, deep: true },
   },
   mounted() {
-    this.chart = new ApexCharts(this.$refs.chart, this.settings());
-    this.chart.render();
-    this.changed = false;
-    this.inSight = true;
-    this.sight = new IntersectionObserver((entries) => {
-      this.inSight = entries[entries.length - 1].isIntersecting;
+    this.chart = null;
+    this.changed = this.drawing = false;
+    this.draw();
+    this.sight = new IntersectionObserver(() => {
       if (this.changed) this.change();
     });
     this.sight.observe(this.$refs.chart);
@@ -57,16 +57,42 @@ Vue.component('sly-apexchart', {
   beforeDestroy() {
     this.sight.disconnect();
     drawing.waiting.delete(this);
-    this.chart.destroy();
+    this.forget();
   },
   methods: {
     change() {
       this.changed = true;
-      if (this.inSight) drawing.order(this);
+      if (this.isInSight()) drawing.order(this);
     },
-    draw() {
+    // Asked each time: what an observer said once may be outdated.
+    isInSight() {
+      const { top, bottom, width } = this.$refs.chart.getBoundingClientRect();
+      return width > 0 && bottom > 0 && top < window.innerHeight;
+    },
+    async draw() {
       this.changed = false;
-      this.chart.updateOptions(this.settings(), false, false, false);
+      // What has not ended by now never will: ApexCharts leaves the promise of a failed update open.
+      if (this.drawing) this.forget();
+      this.drawing = true;
+      try {
+        if (this.chart) {
+          await this.chart.updateOptions(this.settings(), false, false, false);
+        } else {
+          this.chart = new ApexCharts(this.$refs.chart, this.settings());
+          await this.chart.render();
+        }
+        this.drawing = false;
+      } catch (error) {
+        console.warn(`A chart was not drawn: ${error}`);
+        this.forget();
+      }
+    },
+    // What is half drawn may never be drawn right again: the next change makes the chart anew.
+    forget() {
+      const { chart } = this;
+      this.chart = null;
+      this.drawing = false;
+      if (chart) chart.destroy();
     },
     settings() {
       const { lodash } = window.sly.packages;

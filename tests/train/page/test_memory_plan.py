@@ -1,11 +1,13 @@
 """What is said of a graphics card that is too small: changes that really fit, and the least of them."""
 
+import re
 from dataclasses import replace
 
 import pytest
 import torch
 
 from train.page.memory_plan import GraphicsCard, best_card, describe_need, fits, memory_of
+from train.settings.presets import presets
 from train.settings.training import TrainSettings
 
 SETTINGS = TrainSettings.from_yaml(
@@ -41,3 +43,9 @@ def test_card_with_the_most_free_memory_counts(monkeypatch: pytest.MonkeyPatch):
     assert best_card() == GraphicsCard("GPU 1", 7, 8)
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 0)
     assert best_card() is None
+
+
+@pytest.mark.parametrize("there", [None, card(memory_of(SETTINGS)), card(2**20)])
+def test_nothing_is_said_of_a_time_that_nobody_measured(there: GraphicsCard | None):
+    texts = [describe_need(SETTINGS, there)[0], *(preset.description for preset in presets().values())]
+    assert not [text for text in texts if re.search(r"\b(second|minute|hour|day|week)s?\b", text)]

@@ -10,7 +10,7 @@ from common.hrda import SettingsError, build_segmentor, load_checkpoint
 from common.hrda.settings import ModelSettings
 from sandbox.synthetic.projects import write_project
 from train.run import engine
-from train.run.engine import run
+from train.run.engine import ITERATIONS_TIMED, run
 from train.run.initial_weights import load_initial_weights
 from train.run.preparation import Domains, PreparedData, check_class_weights, class_weights
 from train.run.readers import TensorBoardScalars
@@ -21,6 +21,7 @@ from train.run.state import (
     PhaseChanged,
     Progressed,
     Started,
+    Timed,
     TrainingError,
     TrainingState,
     Validated,
@@ -186,6 +187,23 @@ def test_training_lowers_the_loss_and_the_teacher_lags_behind(domains, tmp_path)
     student, teacher = last_weights(tmp_path)
     name = "decode_head.head.conv_seg.weight"
     assert not torch.equal(student[name], teacher[name])
+
+
+def test_first_ten_iterations_of_a_process_tell_what_the_rest_takes(domains, tmp_path):
+    """Reports may be hours apart; whoever waits should not have to wait for the second one."""
+    few = ["mode=source-only", "log_interval=50", "validation.interval=50", "checkpoint.interval=50"]
+    stop, recorder = threading.Event(), Recorder()
+    recorder.state.subscribe(lambda _, change: stop.set() if isinstance(change, Timed) else None)
+    run(RunRequest(settings("iterations=300", *few), domains, tmp_path, device="cpu"), state=recorder.state, stop=stop)
+    resumed = Recorder()
+    request = RunRequest(settings("iterations=22", *few), domains, tmp_path, device="cpu", resume=True)
+    run(request, state=resumed.state)
+    for one, iteration, left in ((recorder, ITERATIONS_TIMED, 290), (resumed, 2 * ITERATIONS_TIMED, 2)):
+        [timed] = one.of(Timed)
+        assert timed.iteration == iteration
+        assert timed.seconds_left == pytest.approx(left * timed.seconds_per_iteration)
+        assert timed.seconds_per_iteration > 0
+    assert resumed.of(Progressed)[-1].seconds_per_iteration > 0
 
 
 def test_curves_can_be_opened_with_tensorboard(finished):

@@ -16,10 +16,11 @@ def test_time_left_counts_measurements_apart_and_not_the_warming_up():
     clock = Clock()
     time_left = TimeLeft(100, 20, clock)
     clock.now += 60
-    assert time_left.report(10) is None
+    assert (time_left.report(10), time_left.seconds_per_iteration) == (None, None)
     clock.now += 20
     # 2 s an iteration; how long a measurement takes is not known yet.
     assert time_left.report(20) == pytest.approx(160)
+    assert time_left.seconds_per_iteration == pytest.approx(2)
     with time_left.measuring():
         clock.now += 7
     clock.now += 20

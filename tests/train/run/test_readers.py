@@ -10,7 +10,7 @@ from torch.utils.tensorboard import SummaryWriter
 from common.metrics import SegmentationMetrics
 from common.metrics.segmentation import MEANS
 from train.run.readers import SHOWN, THIN, ProgressLines, TensorBoardScalars, duration, shown
-from train.run.state import CheckpointWritten, Progressed, Said, Started, StepsSkipped, TrainingState, Validated
+from train.run.state import CheckpointWritten, Progressed, Said, Started, StepsSkipped, Timed, TrainingState, Validated
 
 
 def test_lines_name_iteration_losses_rate_scores_files_and_time_left():
@@ -20,9 +20,10 @@ def test_lines_name_iteration_losses_rate_scores_files_and_time_left():
     for change in (
         Said("Reading the training photos."),
         Started(0, 1000),
+        Timed(10, 3723.0, 3.76),
         Progressed(50, {"loss/source": 0.25, "lr": 1e-5}, None),
         StepsSkipped(100, 3),
-        Progressed(100, {"loss/source": 0.125, "lr": 1e-4}, 180.0),
+        Progressed(100, {"loss/source": 0.125, "lr": 1e-4}, 180.0, 0.2),
         Validated(100, {"student/iou/crack": 0.5, "student/mIoU": 0.625, "student/recall_4px/crack": 0.7}),
         Validated(100, {"teacher/f1_2px/road/wet": 1.0}),
         CheckpointWritten("run/best.pth", 100, is_best=True),
@@ -30,9 +31,10 @@ def test_lines_name_iteration_losses_rate_scores_files_and_time_left():
         state.apply(change)
     assert text.getvalue().splitlines() == [
         "Reading the training photos.",
+        "10/1000  3.8 s an iteration, 1:02:03 left",
         "  50/1000  loss/source 0.250  lr 1.00e-05",
         "3 iterations were skipped because a loss or gradient was no finite number, up to iteration 100",
-        " 100/1000  loss/source 0.125  lr 1.00e-04  3:00 left",
+        " 100/1000  loss/source 0.125  lr 1.00e-04  0.2 s an iteration, 3:00 left",
         "validation at 100, in %:",
         "  student  crack: iou 50.0",
         "  student  mean: mIoU 62.5",

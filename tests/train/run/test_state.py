@@ -11,6 +11,7 @@ from train.run.state import (
     Said,
     Started,
     StepsSkipped,
+    Timed,
     TrainingState,
     Validated,
     decode,
@@ -23,7 +24,8 @@ CHANGES = [
     Started(3, 10),
     PhaseChanged("training"),
     Progressed(4, {"loss/source": 0.5, "lr": 1e-4}, None),
-    Progressed(5, {"loss/source": 0.1 + 0.2, "lr": 1e-4}, 12.5),
+    Timed(4, 13.5, 2.25),
+    Progressed(5, {"loss/source": 0.1 + 0.2, "lr": 1e-4}, 12.5, 2.5),
     StepsSkipped(5, 2),
     Validated(5, {"student/mIoU": 0.5}, (Preview("target", "a.jpg", {"photo": "/x/photo.jpg"}),)),
     CheckpointWritten("/x/last.pth", 5, is_best=False),
@@ -51,13 +53,14 @@ def test_state_gathers_changes_and_tells_readers_afterwards():
     for change in CHANGES:
         state.apply(change)
     assert (state.phase, state.iteration, state.total_iterations, state.seconds_left) == ("training", 5, 10, 12.5)
+    assert state.seconds_per_iteration == 2.5
     assert state.curves["loss/source"] == [(4, 0.5), (5, 0.1 + 0.2)]
     assert [validated.iteration for validated in state.validations] == [5]
     assert [written.iteration for written in state.checkpoints] == [6]
     assert state.skipped == 2
     assert list(state.messages) == ["Lines\nof – text"]
     assert [change for _, change in seen] == CHANGES
-    assert [iteration for iteration, _ in seen][2:6] == [3, 3, 4, 5]
+    assert [iteration for iteration, _ in seen][2:7] == [3, 3, 4, 4, 5]
 
 
 def test_ends_are_final_phases():
