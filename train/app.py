@@ -272,7 +272,7 @@ class HRDATrainApp(DomainTrainApp):
             project_id=self.gui.input_selector.get_inputs().validation.project_id,
             classes=self.classes,
             device=self.device or "cpu",
-            unchosen=settings.data.unchosen_classes,
+            unchosen=settings.data.unchosen,
             inference=settings.inference.to_dict(),
         )
         bars = {"progress": self.progress_bar_main, "progress_secondary": self.progress_bar_secondary}

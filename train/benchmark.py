@@ -23,7 +23,7 @@ import requests
 from supervisely import Api, logger
 from supervisely.nn.inference import SessionJSON
 
-from common.data.project import Unchosen
+from common.data.choice import UNCHOSEN_IS_BACKGROUND, Unchosen
 from train.sdk.benchmark import BenchmarkError, BenchmarkReport, TrainedModel
 from train.sdk.masks import MaskBenchmark, MissingPredictions
 
@@ -48,7 +48,7 @@ class Measuring:
     """The trained classes without the background."""
     device: str = "cpu"
     """As Serve HRDA takes it, such as 'cpu' or 'cuda:0'."""
-    unchosen: Unchosen = "background"
+    unchosen: Unchosen = UNCHOSEN_IS_BACKGROUND
     """What labels of other classes count as, as in training."""
     inference: Mapping[str, Any] = field(default_factory=dict)
     """Settings of the prediction, as in training; those that the served model does not have are left out."""

@@ -21,6 +21,7 @@ from torch.utils.data import Dataset
 
 from common.data.batches import Batch, PackedBatch, PackedCrops
 from common.data.images import ImageError, read_image
+from common.data.labels import LabelScaling, resize_labels
 from common.data.reading import Patience, read_labelled_photo, read_mask
 from common.data.sampling import ClassSampler
 from common.data.transforms import (
@@ -30,7 +31,6 @@ from common.data.transforms import (
     augment_geometry,
     crop_place,
     crop_place_holding,
-    resize_mask,
     straighten,
 )
 from common.hrda.pixels import IGNORE_LABEL
@@ -82,6 +82,8 @@ class Recipe:
     drawn by class, crops are drawn for that class instead."""
     labelled_target_share: float = 0.25
     """Share of the labelled crops that come from labelled target photos, where there are any."""
+    label_scaling: LabelScaling = "keep_thin"
+    """How labels are resized."""
     margins: tuple[int, int, int, int] = (0, 0, 0, 0)
     """Pixels at the top, bottom, left and right of a target photo, before it is resized, that do not count."""
 
@@ -225,7 +227,7 @@ class TrainingBatches(Dataset[Batch]):
         image = self._read_image(path, mask_path)
         arrays = {("image", path): image}
         if mask_path is not None:
-            arrays["mask", mask_path] = resize_mask(read_mask(mask_path), image.shape[:2])
+            arrays["mask", mask_path] = self._read_labels(mask_path, image.shape[:2])
         elif any(self._recipe.margins):
             arrays["valid", path] = self._valid(path, image.shape[:2])
         return arrays
@@ -248,7 +250,7 @@ class TrainingBatches(Dataset[Batch]):
             for other in self._shuffled(indices, iteration, slot)
         )
         image, mask = self._first_read(self._labelled_photo, labelled.photos[index], others, patience)
-        image, mask = augment_geometry(image, mask, recipe.augmentation, rng)
+        image, mask = augment_geometry(image, mask, recipe.augmentation, rng, recipe.label_scaling)
         if wanted is not None:
             place = labelled.sampler.place(mask, wanted, recipe.crop_size, rng)
         elif rng.random() < recipe.rare_class_share:
@@ -265,7 +267,7 @@ class TrainingBatches(Dataset[Batch]):
         path = self._target[self._pick(_TARGET, len(self._target), iteration * self._batch_size + slot)]
         others = (self._target[other] for other in self._shuffled(range(len(self._target)), iteration, slot))
         image, valid = self._first_read(self._target_photo, path, others, patience)
-        image, valid = augment_geometry(image, valid, recipe.augmentation, rng)
+        image, valid = augment_geometry(image, valid, recipe.augmentation, rng, "nearest")
         place = crop_place(valid.shape, recipe.crop_size, rng)
         return image[place], valid[place], 0
 
@@ -279,7 +281,7 @@ class TrainingBatches(Dataset[Batch]):
         """A photo and its class indices, at input scale."""
         image_path, mask_path = pair
         image = self._cache.get(("image", image_path), lambda: self._read_image(image_path, mask_path))
-        mask = self._cache.get(("mask", mask_path), lambda: resize_mask(read_mask(mask_path), image.shape[:2]))
+        mask = self._cache.get(("mask", mask_path), lambda: self._read_labels(mask_path, image.shape[:2]))
         return image, mask
 
     def _target_photo(self, path: Path) -> tuple[np.ndarray, np.ndarray]:
@@ -317,13 +319,18 @@ class TrainingBatches(Dataset[Batch]):
         """Photos that may take the place of one at this place of the batch, in a random order."""
         yield from self._generator(_SOURCE, _REPLACED, iteration, slot).permutation(indices).tolist()
 
+    def _read_labels(self, path: Path, size: tuple[int, int]) -> np.ndarray:
+        """Class indices of a mask file at `size`."""
+        return resize_labels(read_mask(path), size, self._recipe.label_scaling)
+
     def _valid(self, path: Path, size: tuple[int, int]) -> np.ndarray:
         """1 where a pseudo-label of the photo counts, at input scale."""
         top, bottom, left, right = self._recipe.margins
         height, width = read_image(path).shape[:2]
         valid = np.zeros((height, width), dtype=np.uint8)
-        valid[top : height - bottom, left : width - right] = 1
-        return resize_mask(valid, size)
+        # Margins may be wider than the photo, of which nothing counts then.
+        valid[top : max(height - bottom, 0), left : max(width - right, 0)] = 1
+        return resize_labels(valid, size, "nearest")
 
     def _pick(self, domain: int, count: int, number: int) -> int:
         """Which of `count` images stands at place `number` of the endless shuffled sequence."""

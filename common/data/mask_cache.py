@@ -6,7 +6,7 @@ import logging
 from collections.abc import Callable
 from pathlib import Path
 from types import TracebackType
-from typing import Annotated
+from typing import Annotated, TypeVar
 from zlib import crc32
 
 import cv2
@@ -17,6 +17,8 @@ from pydantic import Field, TypeAdapter, ValidationError
 from common.data.images import ImageError, read_image
 
 logger = logging.getLogger(__name__)
+
+T = TypeVar("T")
 
 _VERSION = 1
 """Part of every name: raise it when the same labels are to be drawn differently."""
@@ -100,6 +102,17 @@ class MaskCache:
             self._write(path, content)
             self._write(facts, _FACTS.dump_json((crc32(content), counts)))
         return path, pixels
+
+    def facts(self, key: str, kind: TypeAdapter[T], find: Callable[[], T]) -> T:
+        """What is kept under `key`, of the kind that `kind` reads; found by `find` if there is nothing, or it is
+        damaged."""
+        path = self._masks / f"{key}.json"
+        try:
+            return kind.validate_json(path.read_bytes())
+        except (OSError, ValidationError):
+            found = find()
+        self._write(path, kind.dump_json(found))
+        return found
 
     @staticmethod
     def _write(path: Path, content: bytes) -> None:

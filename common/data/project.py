@@ -14,17 +14,17 @@ validation. A source or a validation set without any label of a chosen class is 
 
 import json
 import logging
-from collections import Counter
-from collections.abc import Sequence
-from dataclasses import dataclass, field
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 import supervisely as sly
 from numpy.typing import NDArray
 
+from common.data.choice import BACKGROUND, UNCHOSEN_IS_BACKGROUND, Unchosen, label_indices, named, pronoun, quoted
 from common.data.folders import (
     ImageRecord,
     Progress,
@@ -37,20 +37,29 @@ from common.data.folders import (
     split_spec,
 )
 from common.data.images import IMAGE_SUFFIXES
+from common.data.labelled import (
+    MASK_FACTS,
+    LabelledImages,
+    LabelledRole,
+    MaskFacts,
+    TrainingScale,
+    check_choice,
+    count_labels,
+    facts_of_file,
+    pixel_counts,
+    read_annotation,
+    with_facts,
+)
 from common.data.mask_cache import MaskCache, mask_key
 from common.data.reading import Patience
-from common.hrda.checks import closest, received
+from common.hrda.checks import closest
 from common.hrda.pixels import IGNORE_LABEL
 
 logger = logging.getLogger(__name__)
 
-BACKGROUND = "__bg__"
-"""Name of class 0. A project's own class of this name is background too."""
-
-Unchosen = Literal["background", "ignore"]
-LabelledRole = Literal["source", "validation", "labelled target"]
-
-_AREAS = (sly.Bitmap, sly.Polygon, sly.Rectangle, sly.Multipolygon, sly.AlphaMask)
+_AREAS = (sly.Bitmap, sly.Polygon, sly.Rectangle, sly.OrientedBBox, sly.Multipolygon, sly.AlphaMask)
+DRAWABLE = (*_AREAS, sly.AnyGeometry)
+"""Shapes of classes that can be trained: all of them are drawn into masks here, none is converted by the SDK."""
 
 
 @dataclass(frozen=True)
@@ -73,33 +82,16 @@ class Project(Sequence[ImageRecord]):
         return [c.name for c in self.meta.obj_classes if c.name != BACKGROUND]
 
     @property
+    def shapeless(self) -> dict[str, str]:
+        """Names of the classes that cannot be trained, as their shape covers no area, and that shape."""
+        return {
+            c.name: c.geometry_type.geometry_name() for c in self.meta.obj_classes if c.geometry_type not in DRAWABLE
+        }
+
+    @property
     def colours(self) -> dict[str, tuple[int, int, int]]:
         """RGB colour of each class."""
         return {c.name: tuple(c.color) for c in self.meta.obj_classes}
-
-
-@dataclass(frozen=True, eq=False)
-class LabelledImages(Sequence[tuple[ImageRecord, Path]]):
-    """Photos with their masks: a sequence of (record, mask file)."""
-
-    classes: tuple[str, ...]
-    """Names by index, the background first."""
-    items: list[tuple[ImageRecord, Path]]
-    pixels: NDArray[np.int64]
-    """N×C: how many pixels of each photo each class has; left-out pixels are not counted."""
-    left_out: list[str] = field(default_factory=list)
-    """What `skip_broken` passed over, a sentence each."""
-
-    def __getitem__(self, index: Any) -> Any:
-        return self.items[index]
-
-    def __len__(self) -> int:
-        return len(self.items)
-
-    @property
-    def class_shares(self) -> NDArray[np.float64]:
-        """Share of each class in all pixels that count, C values."""
-        return self.pixels.sum(axis=0) / max(self.pixels.sum(), 1)
 
 
 # -------------------------------------------------------------------------------------------------------- opening
@@ -168,62 +160,53 @@ def check_target(project: Project) -> None:
         raise ProjectError(f"The target {project.path} has no images. Choose another project or dataset.")
 
 
-def check_labelled(project: Project, classes: Sequence[str], role: LabelledRole) -> None:
-    """Refuse photos that cannot teach the chosen classes, or on which those cannot be measured.
+def check_labelled(project: Project, classes: Sequence[str], role: LabelledRole) -> list[str]:
+    """Refuse photos that cannot teach the chosen classes, or on which none of them can be measured.
 
     Args:
         project: the photos.
         classes: names without the background.
-        role: what they are for. Every class must have a label; a labelled target needs one of any class.
+        role: what they are for. Of a source every class must have a label; elsewhere one of any class is enough.
+
+    Returns:
+        What is worth telling a person, a sentence each: classes that cannot be measured.
 
     Raises:
-        ProjectError: No image, no annotated image, a class that the project does not have, or labels that are missing.
+        ProjectError: No image, no annotated image, a class that the project does not have or whose shape covers no
+            area, or labels that are missing.
     """
     where = f"The {role} {project.path}"
-    _check_classes(classes)
+    check_choice(classes)
     if not len(project):
         raise ProjectError(f"{where} has no images. Choose another project or dataset.")
     if not any(record.annotation_path for record in project):
         raise ProjectError(f"{where} has no annotated image: there are {len(project)} photos and no annotation file.")
-    for name in classes:
-        if name not in project.class_names:
-            hint = closest(name, project.class_names) if project.class_names else "it has no classes at all."
-            raise ProjectError(f"{where} has no class '{name}': {hint}")
-    labels = _count_labels(project)
-    if role == "labelled target":
-        if any(labels[name] for name in classes):
-            return
-        raise ProjectError(f"{where} has no label of {', '.join(classes)}. Label some, or choose another dataset.")
-    for name in classes:
-        if not labels[name]:
-            existing = ", ".join(f"{other} ({count})" for other, count in labels.most_common()) or "none"
-            raise ProjectError(
-                f"{where} has no label of the class '{name}' in {len(project)} images. Label some, leave the class "
-                f"out, or choose another dataset. Classes with labels: {existing}."
-            )
+    unknown = [name for name in classes if name not in project.class_names]
+    if unknown and (role != "validation" or len(unknown) == len(classes)):
+        hint = closest(unknown[0], project.class_names) if project.class_names else "it has no classes at all."
+        raise ProjectError(f"{where} has no class {quoted(unknown)}: {hint}")
+    shapeless = [f"'{name}' ({project.shapeless[name]})" for name in classes if name in project.shapeless]
+    if shapeless:
+        raise ProjectError(
+            f"{where} has classes whose shape covers no area: {', '.join(shapeless)}. Leave them out of the classes "
+            "(--classes), or draw them as areas."
+        )
+    labels = count_labels(project)
+    lacking = [name for name in classes if not labels[name]]
+    if not lacking:
+        return []
+    existing = ", ".join(f"{other} ({count})" for other, count in labels.most_common()) or "none"
+    if role == "source" or len(lacking) == len(classes):
+        raise ProjectError(
+            f"{where} has no label of {named(lacking)} in {len(project)} images. Label some, leave {pronoun(lacking)} "
+            f"out of the classes (--classes), or choose another dataset. Classes with labels: {existing}."
+        )
+    return [_unmeasured(where, lacking)] if role == "validation" else []
 
 
-def _check_classes(classes: Sequence[str]) -> None:
-    if not classes:
-        raise ProjectError("No class was chosen: name at least one besides the background.")
-    if BACKGROUND in classes:
-        raise ProjectError(f"The class '{BACKGROUND}' is the background, which is always there: leave it out.")
-    if len(set(classes)) < len(classes):
-        raise ProjectError(f"A class was chosen twice. Received: {', '.join(classes)}.")
-    if len(classes) >= IGNORE_LABEL:
-        raise ProjectError(f"A mask holds at most {IGNORE_LABEL - 1} classes. Received: {len(classes)}.")
-
-
-def _count_labels(project: Project) -> Counter[str]:
-    """Number of labels per class; annotations that cannot be read are named later, when masks are drawn."""
-    counter: Counter[str] = Counter()
-    for record in project:
-        try:
-            objects = _read_annotation(record)[1].get("objects", []) if record.annotation_path else []
-            counter.update(one["classTitle"] for one in objects)
-        except (ProjectError, KeyError, TypeError):
-            logger.debug("%s: its labels cannot be counted.", record.key)
-    return counter
+def _unmeasured(where: str, names: Sequence[str]) -> str:
+    found = "it is found" if len(names) == 1 else "they are found"
+    return f"{where} has no label of {named(names)}: how well {found} is not measured."
 
 
 # -------------------------------------------------------------------------------------------------------- drawing
@@ -233,7 +216,8 @@ def prepare_labelled(
     cache_dir: str | Path,
     *,
     role: LabelledRole = "source",
-    unchosen: Unchosen = "background",
+    unchosen: Unchosen = UNCHOSEN_IS_BACKGROUND,
+    scale: TrainingScale | None = None,
     skip_broken: bool = False,
     progress: Progress | None = None,
     patience: Patience | None = None,
@@ -241,7 +225,7 @@ def prepare_labelled(
     """Check a labelled project and draw its masks, or find them in the cache.
 
     Labels are drawn in their order, the later over the earlier: bitmaps, polygons (with holes), rectangles,
-    multipolygons, and alpha masks where they are at least half opaque.
+    turned or not, multipolygons, and alpha masks where they are at least half opaque.
 
     Args:
         project: From `open_project`.
@@ -249,6 +233,7 @@ def prepare_labelled(
         cache_dir: Folder of the masks; a second call with equal annotations, classes and settings draws nothing.
         role: Which checks apply and how messages name the project.
         unchosen: What labels of other classes become.
+        scale: At which pixels and parts are counted; None: at the photos' own size. Masks have it in any case.
         skip_broken: Whether to go on without images that cannot be read or whose annotation does not fit.
         progress: Gets a sentence now and then; without it a progress bar is shown.
         patience: With which what cannot be read is read again.
@@ -261,27 +246,27 @@ def prepare_labelled(
             (unreadable, annotation of another size, label without area), named; or no pixel is left of a class that
             must have some.
     """
-    if unchosen not in ("background", "ignore"):
-        raise ProjectError(
-            f"Labels of unchosen classes become 'background' or 'ignore'. Received: {received(unchosen)}"
-        )
-    check_labelled(project, classes, role)
+    said = check_labelled(project, classes, role)
     annotated = [record for record in project if record.annotation_path]
     if len(annotated) < len(project):
         logger.warning("The %s: %d images have no annotation file.", role, len(project) - len(annotated))
     with MaskCache(cache_dir) as cache:
-        draw = partial(_mask_of, meta=project.meta, classes=tuple(classes), unchosen=unchosen, cache=cache)
+        indices = label_indices((c.name for c in project.meta.obj_classes), classes, unchosen)
+        draw = partial(_mask_of, meta=project.meta, indices=indices, scale=scale, cache=cache)
         drawn, left_out = for_each_image(annotated, draw, f"Masks of the {role}", skip_broken, progress, patience)
     items = [(record, path) for record, (path, _) in drawn]
-    pixels = np.stack([counts[: len(classes) + 1] for _, (_, counts) in drawn])
-    counts = dict(zip(classes, pixels.sum(axis=0)[1:].tolist(), strict=True))
-    for name in classes:
-        if not counts[name] and (role != "labelled target" or not any(counts.values())):
-            raise ProjectError(
-                f"The {role} {project.path} has no pixel of the class '{name}' in the {len(items)} images that can be "
-                f"used ({len(left_out)} were left out): its labels lie in those, or later labels cover them."
-            )
-    return LabelledImages((BACKGROUND, *classes), items, pixels, left_out)
+    labelled = with_facts(classes, items, [facts for _, (_, facts) in drawn], left_out)
+    lacking = [name for name, count in zip(classes, labelled.pixels.sum(axis=0)[1:], strict=True) if not count]
+    if lacking and (role == "source" or len(lacking) == len(classes)):
+        small = "" if scale is None else ", or nothing of them is left at the scale of training (data.scale)"
+        raise ProjectError(
+            f"The {role} {project.path} has no pixel of {named(lacking)} in the {len(items)} images that can be used "
+            f"({len(left_out)} were left out): its labels lie in those, or later labels cover them{small}."
+        )
+    unmeasured = _unmeasured(f"The {role} {project.path}", lacking)
+    if lacking and role == "validation" and unmeasured not in said:
+        (progress or logger.warning)(unmeasured)
+    return labelled
 
 
 def prepare_unlabelled(
@@ -291,7 +276,7 @@ def prepare_unlabelled(
     skip_broken: bool = False,
     progress: Progress | None = None,
     patience: Patience | None = None,
-) -> list[ImageRecord]:
+) -> list[tuple[ImageRecord, tuple[int, int]]]:
     """Check that every photo of a target can be read; what was read before is not read again.
 
     Args:
@@ -300,14 +285,16 @@ def prepare_unlabelled(
         skip_broken: Whether to go on without images that cannot be read.
         progress, patience: As for `prepare_labelled`.
 
+    Returns:
+        The photos, each with its height and width.
+
     Raises:
         ProjectError: No image, or, naming them, images that cannot be read.
     """
     check_target(project)
     with MaskCache(cache_dir) as cache:
         read = partial(_size_of, cache=cache)
-        done, _ = for_each_image(project, read, "Photos of the target", skip_broken, progress, patience)
-    return [record for record, _ in done]
+        return for_each_image(project, read, "Photos of the target", skip_broken, progress, patience)[0]
 
 
 def _size_of(record: ImageRecord, cache: MaskCache) -> tuple[int, int]:
@@ -315,9 +302,9 @@ def _size_of(record: ImageRecord, cache: MaskCache) -> tuple[int, int]:
 
 
 def _mask_of(
-    record: ImageRecord, meta: sly.ProjectMeta, classes: tuple[str, ...], unchosen: Unchosen, cache: MaskCache
-) -> tuple[Path, NDArray[np.int64]]:
-    content, annotation = _read_annotation(record)
+    record: ImageRecord, meta: sly.ProjectMeta, indices: dict[str, int], scale: TrainingScale | None, cache: MaskCache
+) -> tuple[Path, MaskFacts]:
+    content, annotation = read_annotation(record)
     size = cache.image_size(record.image_path)
     try:
         stated = (annotation["size"]["height"], annotation["size"]["width"])
@@ -332,26 +319,18 @@ def _mask_of(
             f"{stated[0]} and {stated[1]}.{turned} Annotate this very file, or download the project again."
         )
     shapes = sorted((c.name, c.geometry_type.geometry_name()) for c in meta.obj_classes)
-    key = mask_key(content, classes, unchosen, shapes, size)
-    return cache.mask(key, lambda: draw_mask(annotation, meta, classes, size, unchosen, record.key))
-
-
-def _read_annotation(record: ImageRecord) -> tuple[bytes, dict[str, Any]]:
-    try:
-        content = record.annotation_path.read_bytes()
-        return content, dict(json.loads(content))
-    except (OSError, ValueError, TypeError) as error:
-        raise ProjectError(
-            f"Cannot read the annotation {record.annotation_path}: {error}. Download it again."
-        ) from error
+    key = mask_key(content, indices, shapes, size)
+    path, pixels = cache.mask(key, lambda: draw_mask(annotation, meta, indices, size, record.key))
+    if scale is None:
+        return path, MaskFacts(pixel_counts(pixels), {})
+    return path, cache.facts(mask_key(key, scale.key()), MASK_FACTS, lambda: facts_of_file(path, scale))
 
 
 def draw_mask(
     annotation: dict[str, Any],
     meta: sly.ProjectMeta,
-    classes: Sequence[str],
+    indices: Mapping[str, int],
     size: tuple[int, int],
-    unchosen: Unchosen = "background",
     name: str = "the annotation",
 ) -> NDArray[np.uint8]:
     """Draw an annotation: H×W uint8 class indices, later labels over earlier ones.
@@ -359,16 +338,13 @@ def draw_mask(
     Args:
         annotation: In Supervisely's JSON format.
         meta: Of the project.
-        classes: Chosen class names; index i + 1 is the i-th.
+        indices: Of each of its classes, from `label_indices`.
         size: Height and width.
-        unchosen: What labels of other classes become.
         name: What an error message calls it.
 
     Raises:
-        ProjectError: A label that the SDK cannot read, or one of a chosen class whose shape has no area.
+        ProjectError: A label that the SDK cannot read, or one of a trained class whose shape has no area.
     """
-    indices = {other.name: 0 if unchosen == "background" else IGNORE_LABEL for other in meta.obj_classes}
-    indices |= {BACKGROUND: 0} | {chosen: i + 1 for i, chosen in enumerate(classes)}
     mask = np.zeros(size, np.uint8)
     canvas = sly.Rectangle.from_size(size)
     # Label by label: `sly.Annotation` crops at the border, and loses parts of polygons that cross themselves there.
@@ -379,7 +355,7 @@ def draw_mask(
             raise ProjectError(f"Label {number} of {name} cannot be read: {error!r}. Correct or delete it.") from error
         geometry = label.geometry
         if type(geometry) not in _AREAS:
-            if label.obj_class.name not in classes:
+            if indices[label.obj_class.name] in (0, IGNORE_LABEL):
                 continue
             raise ProjectError(
                 f"Label {number} of {name}, class '{label.obj_class.name}', is a {geometry.geometry_name()}, which has "

@@ -40,7 +40,7 @@ class RareClassSettings(PlainSettings):
     temperature: AboveZero = 0.01
     """T of P(c) = softmax((1 − share of c) / T): the smaller, the more is drawn for the rarest classes alone."""
     min_pixels: Count = 3000
-    """Photos are drawn for a class that have more than so many pixels of it, at their own resolution."""
+    """Photos are drawn for a class that have more than so many pixels of it, at the scale of training."""
     min_crop_ratio: NotNegative = 2.0
     """Crops are drawn again, up to 10 times, until they hold more than this times `min_pixels`."""
 

@@ -12,6 +12,7 @@ import cv2
 import numpy as np
 from pydantic import Field
 
+from common.data.labels import LabelScaling, resize_labels
 from common.hrda.checks import Expected, FractionBelowOne, FromList, PlainSettings, SettingsError, require, schema
 from common.hrda.pixels import fit_scale, resize_image
 
@@ -97,22 +98,27 @@ def augmentation_level(settings: AugmentationSettings) -> str | None:
     return next((name for name, level in AUGMENTATION_LEVELS.items() if level == settings), None)
 
 
-def resize_mask(mask: np.ndarray, size: tuple[int, int]) -> np.ndarray:
-    """`mask` (H×W uint8) at `size` (height, width); indices are picked, never blended."""
-    if mask.shape[:2] == size:
-        return mask
-    return cv2.resize(mask, size[::-1], interpolation=cv2.INTER_NEAREST_EXACT)
-
-
 def augment_geometry(
-    image: np.ndarray, mask: np.ndarray, settings: AugmentationSettings, rng: np.random.Generator
+    image: np.ndarray,
+    mask: np.ndarray,
+    settings: AugmentationSettings,
+    rng: np.random.Generator,
+    scaling: LabelScaling = "keep_thin",
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Image and mask, resized, mirrored and turned together as `settings` allow."""
+    """Image and mask, resized, mirrored and turned together as `settings` allow.
+
+    Args:
+        image: H×W×3 uint8 RGB.
+        mask: H×W uint8, class indices or where something counts.
+        settings: what may be changed.
+        rng: decides.
+        scaling: how the mask is resized.
+    """
     if settings.scale != (1.0, 1.0):
         # Uniform in the logarithm: halving and doubling are as likely as each other.
         factor = float(np.exp(rng.uniform(*np.log(settings.scale))))
         size = tuple(max(1, round(side * factor)) for side in image.shape[:2])
-        image, mask = resize_image(image, size), resize_mask(mask, size)
+        image, mask = resize_image(image, size), resize_labels(mask, size, scaling)
     if settings.flip and rng.random() < 0.5:
         image, mask = image[:, ::-1], mask[:, ::-1]
     if settings.rotate:

@@ -32,9 +32,10 @@ SMALL = {
 
 @pytest.fixture(scope="module")
 def project(tmp_path_factory):
-    folder = tmp_path_factory.mktemp("project") / "cracks"
-    write_project(folder, "source", 3, size=(64, 64), workers=1)
-    return folder
+    root = tmp_path_factory.mktemp("project")
+    for seed, (name, count) in enumerate({"cracks": 3, "val": 2}.items()):
+        write_project(root / name, "source", count, seed=seed, size=(64, 64), workers=1)
+    return root / "cracks"
 
 
 @pytest.fixture
@@ -42,7 +43,16 @@ def arguments(project, tmp_path):
     settings = tmp_path / "settings.yaml"
     settings.write_text(yaml.safe_dump(SMALL))
     out = tmp_path / "run"
-    return ["--source", f"{project}:ds0", "--val", str(project), "--out", str(out), "--settings", str(settings)]
+    return [
+        "--source",
+        f"{project}:ds0",
+        "--val",
+        str(project.parent / "val"),
+        "--out",
+        str(out),
+        "--settings",
+        str(settings),
+    ]
 
 
 def refused(arguments, capsys):

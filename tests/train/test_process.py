@@ -53,9 +53,10 @@ def one_thread(monkeypatch):
 
 @pytest.fixture(scope="module")
 def domains(tmp_path_factory):
-    folder = tmp_path_factory.mktemp("project") / "cracks"
-    write_project(folder, "source", 2, size=(64, 64), workers=1)
-    return Domains(str(folder), None, str(folder))
+    root = tmp_path_factory.mktemp("projects")
+    for seed, name in enumerate(("cracks", "val")):
+        write_project(root / name, "source", 2, seed=seed, size=(64, 64), workers=1)
+    return Domains(str(root / "cracks"), None, str(root / "val"))
 
 
 def train(domains, out, state, *, settings=SETTINGS, stop=None, **options):

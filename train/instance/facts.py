@@ -16,24 +16,13 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from supervisely import (
-    AlphaMask,
-    AnyGeometry,
-    Api,
-    Bitmap,
-    ImageInfo,
-    Multipolygon,
-    Polygon,
-    ProjectMeta,
-    Rectangle,
-)
+from supervisely import Api, ImageInfo, ProjectMeta
 
-from common.data.project import BACKGROUND, ProjectError, draw_mask
+from common.data.choice import BACKGROUND, UNCHOSEN_IS_BACKGROUND, label_indices
+from common.data.project import DRAWABLE, ProjectError, draw_mask
 from common.hrda.pixels import IGNORE_LABEL
 from train.instance.domains import FoundDomain
 
-DRAWABLE = [Bitmap, Polygon, Multipolygon, Rectangle, AlphaMask, AnyGeometry]
-"""Shapes of classes that can be trained: all of them are drawn into masks here, none is converted by the SDK."""
 RARE_SHARE = 0.03
 """A class that covers less of the photos than this is rare."""
 
@@ -240,13 +229,14 @@ class _Pixels:
 
     def count(self, annotations: Iterator[tuple[dict, dict[str, Any] | None]], meta: ProjectMeta) -> None:
         """Take images in."""
+        indices = label_indices((c.name for c in meta.obj_classes), self._names, UNCHOSEN_IS_BACKGROUND)
         for image, annotation in annotations:
             if annotation is None:
                 self._counts[0] += (image.get("width") or 0) * (image.get("height") or 0)
             else:
                 size = annotation["size"]["height"], annotation["size"]["width"]
                 try:
-                    mask = draw_mask(annotation, meta, self._names, size, name=image["name"])
+                    mask = draw_mask(annotation, meta, indices, size, name=image["name"])
                 except ProjectError as error:
                     self.undrawable.append(str(error))
                     continue

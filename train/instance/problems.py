@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from itertools import pairwise
 from typing import Literal
 
+from common.data.choice import named, pronoun
 from train.instance.domains import FoundDomain, InputError, check_apart, overlap_with_target, spoken
 from train.instance.facts import DomainFacts
 
@@ -55,7 +56,7 @@ def _labels(role: str, facts: DomainFacts) -> Iterable[Problem]:
     if role == "source":
         unlabelled = [name for name, one in facts.classes.items() if not one.images]
         if unlabelled:
-            text = f"No labels of {_named(unlabelled)}: label some, or leave {_it(unlabelled)} out in step Classes."
+            text = f"No labels of {named(unlabelled)}: label some, or leave {pronoun(unlabelled)} out in step Classes."
             yield Problem(role, "warning", text)
     if facts.undrawable:
         looked_at = facts.counted_images + len(facts.undrawable)
@@ -87,11 +88,11 @@ def _classes(source: DomainFacts, validation: DomainFacts) -> Iterable[Problem]:
         yield Problem(
             "validation",
             "warning",
-            f"No labels of {_named(missing)}, which the source has: label some, or leave {_it(missing)} out in step "
+            f"No labels of {named(missing)}, which the source has: label some, or leave {pronoun(missing)} out in step "
             "Classes.",
         )
     if strange:
-        text = f"Labels of {_named(strange)}, which the source lacks: the model cannot learn {_it(strange)}."
+        text = f"Labels of {named(strange)}, which the source lacks: the model cannot learn {pronoun(strange)}."
         yield Problem("validation", "warning", text)
 
 
@@ -108,11 +109,3 @@ def _sizes(facts: Mapping[str, DomainFacts]) -> Iterable[Problem]:
                 f"{photos} are much {larger} than {others}: {edge} against {before} pixels on the "
                 "long edge (medians). Check the scale in step Hyperparameters.",
             )
-
-
-def _named(names: list[str]) -> str:
-    return ("the class " if len(names) == 1 else "the classes ") + ", ".join(f"'{name}'" for name in names)
-
-
-def _it(names: list[str]) -> str:
-    return "it" if len(names) == 1 else "them"

@@ -9,12 +9,10 @@ import supervisely.nn.training.gui.classes_selector as classes_module
 from supervisely.app.widgets import Card, ClassesTable, Container, Field, Table
 from supervisely.nn.training.gui.classes_selector import ClassesSelector
 
-from common.data.project import BACKGROUND
-from train.instance.facts import DRAWABLE, ClassFacts, DomainFacts
+from common.data.project import BACKGROUND, DRAWABLE
+from train.instance.facts import ClassFacts, DomainFacts
 from train.page.domain_view import percent
 from train.sdk.app import replaced
-
-__all__ = ["DRAWABLE", "AnyShapeClassesSelector"]
 
 _COLUMNS = [
     "Class", "Images in source", "Pixels in source", "Images in validation", "Pixels in validation", "To note",
@@ -110,4 +108,4 @@ def _note(name: str, source: DomainFacts | None, validation: DomainFacts | None)
 
 
 def _drawable_classes_table(project_id: int, allowed_types: list) -> ClassesTable:
-    return ClassesTable(project_id=project_id, allowed_types=DRAWABLE, widget_id="classes_table")
+    return ClassesTable(project_id=project_id, allowed_types=list(DRAWABLE), widget_id="classes_table")

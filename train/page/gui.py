@@ -9,11 +9,10 @@ from typing import Any
 from supervisely.app import get_synced_data_dir
 from supervisely.nn.utils import ModelSource
 
-from common.data.project import BACKGROUND
+from common.data.project import BACKGROUND, DRAWABLE
 from common.hrda import SettingsError
 from common.hrda.checks import closest, received
 from train.instance.domains import InputError, Inputs, find
-from train.instance.facts import DRAWABLE
 from train.page.samples import SampleSource
 from train.run.folder import Resumable, resumable
 from train.sdk.gui import DomainTrainGUI

@@ -17,8 +17,10 @@ from numpy.typing import NDArray
 from supervisely import Api, ProjectMeta, logger
 from supervisely.app.widgets import Button, Container, Image, Text
 
+from common.data.choice import label_indices
 from common.data.datasets import TrainingBatches
 from common.data.images import read_image
+from common.data.labels import resize_labels
 from common.data.project import BACKGROUND, ProjectError, draw_mask
 from common.data.sampling import class_sampler
 from common.hrda.pixels import IGNORE_LABEL, IMAGENET_MEAN, IMAGENET_STD
@@ -121,16 +123,16 @@ def draw_samples(
         SettingsError: rare class sampling asks for more pixels of a class than any of the photos has.
         ImageError: a photo that cannot be read.
     """
+    indices = label_indices((c.name for c in source.meta.obj_classes), source.classes, settings.data.unchosen)
     pairs, pixels = [], []
     for photo in photos:
         size = read_image(photo.path).shape[:2]
-        mask = draw_mask(
-            photo.annotation, source.meta, source.classes, size, settings.data.unchosen_classes, photo.name
-        )
+        mask = draw_mask(photo.annotation, source.meta, indices, size, photo.name)
         path = folder / f"{photo.path.stem}_mask.png"
         cv2.imwrite(str(path), mask)
         pairs.append((photo.path, path))
-        pixels.append(np.bincount(mask.ravel(), minlength=IGNORE_LABEL + 1)[: len(source.classes) + 1])
+        small = resize_labels(mask, settings.data.scale.size(*size), settings.data.label_scaling)
+        pixels.append(np.bincount(small.ravel(), minlength=IGNORE_LABEL + 1)[: len(source.classes) + 1])
     names = (BACKGROUND, *source.classes)
     sampler, _ = class_sampler(settings.data.rare_class_sampling, np.array(pixels), names, "sample")
     batches = TrainingBatches(

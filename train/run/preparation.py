@@ -11,10 +11,11 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from common.data.choice import BACKGROUND, background_twice
 from common.data.datasets import MemoryCache, Recipe, TrainingBatches
+from common.data.labelled import LabelledImages, parts_sentence
+from common.data.overlap import shared_photos
 from common.data.project import (
-    BACKGROUND,
-    LabelledImages,
     Project,
     check_labelled,
     open_project,
@@ -95,16 +96,24 @@ def prepare(
     target = open_project(adapt_to) if adapt_to else None
     has_more = domains.labelled_target is not None and uses_labelled_target(settings)
     more = open_project(domains.labelled_target) if has_more else None
-    names = tuple(classes or source.class_names)
+    names = tuple(classes or trainable_classes(source, settings.data.ignored_classes, say))
     # All that is quickly checked comes before the minutes that reading every photo may take.
-    _check_classes(settings, names, source, validation, more)
+    for sentence in _check_classes(settings, names, source, validation, more):
+        say(sentence)
+    learnt_as = "target" if settings.mode == "supervised" else "source"
+    for role, project in ((learnt_as, source), ("labelled target", more)):
+        if project:
+            refuse_measured(project, validation, role)
+    if target and (shared := shared_photos(target, validation)):
+        say(f"{len(shared)} target photos are validation photos too, such as {shared[0]}: it is adapted to them.")
 
     rules = {"skip_broken": settings.data.skip_broken, "progress": say}
-    draw = partial(
-        prepare_labelled, classes=names, cache_dir=cache_dir, unchosen=settings.data.unchosen_classes, **rules
-    )
-    labelled = draw(source, role="source")
-    more_labelled = draw(more, role="labelled target") if more else None
+    draw = partial(prepare_labelled, classes=names, cache_dir=cache_dir, unchosen=settings.data.unchosen, **rules)
+    labelled = draw(source, role="source", scale=settings.data.training_scale)
+    more_labelled = draw(more, role="labelled target", scale=settings.data.training_scale) if more else None
+    for one, role in ((labelled, "source"), (more_labelled, "labelled target")):
+        if one and (sentence := parts_sentence(one, settings.data.label_scaling, role)):
+            say(sentence)
     sampling = settings.data.rare_class_sampling
     sampler = _sampler(sampling, labelled, "source", say)
     more_sampler = _sampler(sampling, more_labelled, "labelled target", say) if more_labelled else None
@@ -113,7 +122,7 @@ def prepare(
         palette=((0, 0, 0), *(source.colours[name] for name in names)),
         source=_files(labelled),
         source_shares=tuple(labelled.class_shares.tolist()),
-        target=[record.image_path for record in prepare_unlabelled(target, cache_dir, **rules)] if target else [],
+        target=_target_files(settings, target, cache_dir, say) if target else [],
         validation=_files(draw(validation, role="validation")),
         labelled_target=_files(more_labelled) if more_labelled else [],
         source_sampler=sampler,
@@ -129,8 +138,8 @@ def prepare(
 
 def _check_classes(
     settings: TrainSettings, names: Sequence[str], source: Project, validation: Project, more: Project | None
-) -> None:
-    """Refuse classes that settings or projects do not fit.
+) -> list[str]:
+    """Refuse classes that settings or projects do not fit, and return what is worth telling a person.
 
     Args:
         settings: of the run.
@@ -142,13 +151,13 @@ def _check_classes(
         SettingsError, ProjectError: as `prepare`.
     """
     check_class_weights(settings.class_weights, names)
+    check_ignored(settings.data.ignored_classes, names, [one for one in (source, validation, more) if one])
     if settings.self_training.feature_distance_weight > 0:
         class_indices(settings.self_training.feature_distance_classes, (BACKGROUND, *names))
-    check_labelled(source, names, "source")
-    check_labelled(validation, names, "validation")
+    said = [*check_labelled(source, names, "source"), *check_labelled(validation, names, "validation")]
     if more:
-        check_labelled(more, names, "labelled target")
-        refuse_measured(more, validation)
+        said += check_labelled(more, names, "labelled target")
+    return [*said, *filter(None, [background_twice(names)])]
 
 
 def recipe_of(settings: TrainSettings) -> Recipe:
@@ -159,6 +168,7 @@ def recipe_of(settings: TrainSettings) -> Recipe:
         augmentation=settings.data.augmentation,
         rare_class_share=settings.data.rare_class_share,
         labelled_target_share=settings.data.labelled_target_share,
+        label_scaling=settings.data.label_scaling,
         margins=settings.self_training.ignore_margins,
     )
 
@@ -202,6 +212,23 @@ def _files(labelled: LabelledImages) -> list[tuple[Path, Path]]:
     return [(record.image_path, mask) for record, mask in labelled]
 
 
+def _target_files(settings: TrainSettings, target: Project, cache_dir: Path, say: Callable[[str], None]) -> list[Path]:
+    """The readable photos of the target; margins that leave nothing of them are told, or refused where of none."""
+    found = prepare_unlabelled(target, cache_dir, skip_broken=settings.data.skip_broken, progress=say)
+    top, bottom, left, right = margins = settings.self_training.ignore_margins
+    emptied = [(record, size) for record, size in found if top + bottom >= size[0] or left + right >= size[1]]
+    if any(margins) and emptied:
+        record, (height, width) = emptied[0]
+        sentence = (
+            f"self_training.ignore_margins {list(margins)} leave nothing of {len(emptied)} of {len(found)} target "
+            f"photos, such as {record.key} of {width}×{height} pixels"
+        )
+        if len(emptied) == len(found):
+            raise SettingsError(f"{sentence}. Make them smaller.")
+        say(f"{sentence}: nothing is learnt from those.")
+    return [record.image_path for record, _ in found]
+
+
 def domains_of_mode(mode: str, domains: Domains) -> tuple[str, str | None]:
     """The folders of labelled photos and of photos to adapt to in `mode`.
 
@@ -226,19 +253,42 @@ def uses_labelled_target(settings: TrainSettings) -> bool:
     return settings.mode != "supervised" and settings.data.labelled_target_share > 0
 
 
-def refuse_measured(labelled_target: Project, validation: Project) -> None:
-    """Refuse to measure on photos that are learnt from.
+def trainable_classes(project: Project, ignored: Sequence[str], say: Callable[[str], None]) -> list[str]:
+    """The classes of a project that are trained where none are named: all that can be, but for those to ignore."""
+    if project.shapeless:
+        shapes = ", ".join(f"'{name}' ({shape})" for name, shape in project.shapeless.items())
+        say(f"Classes that are left out, as their shape covers no area: {shapes}.")
+    return [name for name in project.class_names if name not in project.shapeless and name not in ignored]
+
+
+def refuse_measured(learnt: Project, validation: Project, role: str) -> None:
+    """Refuse to measure on photos that are learnt from, whether they are the same files or equal ones.
 
     Raises:
         SettingsError: a photo is in both.
     """
-    measured = {record.image_path.resolve() for record in validation}
-    shared = [record.key for record in labelled_target if record.image_path.resolve() in measured]
+    shared = shared_photos(learnt, validation)
     if shared:
         raise SettingsError(
-            f"{len(shared)} labelled target photos are validation photos too, such as {shared[0]}. Name other "
-            "datasets: measured on photos that it has learnt from, a model looks better than it is."
+            f"{len(shared)} {role} photos are validation photos too, such as {shared[0]}. Name other datasets: "
+            "measured on photos that it has learnt from, a model looks better than it is."
         )
+
+
+def check_ignored(ignored: Sequence[str], names: Sequence[str], projects: Sequence[Project]) -> None:
+    """Refuse classes to ignore that are trained, or that no project has.
+
+    Raises:
+        SettingsError: it names the class.
+    """
+    known = [name for project in projects for name in project.class_names]
+    for name in ignored:
+        if name in names:
+            raise SettingsError(
+                f"data.ignored_classes names '{name}', which is trained: leave it out there, or out of the classes."
+            )
+        if name not in known:
+            raise SettingsError(f"data.ignored_classes names '{name}', which no project has: {closest(name, known)}")
 
 
 def check_class_weights(weights: ClassWeights, names: Sequence[str]) -> None:

@@ -13,6 +13,7 @@ from PIL import Image
 from torch import Tensor
 
 from common.data.images import read_image
+from common.data.labels import resize_labels
 from common.data.transforms import InputScale
 from common.data.validation import ValidationPhoto
 from common.hrda import HRDASegmentor, InferenceSettings, SelfTrainingSettings
@@ -27,8 +28,6 @@ from train.settings.training import TrainSettings
 
 LONGEST_SIDE = 640
 _JPEG_QUALITY = 90
-# Share of a small picture's pixel that a class must cover to be seen there: thin cracks of large photos stay visible.
-_LEAST_COVERAGE = 1 / 8
 _STRONG, _WEAK = 0.65, 0.3
 _IGNORED_COLOUR = (128, 128, 128)
 
@@ -77,9 +76,9 @@ class PreviewWriter:
         size = small_size(photo.image.shape[:2])
         if number not in self._sketches:
             self._sketches[number] = _Sketch(
-                photo.name, shrink_photo(photo.image, size), shrink_labels(self._indices(photo.truth), size)
+                photo.name, shrink_photo(photo.image, size), self._shrink(self._indices(photo.truth), size)
             )
-        self._sketches[number].predictions[model] = shrink_labels(prediction, size)
+        self._sketches[number].predictions[model] = self._shrink(prediction, size)
 
     def write(
         self,
@@ -120,6 +119,10 @@ class PreviewWriter:
                 previews.append(Preview("target", path.name, save(folder, f"target_{number}", pictures)))
         return tuple(previews)
 
+    def _shrink(self, labels: np.ndarray, size: tuple[int, int]) -> np.ndarray:
+        """Class indices H×W at `size` (h, w), as training shrinks labels."""
+        return resize_labels(labels, size, self._settings.data.label_scaling)
+
     def _indices(self, truth: np.ndarray) -> np.ndarray:
         """`truth` with the ignored pixels under the index of their colour."""
         return np.where(truth == IGNORE_LABEL, len(self._colours) - 1, truth)
@@ -136,10 +139,10 @@ class PreviewWriter:
         # Told apart before they are made small: along a thin crack no small pixel would be confident as a whole.
         needed = settings.self_training.pseudo_label_threshold if cuts is None else cuts.cpu().numpy()[labels]
         sure = confidence >= needed
-        strengths = np.where(shrink_labels(np.where(sure, labels, 0), size) > 0, _STRONG, _WEAK)
+        strengths = np.where(self._shrink(np.where(sure, labels, 0), size) > 0, _STRONG, _WEAK)
         return {
             "photo": photo,
-            "pseudo_label": overlay(photo, shrink_labels(labels, size), self._colours, strengths),
+            "pseudo_label": overlay(photo, self._shrink(labels, size), self._colours, strengths),
             "confidence": heat_map(
                 cv2.resize(confidence, size[::-1], interpolation=cv2.INTER_AREA), teacher.num_classes
             ),
@@ -196,18 +199,6 @@ def small_size(size: tuple[int, int]) -> tuple[int, int]:
 def shrink_photo(image: np.ndarray, size: tuple[int, int]) -> np.ndarray:
     """`image` H×W×3 uint8 at `size` (h, w)."""
     return cv2.resize(image, size[::-1], interpolation=cv2.INTER_AREA)
-
-
-def shrink_labels(labels: np.ndarray, size: tuple[int, int]) -> np.ndarray:
-    """Class indices H×W at `size` (h, w), such that thin classes are not lost: background gives way to the others."""
-    if labels.shape == size:
-        return labels
-    small, most = np.zeros(size, np.uint8), np.full(size, _LEAST_COVERAGE, np.float32)
-    for index in np.unique(labels[labels > 0]):
-        coverage = cv2.resize((labels == index).astype(np.float32), size[::-1], interpolation=cv2.INTER_AREA)
-        small[coverage >= most] = index
-        np.maximum(most, coverage, out=most)
-    return small
 
 
 def overlay(

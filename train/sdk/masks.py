@@ -28,7 +28,8 @@ from supervisely.nn.benchmark.semantic_segmentation.visualizer import SemanticSe
 from supervisely.nn.benchmark.utils.semantic_segmentation.evaluator import Evaluator
 from supervisely.nn.inference import SessionJSON
 
-from common.data.project import BACKGROUND, Unchosen, draw_mask
+from common.data.choice import UNCHOSEN_IS_BACKGROUND, Unchosen, label_indices
+from common.data.project import BACKGROUND, draw_mask
 from common.hrda.pixels import IGNORE_LABEL
 
 REACHES = {
@@ -78,7 +79,7 @@ class MaskPair:
 
     def __iter__(self) -> Iterator[Any]:
         truth = read_mask(self.truth, self.metas[0], self.classes, self.unchosen, self.name)
-        prediction = read_mask(self.prediction, self.metas[1], self.classes, "background", self.name)
+        prediction = read_mask(self.prediction, self.metas[1], self.classes, UNCHOSEN_IS_BACKGROUND, self.name)
         if prediction.shape == truth.shape:
             prediction[truth == NOT_COUNTED] = NOT_COUNTED
         return iter((prediction, truth, self.name))
@@ -93,7 +94,8 @@ def read_mask(
     """
     annotation = json.loads(path.read_text(encoding="utf-8"))
     size = annotation["size"]["height"], annotation["size"]["width"]
-    mask = draw_mask(annotation, meta, classes, size, unchosen, name)
+    indices = label_indices((c.name for c in meta.obj_classes), classes, unchosen)
+    mask = draw_mask(annotation, meta, indices, size, name)
     mask[mask == 0] = len(classes) + 1
     mask[mask == IGNORE_LABEL] = NOT_COUNTED
     return mask
@@ -247,7 +249,7 @@ class MaskBenchmark(SemanticSegmentationBenchmark):
 
     visualizer_cls = MaskVisualizer
 
-    def __init__(self, *args: Any, unchosen: Unchosen = "background", **kwargs: Any) -> None:
+    def __init__(self, *args: Any, unchosen: Unchosen = UNCHOSEN_IS_BACKGROUND, **kwargs: Any) -> None:
         """As the SDK's; `unchosen` is what true labels of classes that are not compared count as."""
         super().__init__(*args, **kwargs)
         self._unchosen = unchosen

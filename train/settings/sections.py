@@ -5,6 +5,9 @@ from __future__ import annotations
 from dataclasses import field
 from typing import Annotated, Literal
 
+from common.data.choice import ClassNames, Unchosen, UnchosenLabels
+from common.data.labelled import TrainingScale
+from common.data.labels import LabelScaling
 from common.data.sampling import RareClassSettings
 from common.data.transforms import AugmentationSettings, InputScale
 from common.hrda.checks import (
@@ -22,8 +25,6 @@ from common.hrda.checks import (
     section,
 )
 from common.hrda.settings import Precision
-
-UnchosenLabels = Literal["background", "ignore"]
 
 
 @schema
@@ -57,6 +58,9 @@ class DataSettings(PlainSettings):
 
     scale: section(InputScale) = field(default_factory=InputScale)
     """Scale at which photos are trained on and predicted; stored in the checkpoint for serving."""
+    label_scaling: LabelScaling = "keep_thin"
+    """How labels get to that scale, in training, class weights, sampling and previews alike: with 'keep_thin', lines
+    thinner than a pixel stay lines; with 'nearest', as in the reference, they become dots or vanish."""
     augmentation: section(AugmentationSettings) = field(default_factory=AugmentationSettings)
     """Random changes of the training photos."""
     rare_class_share: Fraction = 0.0
@@ -67,7 +71,10 @@ class DataSettings(PlainSettings):
     labelled_target_share: Fraction = 0.25
     """Share of the source crops that are of labelled target photos, where there are any."""
     unchosen_classes: UnchosenLabels = "background"
-    """What labels of classes that are not trained become: 'background', or 'ignore' for no loss there."""
+    """What labels of classes that are not trained become: 'background', or 'ignore' for no loss there. A class that is
+    called background becomes that in any case."""
+    ignored_classes: ClassNames = ()
+    """Names of single classes that are not trained and become 'ignore', whatever becomes of the others."""
     skip_broken: bool = False
     """Leave unreadable photos out, with a warning, instead of stopping."""
     workers: Count = 2
@@ -76,6 +83,16 @@ class DataSettings(PlainSettings):
     """Decoded photos are kept in memory up to this many megabytes; 0 decodes them every time."""
     cache_dir: Annotated[str | None, Expected("a folder or null")] = None
     """Folder for the masks drawn from labels; null: the folder `cache` of the run."""
+
+    @property
+    def unchosen(self) -> Unchosen:
+        """What labels of classes that are not trained become."""
+        return Unchosen(self.unchosen_classes, self.ignored_classes)
+
+    @property
+    def training_scale(self) -> TrainingScale:
+        """How large labels are when they are learnt from."""
+        return TrainingScale(self.scale, self.label_scaling)
 
     def __post_init__(self) -> None:
         if self.rare_class_share > 0 and self.rare_class_sampling.mode != "off":

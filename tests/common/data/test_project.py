@@ -13,8 +13,10 @@ import supervisely as sly
 from PIL import Image
 
 from common.data import mask_cache
+from common.data.choice import BACKGROUND, UNCHOSEN_IS_BACKGROUND, Unchosen, background_twice, label_indices
+from common.data.labelled import TrainingScale, parts_sentence
+from common.data.labels import resize_labels
 from common.data.project import (
-    BACKGROUND,
     ProjectError,
     check_labelled,
     check_target,
@@ -24,9 +26,12 @@ from common.data.project import (
     prepare_unlabelled,
     project_classes,
 )
+from common.data.transforms import InputScale
+from common.hrda.checks import SettingsError
 from tests.shared import SHARED, needs_photos
 
 SIZE = (20, 30)
+IGNORE = Unchosen("ignore")
 META = sly.ProjectMeta(
     [
         sly.ObjClass("crack", sly.Bitmap, color=[220, 20, 60]),
@@ -36,6 +41,7 @@ META = sly.ProjectMeta(
         sly.ObjClass("fog", sly.AlphaMask),
         sly.ObjClass("wire", sly.Polyline),
         sly.ObjClass("any", sly.AnyGeometry),
+        sly.ObjClass("tilted", sly.OrientedBBox),
         sly.ObjClass(BACKGROUND, sly.Rectangle),
     ]
 )
@@ -134,7 +140,7 @@ def test_files_that_are_no_photos_are_passed_over(tmp_path, caplog):
 
 def test_classes_come_in_the_projects_order_without_the_background(tmp_path):
     add(tmp_path, annotated=False)
-    names = ["crack", "hole", "plate", "moss", "fog", "wire", "any"]
+    names = ["crack", "hole", "plate", "moss", "fog", "wire", "any", "tilted"]
     assert project_classes(f"{tmp_path}:ds0") == names == open_project(tmp_path).class_names
     assert open_project(tmp_path).colours["crack"] == (220, 20, 60)
 
@@ -166,9 +172,13 @@ def test_a_project_without_photos_is_refused(tmp_path):
 
 
 # -------------------------------------------------------------------------------------------------------- drawing
-def drawn(*labels: sly.Label, classes=("crack", "hole", "plate", "moss", "fog", "any"), unchosen="background"):
+CLASSES = ("crack", "hole", "plate", "moss", "fog", "any", "tilted")
+
+
+def drawn(*labels: sly.Label, classes=CLASSES, unchosen=UNCHOSEN_IS_BACKGROUND, meta=META):
     annotation = {"objects": [one.to_json() for one in labels]}
-    return draw_mask(annotation, META, classes, SIZE, unchosen)
+    indices = label_indices((c.name for c in meta.obj_classes), classes, unchosen)
+    return draw_mask(annotation, meta, indices, SIZE)
 
 
 SQUARE = polygon((2, 3), (2, 12), (9, 12), (9, 3))
@@ -185,8 +195,20 @@ SQUARES = [polygon((0, 0), (0, 4), (4, 4), (4, 0)), polygon((9, 9), (9, 12), (12
         (label("moss", sly.Multipolygon(SQUARES)), 4, box(0, 0, 4, 4) | box(9, 9, 12, 12)),
         (label("fog", sly.AlphaMask(np.uint8([[0, 127, 128, 255]]), sly.PointLocation(3, 3))), 5, box(3, 5, 3, 6)),
         (label("any", SQUARE), 6, box(2, 3, 9, 12)),
+        (label("tilted", sly.OrientedBBox(2, 3, 9, 12)), 7, box(2, 3, 9, 12)),
+        (label("tilted", sly.OrientedBBox(8, 2, 10, 16, angle=np.pi / 2)), 7, box(2, 8, 16, 10)),
     ],
-    ids=["bitmap", "polygon", "rectangle", "rectangle beyond the border", "multipolygon", "alpha mask", "any shape"],
+    ids=[
+        "bitmap",
+        "polygon",
+        "rectangle",
+        "rectangle beyond the border",
+        "multipolygon",
+        "alpha mask",
+        "any shape",
+        "box",
+        "turned box",
+    ],
 )
 def test_every_shape_with_an_area_is_drawn(one, index, expected):
     assert np.array_equal(drawn(one), np.uint8(index * expected))
@@ -225,10 +247,27 @@ def test_a_bitmap_beyond_the_border_is_cut_not_refused():
 def test_unchosen_classes_become_background_or_ignored():
     background = label(BACKGROUND, sly.Rectangle(15, 20, 18, 25))
     assert set(np.unique(drawn(PLATE, CRACK, background, classes=("crack",)))) == {0, 1}
-    ignoring = drawn(PLATE, CRACK, background, classes=("crack",), unchosen="ignore")
+    ignoring = drawn(PLATE, CRACK, background, classes=("crack",), unchosen=IGNORE)
     assert ignoring[0, 0] == 255 and ignoring[4, 5] == 1 and ignoring[16, 21] == 0 and ignoring[19, 29] == 0
     covered = drawn(CRACK, PLATE, classes=("crack",))
     assert not covered.any(), "an unchosen label over a crack hides it"
+
+
+def test_one_class_is_ignored_while_others_are_background():
+    moss = label("moss", sly.Multipolygon([polygon((12, 20), (12, 25), (16, 25), (16, 20))]))
+    mask = drawn(PLATE, CRACK, moss, classes=("crack",), unchosen=Unchosen(ignored=("moss",)))
+    assert (mask[0, 0], mask[4, 5], mask[14, 22]) == (0, 1, 255)
+    assert (mask == 255).sum() == 30
+
+
+def test_class_of_ones_own_called_background_is_background_unless_it_is_trained():
+    meta = META.add_obj_class(sly.ObjClass("Background", sly.Rectangle))
+    all_over = sly.Label(sly.Rectangle(0, 0, 19, 29), meta.get_obj_class("Background"))
+    for unchosen in (UNCHOSEN_IS_BACKGROUND, IGNORE):
+        assert set(np.unique(drawn(all_over, CRACK, classes=("crack",), unchosen=unchosen, meta=meta))) == {0, 1}
+    assert (drawn(all_over, classes=("Background",), meta=meta) == 1).all()
+    assert "'Background' would be trained as a class of its own" in background_twice(["crack", "Background"])
+    assert background_twice(["crack", "back wall"]) is None
 
 
 def test_the_order_of_the_chosen_classes_gives_the_indices():
@@ -237,7 +276,7 @@ def test_the_order_of_the_chosen_classes_gives_the_indices():
 
 def test_shapes_without_area_are_refused_only_where_their_class_is_chosen():
     wire = label("wire", sly.Polyline([sly.PointLocation(1, 1), sly.PointLocation(9, 9)]))
-    assert drawn(wire, CRACK, classes=("crack",), unchosen="ignore").max() == 1
+    assert drawn(wire, CRACK, classes=("crack",), unchosen=IGNORE).max() == 1
     with pytest.raises(ProjectError, match="class 'wire', is a line.*no area.*bitmap, polygon, rectangle"):
         drawn(wire, classes=("wire",))
 
@@ -245,7 +284,7 @@ def test_shapes_without_area_are_refused_only_where_their_class_is_chosen():
 def test_a_label_that_the_sdk_cannot_read_is_named():
     unknown = CRACK.to_json() | {"classTitle": "rust"}
     with pytest.raises(ProjectError, match="Label 2 of the annotation .*rust"):
-        draw_mask({"objects": [CRACK.to_json(), unknown]}, META, ["crack"], SIZE)
+        draw_mask({"objects": [CRACK.to_json(), unknown]}, META, {"crack": 1}, SIZE)
 
 
 # ------------------------------------------------------------------------------------------------------ preparing
@@ -254,7 +293,7 @@ def test_masks_lie_beside_their_photos_with_their_counts(tmp_path):
     add(tmp_path / "p", "b.png", [])
     add(tmp_path / "p", "c.png", annotated=False)
     prepared = prepare_labelled(
-        open_project(tmp_path / "p"), ["crack"], tmp_path / "cache", unchosen="ignore", progress=quiet
+        open_project(tmp_path / "p"), ["crack"], tmp_path / "cache", unchosen=IGNORE, progress=quiet
     )
     assert prepared.classes == (BACKGROUND, "crack")
     assert [record.name for record, _ in prepared] == ["a.png", "b.png"], "what is not annotated teaches nothing"
@@ -263,6 +302,31 @@ def test_masks_lie_beside_their_photos_with_their_counts(tmp_path):
     assert prepared.pixels.tolist() == [[500, 6], [600, 0]] and (first == 255).sum() == 94
     assert not second.any()
     assert np.allclose(prepared.class_shares, [1100 / 1106, 6 / 1106])
+
+
+def test_pixels_and_parts_are_counted_at_the_scale_of_training(tmp_path):
+    """Three cracks: two of them one pixel wide, which every fourth pixel of every fourth row may miss."""
+    lines = [box(1, 0, 1, 29), box(9, 0, 9, 29), box(14, 0, 17, 29)]
+    add(tmp_path / "p", labels=[label("crack", sly.Bitmap(line)) for line in lines])
+
+    def prepare(labels):
+        scale = TrainingScale(InputScale(16, 16), labels)
+        return prepare_labelled(
+            open_project(tmp_path / "p"), ["crack"], tmp_path / "cache", scale=scale, progress=quiet
+        )
+
+    for labels in ("nearest", "keep_thin"):
+        prepared = prepare(labels)
+        small = resize_labels(masks(prepared)[0], (11, 16), labels)
+        assert masks(prepared)[0].shape == SIZE
+        assert prepared.pixels.tolist() == [[(small == 0).sum(), (small == 1).sum()]]
+        assert prepare(labels).parts == prepared.parts, "found in the cache"
+    assert prepared.parts == {"crack": (3, 3)}
+    assert parts_sentence(prepared, "keep_thin", "source").startswith(
+        "Of the parts of each class these are left at the scale of training (source): crack 100% (3 of 3); data.scale"
+    )
+    own = prepare_labelled(open_project(tmp_path / "p"), ["crack"], tmp_path / "cache", progress=quiet)
+    assert own.pixels[0, 1] == sum(line.sum() for line in lines) and parts_sentence(own, "nearest", "source") is None
 
 
 def test_a_second_call_decodes_and_draws_nothing(tmp_path, monkeypatch):
@@ -284,7 +348,7 @@ def test_the_cache_notices_every_change(tmp_path):
         return prepare_labelled(project, classes, tmp_path / "cache", progress=quiet, **settings)[0][1]
 
     add(tmp_path / "p", "a.png", [PLATE, CRACK])
-    seen = [mask(), mask(("plate",)), mask(("plate", "crack")), mask(("crack", "plate")), mask(unchosen="ignore")]
+    seen = [mask(), mask(("plate",)), mask(("plate", "crack")), mask(("crack", "plate")), mask(unchosen=IGNORE)]
     add(tmp_path / "p", "a.png", [CRACK])
     seen.append(mask())
     assert len(set(seen)) == len(seen) and all(path.is_file() for path in seen)
@@ -394,7 +458,7 @@ def test_skip_broken_goes_on_without_them_and_says_so(broken, tmp_path):
     assert [record.name for record, _ in prepared] == ["good.png"] and len(prepared.left_out) == 3
     assert sum("Left out" in sentence for sentence in said) == 3
     rest = prepare_unlabelled(broken, tmp_path / "cache", skip_broken=True, progress=quiet)
-    assert [record.name for record in rest] == ["good.png", "small.png", "torn.png"]
+    assert [record.name for record, _ in rest] == ["good.png", "small.png", "torn.png"]
     with pytest.raises(ProjectError, match="1 of 4 images.*\n.*cut.png"):
         prepare_unlabelled(broken, tmp_path / "cache", progress=quiet)
 
@@ -411,16 +475,46 @@ def test_a_class_whose_pixels_are_all_covered_is_refused(tmp_path):
         prepare_labelled(open_project(tmp_path / "p"), ["crack", "plate"], tmp_path / "cache", progress=quiet)
 
 
-@pytest.mark.parametrize("role", ["source", "validation"])
-def test_a_chosen_class_without_labels_is_refused_with_those_that_have_some(tmp_path, role):
+def test_classes_without_labels_are_refused_all_at_once_with_those_that_have_some(tmp_path):
     add(tmp_path, "a.png", [CRACK, CRACK])
     add(tmp_path, "b.png", [PLATE])
     project = open_project(tmp_path)
-    check_labelled(project, ["crack", "plate"], role)
-    with pytest.raises(ProjectError, match=rf"{role}.*no label of the class 'moss'.*crack \(2\), plate \(1\)"):
-        check_labelled(project, ["crack", "moss"], role)
-    with pytest.raises(ProjectError, match=f"{role}.*no class 'crak': did you mean 'crack'"):
-        check_labelled(project, ["crak"], role)
+    assert check_labelled(project, ["crack", "plate"], "source") == []
+    message = r"source.*no label of the classes 'moss', 'fog'.*leave them out.*--classes.*crack \(2\), plate \(1\)"
+    with pytest.raises(ProjectError, match=message):
+        check_labelled(project, ["crack", "moss", "fog"], "source")
+    with pytest.raises(ProjectError, match="source.*no class 'crak': did you mean 'crack'"):
+        check_labelled(project, ["crak"], "source")
+
+
+def test_classes_that_cannot_be_measured_are_told_all_at_once(tmp_path):
+    add(tmp_path / "p", "a.png", [CRACK, PLATE])
+    project, said = open_project(tmp_path / "p"), []
+    [sentence] = check_labelled(project, ["plate", "moss", "rust"], "validation")
+    assert "has no label of the classes 'moss', 'rust': how well they are found is not measured." in sentence
+    prepared = prepare_labelled(
+        project, ["plate", "moss", "rust"], tmp_path / "cache", role="validation", progress=said.append
+    )
+    assert prepared.pixels.sum(axis=0).tolist() == [500, 100, 0, 0]
+    assert not any("not measured" in one for one in said), "it was told already"
+    covered = [label("hole", polygon((1, 1), (1, 3), (3, 3), (3, 1))), CRACK, PLATE]
+    add(tmp_path / "p", "a.png", covered)
+    prepare_labelled(
+        open_project(tmp_path / "p"), ["plate", "hole"], tmp_path / "cache", role="validation", progress=said.append
+    )
+    assert sum("no label of the class 'hole': how well it is found is not measured" in one for one in said) == 1
+    with pytest.raises(ProjectError, match="validation.*no label of the classes 'moss', 'fog'"):
+        check_labelled(project, ["moss", "fog"], "validation")
+    with pytest.raises(ProjectError, match="validation.*no class 'crak': did you mean 'crack'"):
+        check_labelled(project, ["crak"], "validation")
+
+
+def test_classes_without_area_are_refused_all_at_once_before_anything_is_drawn(tmp_path):
+    add(tmp_path, labels=[CRACK])
+    project = open_project(tmp_path)
+    assert project.shapeless == {"wire": "line"}
+    with pytest.raises(ProjectError, match=r"covers no area: 'wire' \(line\)\. Leave them out .*--classes"):
+        check_labelled(project, ["crack", "wire"], "source")
 
 
 @pytest.mark.parametrize("role", ["source", "validation"])
@@ -448,7 +542,7 @@ def test_labelled_part_of_the_target_needs_labels_but_not_of_every_class(tmp_pat
         )
 
     assert prepare(["crack", "plate"]).pixels.tolist() == [[SIZE[0] * SIZE[1] - 100, 0, 100]]
-    with pytest.raises(ProjectError, match="The labelled target .* has no label of crack, hole"):
+    with pytest.raises(ProjectError, match="The labelled target .* has no label of the classes 'crack', 'hole'"):
         prepare(["crack", "hole"])
     with pytest.raises(ProjectError, match="has no class 'crak': did you mean 'crack'"):
         prepare(["crak"])
@@ -477,10 +571,9 @@ def test_choices_that_no_mask_can_hold_are_refused(tmp_path, classes, message):
         check_labelled(open_project(tmp_path), classes, "source")
 
 
-def test_a_wrong_setting_for_unchosen_classes_is_refused(tmp_path):
-    add(tmp_path)
-    with pytest.raises(ProjectError, match="Received: 'drop'"):
-        prepare_labelled(open_project(tmp_path), ["crack"], tmp_path / "cache", unchosen="drop")
+def test_a_wrong_setting_for_unchosen_classes_is_refused():
+    with pytest.raises(SettingsError, match="Unknown become 'drop'"):
+        Unchosen("drop")
 
 
 def test_photos_and_masks_are_read_without_the_sdk():

@@ -11,11 +11,9 @@ from common.data.transforms import (
     crop_place,
     crop_place_around,
     crop_place_holding,
-    resize_mask,
     straighten,
 )
 from common.hrda.checks import SettingsError
-from common.hrda.pixels import IGNORE_LABEL
 
 
 @pytest.mark.parametrize(
@@ -84,11 +82,6 @@ def test_flip_alone_mirrors_about_half_of_the_images():
         augment_geometry(image, mask, AugmentationSettings(), np.random.default_rng(s))[1][0, 0] for s in range(200)
     ]
     assert 80 < sum(value == 1 for value in flipped) < 120
-
-
-def test_mask_resize_never_blends_indices():
-    mask = np.array([[0, 200], [3, IGNORE_LABEL]], np.uint8)
-    assert set(np.unique(resize_mask(mask, (9, 11)))) == {0, 3, 200, IGNORE_LABEL}
 
 
 def test_colour_stays_in_its_range_and_off_means_untouched():

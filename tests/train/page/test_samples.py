@@ -54,7 +54,7 @@ def settings(*overrides: str) -> TrainSettings:
 def test_sample_is_the_photo_with_its_labels_in_the_class_colour(photos, source, tmp_path):
     pictures = draw_samples(photos[:1], source, settings(*PLAIN), tmp_path, 0)
     photo = cv2.cvtColor(cv2.imread(str(photos[0].path)), cv2.COLOR_BGR2RGB)
-    crack = draw_mask(photos[0].annotation, source.meta, source.classes, SIZE) == 1
+    crack = draw_mask(photos[0].annotation, source.meta, {"crack": 1}, SIZE) == 1
     colour = source.meta.get_obj_class("crack").color
     assert len(pictures) == 4 and crack.any()
     for picture in pictures:

@@ -134,8 +134,9 @@ def test_device_without_room_for_the_networks_is_named(monkeypatch):
 
 @pytest.fixture
 def domains(tmp_path):
-    write_project(tmp_path / "photos", "source", 1, size=(64, 64), workers=1)
-    return Domains(str(tmp_path / "photos"), None, str(tmp_path / "photos"))
+    for seed, name in enumerate(("photos", "val")):
+        write_project(tmp_path / name, "source", 1, seed=seed, size=(64, 64), workers=1)
+    return Domains(str(tmp_path / "photos"), None, str(tmp_path / "val"))
 
 
 SMALL = TrainSettings().with_overrides(

@@ -3,6 +3,7 @@ import pytest
 import torch
 from PIL import Image
 
+from common.data.labels import resize_labels
 from common.data.validation import ValidationPhoto
 from common.hrda import build_segmentor
 from common.hrda.pixels import normalise
@@ -10,7 +11,7 @@ from common.hrda.sliding import sliding_logits
 from common.hrda.training.pseudo_labels import pseudo_labels
 from train.run import previews
 from train.run.preparation import PreparedData
-from train.run.previews import PreviewWriter, believe, evenly, heat_map, overlay, shrink_labels, small_size
+from train.run.previews import PreviewWriter, believe, evenly, heat_map, overlay, small_size
 from train.run.validation import Measurement
 from train.settings.training import TrainSettings
 
@@ -47,7 +48,7 @@ def test_same_photos_every_time_and_all_where_there_are_few():
 def test_thin_crack_of_a_large_photo_is_seen_in_the_small_picture():
     labels = np.zeros((3000, 4000), np.uint8)
     labels[:, 1001:1003] = 2
-    small = shrink_labels(labels, small_size(labels.shape))
+    small = resize_labels(labels, small_size(labels.shape))
     assert small.shape == (480, 640)
     assert (small.max(axis=1) == 2).all()
     assert (small > 0).sum() <= 2 * 480

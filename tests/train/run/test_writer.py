@@ -42,9 +42,10 @@ pytestmark = pytest.mark.usefixtures("one_thread")
 
 @pytest.fixture(scope="module")
 def domains(tmp_path_factory):
-    folder = tmp_path_factory.mktemp("project") / "photos"
-    write_project(folder, "source", 2, size=(64, 64), workers=1)
-    return Domains(str(folder), str(folder), str(folder))
+    root = tmp_path_factory.mktemp("projects")
+    for seed, name in enumerate(("photos", "val")):
+        write_project(root / name, "source", 2, seed=seed, size=(64, 64), workers=1)
+    return Domains(str(root / "photos"), str(root / "photos"), str(root / "val"))
 
 
 def on_iteration(actions) -> TrainingState:

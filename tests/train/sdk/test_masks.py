@@ -17,6 +17,7 @@ from supervisely.nn.benchmark.semantic_segmentation.visualizer import SemanticSe
 from supervisely.nn.benchmark.utils.semantic_segmentation.evaluator import Evaluator
 from supervisely.task.progress import tqdm_sly
 
+from common.data.choice import Unchosen
 from common.hrda.pixels import IGNORE_LABEL
 from common.metrics import SegmentationMetrics
 from train.sdk import masks as mask_benchmark
@@ -139,7 +140,7 @@ def projects(tmp_path) -> tuple[sly.Project, sly.Project]:
     return truth, prediction
 
 
-@pytest.mark.parametrize(("unchosen", "crack"), [("background", 48 / 64), ("ignore", 1.0)])
+@pytest.mark.parametrize(("unchosen", "crack"), [(Unchosen(), 48 / 64), (Unchosen("ignore"), 1.0)])
 def test_labels_of_any_shape_count_and_unlabelled_pixels_are_background(projects, tmp_path, unchosen, crack):
     truth, prediction = projects
     evaluator = MaskEvaluator(
