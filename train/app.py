@@ -15,12 +15,13 @@ from fastapi.responses import FileResponse
 from supervisely import Bitmap, ObjClass, OpenMode, Project, ProjectMeta, logger
 from supervisely.nn.utils import ModelSource
 
-from common.data.project import BACKGROUND, ProjectError
+from common.data.choice import BACKGROUND
+from common.data.project import ProjectError
 from common.hrda import ModelSettings, SettingsError, load_checkpoint
 from common.hrda.checkpoints import CheckpointError
 from common.hrda.settings import SHAPING
 from train.benchmark import Measuring, run_benchmark
-from train.instance.domains import FoundDomain, InputError, download, find, overlap_with_target, spoken
+from train.instance.domains import FoundDomain, InputError, check_apart, download, find, overlap_with_target, spoken
 from train.leaving import Leaving, end_well
 from train.page.classes import AnyShapeClassesSelector
 from train.page.domains import DomainSelector
@@ -142,6 +143,7 @@ class HRDATrainApp(DomainTrainApp):
             inputs = self.gui.input_selector.get_inputs()
             check_target(settings, inputs)
             found = find(self.api, inputs)
+            check_apart(found, settings.mode)
         except (SettingsError, InputError) as error:
             raise Refused(str(error)) from error
         overlap = overlap_with_target(found)

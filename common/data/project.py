@@ -182,7 +182,7 @@ def check_labelled(project: Project, classes: Sequence[str], role: LabelledRole)
     if not any(record.annotation_path for record in project):
         raise ProjectError(f"{where} has no annotated image: there are {len(project)} photos and no annotation file.")
     unknown = [name for name in classes if name not in project.class_names]
-    if unknown and (role != "validation" or len(unknown) == len(classes)):
+    if unknown and (role == "source" or len(unknown) == len(classes)):
         hint = closest(unknown[0], project.class_names) if project.class_names else "it has no classes at all."
         raise ProjectError(f"{where} has no class {quoted(unknown)}: {hint}")
     shapeless = [f"'{name}' ({project.shapeless[name]})" for name in classes if name in project.shapeless]

@@ -107,6 +107,14 @@ def test_measuring_on_the_source_is_refused(instance, production):
     assert (answer.status_code, "Source and validation share dataset 'ds0'" in answer.text) == (400, True)
 
 
+def test_measuring_on_the_labelled_target_of_mode_supervised_is_refused(instance, production):
+    domains = {role: {"project_id": instance.projects["validation"]} for role in ("target", "validation")}
+    state = instance.state(input=domains, hyperparameters=HYPERPARAMETERS.replace("uda", "supervised"))
+    answer = production.post("train_from_api", {"app_state": state})
+    assert answer.status_code == 400
+    assert "Target and validation share dataset 'ds0'" in answer.json()["detail"]
+
+
 def test_adapting_without_a_target_is_refused(instance, production):
     domains = {"validation": {"project_id": instance.projects["validation"]}}
     answer = production.post("train_from_api", {"app_state": instance.state(input=domains)})

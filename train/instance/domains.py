@@ -197,13 +197,17 @@ def find_domain(api: Api, role: str, domain: Domain) -> FoundDomain:
     return found
 
 
-def check_apart(found: Mapping[str, FoundDomain]) -> None:
+def check_apart(found: Mapping[str, FoundDomain], mode: str | None = None) -> None:
     """Refuse to measure on what is learnt from; `found` may lack domains.
 
+    Args:
+        found: by role.
+        mode: of the training, which in 'supervised' learns from the target; None: not known yet, any but that.
+
     Raises:
-        InputError: source or labelled target shares a dataset with the validation.
+        InputError: what is learnt from shares a dataset with the validation.
     """
-    for role in ("source", "labelled_target"):
+    for role in ("target",) if mode == "supervised" else ("source", "labelled_target"):
         shared = _shared(found, role, "validation")
         if shared:
             raise InputError(

@@ -9,7 +9,8 @@ import supervisely.nn.training.gui.classes_selector as classes_module
 from supervisely.app.widgets import Card, ClassesTable, Container, Field, Table
 from supervisely.nn.training.gui.classes_selector import ClassesSelector
 
-from common.data.project import BACKGROUND, DRAWABLE
+from common.data.choice import BACKGROUND
+from common.data.project import DRAWABLE
 from train.instance.facts import ClassFacts, DomainFacts
 from train.page.domain_view import percent
 from train.sdk.app import replaced

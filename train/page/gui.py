@@ -9,10 +9,11 @@ from typing import Any
 from supervisely.app import get_synced_data_dir
 from supervisely.nn.utils import ModelSource
 
-from common.data.project import BACKGROUND, DRAWABLE
+from common.data.choice import BACKGROUND
+from common.data.project import DRAWABLE
 from common.hrda import SettingsError
 from common.hrda.checks import closest, received
-from train.instance.domains import InputError, Inputs, find
+from train.instance.domains import InputError, Inputs, check_apart, find
 from train.page.samples import SampleSource
 from train.run.folder import Resumable, resumable
 from train.sdk.gui import DomainTrainGUI
@@ -86,7 +87,10 @@ class HRDATrainGUI(DomainTrainGUI):
         settings = TrainSettings.from_yaml(
             self.hyperparameters_selector.get_hyperparameters() if text is None else text
         )
-        check_target(settings, self.read_input(app_state.get("input")))
+        inputs = self.read_input(app_state.get("input"))
+        check_target(settings, inputs)
+        if settings.mode == "supervised":
+            check_apart(find(self.api, inputs), settings.mode)
         self._check_model(app_state.get("model"))
         self._check_classes(app_state.get("classes"))
         self._check_start(app_state)

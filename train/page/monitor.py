@@ -13,7 +13,7 @@ from supervisely import logger
 from supervisely.app.widgets import Card, Container, LineChart
 from supervisely.nn.training.gui.training_logs import TrainingLogs
 
-from common.data.project import BACKGROUND
+from common.data.choice import BACKGROUND
 from train.page.history import RunHistory
 from train.page.live import Curve, Frozen, send
 from train.page.previews import PreviewBoard

@@ -10,7 +10,7 @@ from supervisely import Api
 from supervisely.app.widgets import Card, Container, Field, Text
 from supervisely.nn.training.gui.training_artifacts import TrainingArtifacts
 
-from common.data.project import BACKGROUND
+from common.data.choice import BACKGROUND
 
 CLASSES_SHOWN = 10
 CLASSES_EXPLAINED = 3

@@ -17,11 +17,11 @@ from numpy.typing import NDArray
 from supervisely import Api, ProjectMeta, logger
 from supervisely.app.widgets import Button, Container, Image, Text
 
-from common.data.choice import label_indices
+from common.data.choice import BACKGROUND, label_indices
 from common.data.datasets import TrainingBatches
 from common.data.images import read_image
 from common.data.labels import resize_labels
-from common.data.project import BACKGROUND, ProjectError, draw_mask
+from common.data.project import ProjectError, draw_mask
 from common.data.sampling import class_sampler
 from common.hrda.pixels import IGNORE_LABEL, IMAGENET_MEAN, IMAGENET_STD
 from train.instance.domains import Domain, InputError

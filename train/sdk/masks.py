@@ -28,8 +28,8 @@ from supervisely.nn.benchmark.semantic_segmentation.visualizer import SemanticSe
 from supervisely.nn.benchmark.utils.semantic_segmentation.evaluator import Evaluator
 from supervisely.nn.inference import SessionJSON
 
-from common.data.choice import UNCHOSEN_IS_BACKGROUND, Unchosen, label_indices
-from common.data.project import BACKGROUND, draw_mask
+from common.data.choice import BACKGROUND, UNCHOSEN_IS_BACKGROUND, Unchosen, label_indices
+from common.data.project import draw_mask
 from common.hrda.pixels import IGNORE_LABEL
 
 REACHES = {

@@ -134,6 +134,11 @@ def test_margins_are_taken_from_the_photo_and_not_from_the_crop(photos):
     assert half[0].target_valid[0].sum() == (32 - 4) * (48 - 12)
 
 
+@pytest.mark.parametrize("margins", [(50, 24, 0, 0), (0, 0, 0, 96), (90, 90, 0, 0), (0, 0, 200, 10)])
+def test_of_a_photo_smaller_than_its_margins_nothing_counts(photos, margins):
+    assert not batches(photos, crop_size=(64, 128), margins=margins)[0].target_valid.any()
+
+
 def test_labels_follow_the_image_through_scaling_and_flips(tmp_path):
     mask = np.zeros((50, 90), np.uint8)
     mask[10:30, 20:60] = 1

@@ -4,7 +4,16 @@ from types import SimpleNamespace
 
 import pytest
 
-from train.instance.domains import Domain, FoundDomain, InputError, Inputs, download, find, overlap_with_target
+from train.instance.domains import (
+    Domain,
+    FoundDomain,
+    InputError,
+    Inputs,
+    check_apart,
+    download,
+    find,
+    overlap_with_target,
+)
 
 SOURCE, TARGET, VALIDATION = 1, 2, 3
 STATE = {
@@ -122,6 +131,13 @@ def test_datasets_of_one_project_may_be_source_and_validation():
 def test_overlap_with_target_is_told_and_allowed():
     found = find(Instance(), Inputs(Domain(1), Domain(3), Domain(3, (31,))))
     assert overlap_with_target(found) == "Target and validation share dataset 'road/night' of project 'project 3'."
+
+
+def test_what_a_mode_learns_from_is_not_measured_on():
+    found = find(Instance(), Inputs(Domain(1), Domain(3), Domain(3, (31,))))
+    check_apart(found, "uda")
+    with pytest.raises(InputError, match="Target and validation share dataset 'road/night' of project 'project 3'"):
+        check_apart(found, "supervised")
 
 
 def test_unwritable_cache_does_not_stop_a_download(monkeypatch, tmp_path):
