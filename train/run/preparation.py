@@ -6,6 +6,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -122,7 +123,7 @@ def prepare(
         palette=((0, 0, 0), *(source.colours[name] for name in names)),
         source=_files(labelled),
         source_shares=tuple(labelled.class_shares.tolist()),
-        target=_target_files(settings, target, cache_dir, say) if target else [],
+        target=_target_files(settings, target, cache_dir, rules) if target else [],
         validation=_files(draw(validation, role="validation")),
         labelled_target=_files(more_labelled) if more_labelled else [],
         source_sampler=sampler,
@@ -212,9 +213,9 @@ def _files(labelled: LabelledImages) -> list[tuple[Path, Path]]:
     return [(record.image_path, mask) for record, mask in labelled]
 
 
-def _target_files(settings: TrainSettings, target: Project, cache_dir: Path, say: Callable[[str], None]) -> list[Path]:
+def _target_files(settings: TrainSettings, target: Project, cache_dir: Path, rules: dict[str, Any]) -> list[Path]:
     """The readable photos of the target; margins that leave nothing of them are told, or refused where of none."""
-    found = prepare_unlabelled(target, cache_dir, skip_broken=settings.data.skip_broken, progress=say)
+    found = prepare_unlabelled(target, cache_dir, **rules)
     top, bottom, left, right = margins = settings.self_training.ignore_margins
     emptied = [(record, size) for record, size in found if top + bottom >= size[0] or left + right >= size[1]]
     if any(margins) and emptied:
@@ -225,7 +226,7 @@ def _target_files(settings: TrainSettings, target: Project, cache_dir: Path, say
         )
         if len(emptied) == len(found):
             raise SettingsError(f"{sentence}. Make them smaller.")
-        say(f"{sentence}: nothing is learnt from those.")
+        rules["progress"](f"{sentence}: nothing is learnt from those.")
     return [record.image_path for record, _ in found]
 
 
