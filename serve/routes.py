@@ -21,7 +21,7 @@ from serve.errors import RequestError
 from serve.gate.bodies import check_state
 from serve.gate.gate import AnswerErrors, Gate, answer_error
 from serve.gate.monitoring import CONTENT_TYPE
-from serve.sdk import SdkServer
+from serve.sdk.server import SdkServer
 from serve.sources import urls
 from serve.sources.uploads import UploadedImages
 from serve.sources.videos import keep_video

@@ -27,11 +27,10 @@ from serve.model.deployment import Deployment, export_beside
 from serve.model.labels import LabelledMask
 from serve.model.settings import read_settings, without_client_arguments
 from serve.routes import add_routes
-from serve.sdk import SdkServer
+from serve.sdk.server import SdkServer
 
 _HERE = Path(__file__).parent
 _NO_THRESHOLDS = "\nthresholds: {}"
-_NO_MODEL = "No model is deployed. Choose one in the app, or call deploy_from_api."
 
 
 class HRDAServer(SdkServer):
@@ -113,9 +112,7 @@ class HRDAServer(SdkServer):
             whether the background is wanted and how sure the model is of each class.
         """
         times = [perf_counter()]
-        deployment = self.deployment
-        if deployment is None:
-            raise RequestError(_NO_MODEL)
+        deployment = self.require_deployment()
         chosen = read_settings(settings)
         times.append(perf_counter())
         found = deployment.predict(images_np, chosen)
@@ -153,9 +150,7 @@ class HRDAServer(SdkServer):
         """
 
         def work(inference_request: Job) -> None:
-            deployment = self.deployment
-            if deployment is None:
-                raise RequestError(_NO_MODEL)
+            deployment = self.require_deployment()
             decoded = list(images)
             [probabilities] = deployment.probabilities(decoded, read_settings(settings))
             self.count(decoded)
@@ -193,15 +188,14 @@ class HRDAServer(SdkServer):
 
     def get_info(self) -> dict[str, Any]:
         """What labelling tools and scripts show about this session."""
-        info = super().get_info()
-        deployment = self.deployment
-        if deployment is not None:
-            info |= {
-                "model_name": f"HRDA {deployment.encoder}",
-                "checkpoint_name": deployment.name,
-                "device": str(deployment.device),
-            }
-        return info
+        deployment = self.require_deployment()
+        return super().get_info() | {
+            "model_name": f"HRDA {deployment.encoder}",
+            "checkpoint_name": deployment.name,
+            "device": str(deployment.device),
+            "max_batch_size": self.limits.max_batch_size,
+            "tracking_algorithms": [],
+        }
 
     def validate_inference_state(self, state: dict[str, Any] | str, log_error: bool = True) -> None:
         """Refuse a bad request before it is queued.
@@ -238,6 +232,4 @@ class HRDAServer(SdkServer):
 
     def predict_local(self, source: str, output: str, settings: dict[str, Any], draw: bool) -> None:
         """`python -m serve predict SOURCE`: an image or a folder of images, without an instance."""
-        if self.deployment is None:
-            raise RequestError(_NO_MODEL)
-        predict_local(Worker(self.deployment, settings), Path(source), Path(output), draw=draw)
+        predict_local(Worker(self.require_deployment(), settings), Path(source), Path(output), draw=draw)

@@ -6,6 +6,7 @@ import json
 import threading
 import time
 from collections.abc import Callable, Iterator
+from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
@@ -38,6 +39,17 @@ def upload(
     text = state if isinstance(state, str) else json.dumps(state or {})
     files = [("files", ("photo.png", content))]
     return requests.post(f"{app.url}/{route}", files=files, data={"state": text}, timeout=60, **options)
+
+
+def deploy(app: SimpleNamespace, checkpoint: Path) -> requests.Response:
+    """Deploy a checkpoint on request."""
+    return deploy_files(app, {"checkpoint": str(checkpoint)})
+
+
+def deploy_files(app: SimpleNamespace, files: dict[str, str], **params: Any) -> requests.Response:
+    """Deploy on request what `files` name."""
+    params = {"model_source": "Custom models", "model_files": files, "device": "cpu", **params}
+    return post(app, "deploy_from_api", {"deploy_params": params})
 
 
 def finished(app: SimpleNamespace, answer: requests.Response, timeout_s: float = 60, **body: Any) -> dict[str, Any]:

@@ -1,10 +1,8 @@
 """The bent SDK: every private name is still there, and does what this app needs it to do."""
 
-import importlib
 import inspect
 import re
 import sys
-from pathlib import Path
 from types import SimpleNamespace
 
 import numpy as np
@@ -15,21 +13,34 @@ from supervisely.nn.inference import SemanticSegmentation
 from supervisely.nn.inference import inference as sdk_inference
 from supervisely.nn.utils import ModelSource
 
-import serve.sdk
 from serve.errors import RequestError
 from serve.model import deployment
-from serve.sdk import SdkServer
+from serve.sdk import deploying, predicting
+from serve.sdk import server as sdk_server
+from serve.sdk.server import SdkServer
 from tests.serve.requests_of_clients import encoded, upload
 
-OVERRIDES = sorted(name for name, value in vars(SdkServer).items() if inspect.isfunction(value) and name[:2] != "__")
-OVERRIDES = [name for name in OVERRIDES if name.startswith("_")]
+PARTS = {
+    deploying: deploying.DeployingServer,
+    predicting: predicting.PredictingServer,
+    sdk_server: sdk_server.SdkServer,
+}
+OWN = {"_address", "_served", "_deploying", "_waking", "_dozing"}
+
+
+def overrides(part: type) -> set[str]:
+    """Private methods and properties that a part of the server has of its own."""
+    return {name for name in vars(part) if name.startswith("_") and name[:2] != "__" and name != "_abc_impl"}
+
+
+OVERRIDES = sorted(name for part in PARTS.values() for name in overrides(part) if inspect.isfunction(vars(part)[name]))
 DEPLOY_PARAMETERS = {"model_files", "model_source", "model_info", "device", "runtime"}
 
 
 @pytest.mark.parametrize("name", OVERRIDES)
 def test_overridden_private_name_is_still_there_and_takes_the_same(name: str):
     theirs = getattr(SemanticSegmentation, name, None)
-    assert theirs is not None, f"the SDK no longer has {name}: see what does its work now, and change serve/sdk.py"
+    assert theirs is not None, f"the SDK no longer has {name}: see what does its work now, and change serve/sdk"
     expected = list(inspect.signature(theirs).parameters)
     if name == "_load_model_headless":
         assert {*expected} == {"self", "kwargs", *DEPLOY_PARAMETERS}
@@ -37,23 +48,14 @@ def test_overridden_private_name_is_still_there_and_takes_the_same(name: str):
         assert expected == list(inspect.signature(getattr(SdkServer, name)).parameters), f"the SDK changed {name}"
 
 
-def test_module_lists_every_private_name_that_it_touches(running):
-    source = inspect.getsource(serve.sdk)
-    listed, code = serve.sdk.__doc__, source.replace(serve.sdk.__doc__, "")
-    own = {"_address", "_served", "_deploying", "_waking", "_dozing"}
-    used = set(re.findall(r"(?<![\w])(?:self|super\(\))\.(_[a-z]\w*)", code)) | set(OVERRIDES) | {"_model_meta"}
-    assert used - own == set(re.findall(r"`(_\w+)`", listed))
-    for name in used - own:
+@pytest.mark.parametrize("module", PARTS, ids=lambda module: module.__name__)
+def test_module_lists_every_private_name_that_it_touches(running, module):
+    source = inspect.getsource(module)
+    listed, code = module.__doc__, source.replace(module.__doc__, "")
+    used = set(re.findall(r"(?<![\w])(?:self|super\(\))\.(_[a-z]\w*)", code)) | overrides(PARTS[module])
+    assert used - OWN == set(re.findall(r"`(_\w+)`", listed))
+    for name in used - OWN:
         assert hasattr(running.server, name), f"the SDK no longer has {name}"
-
-
-def test_no_other_module_of_the_app_touches_private_names():
-    folder = Path(serve.sdk.__file__).parent
-    paths = [path for path in folder.rglob("*.py") if path.stem not in ("__init__", "__main__", "main", "sdk")]
-    names = [".".join(path.relative_to(folder).with_suffix("").parts) for path in paths]
-    for module in (importlib.import_module(f"serve.{name}") for name in names):
-        for name in re.findall(r"(?:self|server|app)\.(_[a-z]\w*)", inspect.getsource(module)):
-            assert not hasattr(SemanticSegmentation, name), f"{module.__name__} uses {name} of the SDK"
 
 
 def test_sdk_never_unpickles_a_checkpoint(running, checkpoint, monkeypatch, tmp_path):
@@ -191,7 +193,7 @@ def test_server_listens_where_it_was_told_once_our_routes_are_there(checkpoint, 
         routes = [route.path for route in app.get_server().routes if hasattr(route, "path")]
         started.append((options["host"], options["port"], routes.count("/inference_batch")))
 
-    monkeypatch.setattr(serve.sdk.uvicorn, "run", run)
+    monkeypatch.setattr(sdk_server.uvicorn, "run", run)
     monkeypatch.setattr(sys, "argv", ["serve", "deploy", "--model", str(checkpoint), "--device", "cpu"])
     with own_app():
         HRDAServer("127.0.0.1", 8123).serve()

@@ -14,7 +14,16 @@ from PIL import Image
 from serve.model.settings import ServeSettings
 from tests.common.hrda.test_checkpoints import bundle as former_bundle
 from tests.common.hrda.test_checkpoints import former_checkpoint
-from tests.serve.requests_of_clients import CLASSES, encoded, expected, post, refused, to_mask, upload
+from tests.serve.requests_of_clients import (
+    CLASSES,
+    deploy_files,
+    encoded,
+    expected,
+    post,
+    refused,
+    to_mask,
+    upload,
+)
 
 
 def test_session_says_what_is_deployed(running):
@@ -207,8 +216,3 @@ def test_settings_to_edit_say_at_which_thresholds_the_model_was_best(running, ch
         assert yaml.safe_load(text()) == yaml.safe_load(plain), "a hint changes no mask"
     finally:
         assert deploy_files(running, {"checkpoint": str(checkpoint)}).status_code == 200
-
-
-def deploy_files(running, files: dict[str, str], **params) -> requests.Response:
-    params = {"model_source": "Custom models", "model_files": files, "device": "cpu", **params}
-    return post(running, "deploy_from_api", {"deploy_params": params})

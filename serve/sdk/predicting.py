@@ -1,0 +1,168 @@
+"""How the SDK's server predicts what requests name, and how it answers.
+
+Private names that are overridden, and why:
+
+- `_format_output`: the SDK's own clients and command line still read `image_name`, which it calls `name` now.
+- `_get_inference_settings`: a client's settings are checked before the SDK adds the defaults.
+- `_create_label`: the SDK makes a label of the background in any case and has no place for confidences.
+- `_inference_auto`: a `rectangle` that does not fit the image is told in a sentence.
+- `_inference_image_ids`: waits for its own threads for a second at every request, where no labels are uploaded.
+- `_inference_video_id`: see `serve.sources.videos` for what the SDK does to videos.
+- `_inference_project_id`, `_run_speedtest`: what is not there is told in a sentence, before the SDK fails at it (or,
+  at a project without images, never ends).
+- `_inference_by_cli_deploy_args`: local images are read one by one, with their EXIF orientation.
+
+Private names that are read: `_args`, `_inference_images`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from contextlib import closing
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from supervisely import Annotation, Api, Label
+from supervisely.nn.inference.inference_request import InferenceRequest
+from supervisely.nn.model.prediction import Prediction
+
+from serve.errors import RequestError
+from serve.gate.bodies import IMAGE_IDS
+from serve.gate.rectangles import check_inside
+from serve.jobs import Job, Jobs
+from serve.limits import Limits
+from serve.model.labels import LabelledMask
+from serve.model.settings import without_client_arguments
+from serve.sdk.deploying import DeployingServer
+from serve.sources.instance_images import InstanceImages, find_images, require_image_project
+from serve.sources.uploads import UploadedImages
+from serve.sources.videos import FrameChoice, Frames, FrameSource, InstanceVideo, VideoFile
+
+
+class PredictingServer(DeployingServer):
+    """The SDK's server as far as it predicts."""
+
+    limits: Limits
+    cache: InstanceImages
+    inference_requests_manager: Jobs
+
+    def predict_now(self, images: Sequence[np.ndarray], state: Mapping[str, Any]) -> list[dict[str, Any]]:
+        """Results for `images`, in the form that the SDK's clients expect."""
+        return self.inference_requests_manager.run(self._inference_images, images, dict(state))
+
+    def predict_later(self, images: UploadedImages, state: Mapping[str, Any]) -> str:
+        """Start a job over `images`; its uuid, by which the SDK's routes give progress and results."""
+        jobs = self.inference_requests_manager
+        job = jobs.create()
+        images.ask_before_each(job.goes_on)
+        jobs.schedule_task(self._inference_images, images, dict(state), inference_request=job)
+        return job.uuid
+
+    def predict_video_later(self, path: Path, state: Mapping[str, Any]) -> str:
+        """Start a job over frames of a video file, which is removed at its end; the job's uuid."""
+        job, future = self.inference_requests_manager.schedule_task(self.predict_video_file, path, dict(state))
+        future.add_done_callback(lambda _: path.unlink(missing_ok=True))
+        return job.uuid
+
+    def predict_video_file(self, path: Path, state: dict[str, Any], inference_request: Job) -> None:
+        """Predict frames of a video file."""
+        with closing(VideoFile(path, "that was uploaded", self.limits)) as video:
+            self.predict_frames(video, {}, state, inference_request)
+
+    def predict_instance_video(self, api: Api, state: Mapping[str, Any]) -> dict[str, Any]:
+        """Results for a video of the instance, frame by frame."""
+        results = self.inference_requests_manager.run(self._inference_video_id, api, dict(state))
+        return {"ann": results, "video_ann": None}
+
+    def predict_frames(
+        self, video: FrameSource, place: Mapping[str, Any], state: dict[str, Any], inference_request: Job
+    ) -> None:
+        """Predict the frames of a video that `state` asks for; results tell their indices and the video's `place`.
+
+        Raises:
+            RequestError: there are no such frames.
+            TooLarge: more of them than a client may wait for.
+        """
+        frames = Frames(video, FrameChoice.of(state), inference_request.goes_on)
+        if inference_request.is_waited_for:
+            frames.require_at_most(self.limits.max_frames)
+        inference_request.details = frames.details(place)
+        self._inference_images(frames, state, inference_request)
+        inference_request.final_result = {"video_ann": None}
+
+    def start_speedtest(self, api: Api, state: Mapping[str, Any]) -> str:
+        """Start a job that measures predictions of a project's images; its uuid."""
+        request, _ = self.inference_requests_manager.schedule_task(self._run_speedtest, api, dict(state))
+        return request.uuid
+
+    def probabilities(self, images: Sequence[np.ndarray], settings: dict[str, Any]) -> bytes:
+        """All classes' probabilities of an image, as numpy's compressed archive."""
+        raise NotImplementedError
+
+    def predict_local(self, source: str, output: str, settings: Mapping[str, Any], draw: bool) -> None:
+        """Predict the image or folder `source` into the folder `output`."""
+        raise NotImplementedError
+
+    # Overrides of private names
+
+    def _inference_image_ids(self, api: Api, state: dict[str, Any], inference_request: Job) -> None:
+        ids = next(state[name] for name in IMAGE_IDS if state.get(name) is not None)
+        ids = ids if isinstance(ids, list) else [ids]
+        if len(set(ids)) < len(ids):
+            raise RequestError("An image must not be named twice.")
+        if state.get("upload_mode") is None and state.get("output_project_id") is None:
+            infos = find_images(api, ids)
+            inference_request.details = iter(infos)
+            images = self.cache.images(api, ids, inference_request.goes_on)
+            self._inference_images(images, state, inference_request)
+        else:
+            super()._inference_image_ids(api, state | {"batch_ids": ids}, inference_request)
+
+    def _inference_project_id(self, api: Api, state: dict[str, Any], inference_request: InferenceRequest) -> None:
+        project_id = state.get("projectId") or state.get("project_id")
+        require_image_project(api, project_id)
+        super()._inference_project_id(api, state | {"project_id": project_id}, inference_request)
+
+    def _inference_video_id(self, api: Api, state: dict[str, Any], inference_request: Job) -> None:
+        video_id = state.get("videoId") or state.get("video_id")
+        with closing(InstanceVideo(api, video_id, self.limits, inference_request.is_stopped)) as video:
+            self.predict_frames(video, video.place, state, inference_request)
+
+    def _run_speedtest(self, api: Api, state: dict[str, Any], inference_request: InferenceRequest) -> None:
+        require_image_project(api, state["projectId"])
+        chosen = state.get("dataset_ids")
+        found = api.dataset.get_list(state["projectId"], recursive=True)
+        if not any(each.items_count for each in found if chosen is None or each.id in chosen):
+            raise RequestError(f"Project {state['projectId']} has no images to measure with.")
+        super()._run_speedtest(api, state, inference_request)
+
+    def _get_inference_settings(self, state: dict[str, Any]) -> dict[str, Any]:
+        settings = without_client_arguments(state.get("settings") or {}, state)
+        given = {**state, "settings": settings}
+        for place in (given, settings):
+            if place.get("rectangle", ...) is None:
+                del place["rectangle"]
+        return super()._get_inference_settings(given)
+
+    def _format_output(self, predictions: list[Prediction]) -> list[dict[str, Any]]:
+        return [result | {"image_name": result["name"]} for result in super()._format_output(predictions)]
+
+    def _create_label(self, dto: LabelledMask, classes_whitelist: list[str] | str | None = None) -> list[Label]:
+        return dto.labels(None if classes_whitelist in (None, "all") else classes_whitelist)
+
+    def _inference_auto(
+        self, source: list[str | np.ndarray], settings: dict[str, Any]
+    ) -> tuple[list[Annotation], list[dict[str, Any]]]:
+        shared = [settings["rectangle"]] * len(source) if "rectangle" in settings else []
+        for image, rectangle in zip(source, settings.get("rectangles") or shared, strict=False):
+            if isinstance(image, np.ndarray):
+                check_inside(rectangle, image)
+        return super()._inference_auto(source, settings)
+
+    def _inference_by_cli_deploy_args(self) -> None:
+        args = self._args
+        if args.project_id is None and args.dataset_id is None and args.image_id is None:
+            self.predict_local(args.input, args.output, args.settings or {}, args.draw)
+        else:
+            super()._inference_by_cli_deploy_args()

@@ -1,0 +1,84 @@
+"""The SDK's server put together: its parts, its routes and its life in a process.
+
+Private names that are overridden, and why:
+
+- `_run_server`: host and port can be chosen, and our routes are in place before the first request.
+
+Private names that are read: `_app`, `_is_cli_deploy`.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import supervisely.io.env as sly_env
+import uvicorn
+from fastapi import FastAPI, Request
+from supervisely import Api
+
+from common.assets import use_assets
+from serve.errors import RequestError
+from serve.gate.admission import Admission
+from serve.gate.monitoring import Metrics
+from serve.jobs import Jobs
+from serve.limits import Limits
+from serve.sdk.predicting import PredictingServer
+from serve.sources.instance_images import InstanceImages
+
+
+class SdkServer(PredictingServer):
+    """The SDK's server with the overrides that this app needs, and plain methods for what is private in it."""
+
+    def __init__(self, host: str, port: int, **options: Any) -> None:
+        self._address = (host, port)
+        self.limits = Limits.from_environment()
+        self.admission = Admission(self.limits)
+        self.metrics = Metrics(self.limits, lambda: self.admission.held, self.describe_model)
+        super().__init__(sliding_window_mode="none", **options)
+        self.cache = InstanceImages(self.limits, sly_env.smart_cache_container_dir())
+        self.inference_requests_manager = Jobs(self.limits, self.metrics, self.on_one_model)
+
+    def drain(self) -> None:
+        """Let what is computed end, then stop the rest."""
+        self.admission.close()
+        if not self.admission.wait_until_empty(self.limits.drain_s):
+            self.inference_requests_manager.stop_all()
+        self.inference_requests_manager.close()
+
+    def describe_model(self) -> dict[str, str]:
+        """The deployed model for a monitor; empty without one."""
+        raise NotImplementedError
+
+    def api_from_request(self, request: Request) -> Api:
+        """The instance, as the user whose token came with the request, or else as the app's own.
+
+        Raises:
+            RequestError: the app was started without an instance.
+        """
+        api = getattr(request.state, "api", None) or self.api
+        if api is None:
+            raise RequestError(
+                "Ids belong to a Supervisely instance, and this service was started without one: set SERVER_ADDRESS "
+                "and API_TOKEN in its environment, or send the images themselves."
+            )
+        return api
+
+    def serve(self) -> None:
+        """Set up the app's routes and, on the command line, answer requests until stopped."""
+        super().serve()
+        self.add_routes(self._app.get_server())
+        use_assets(self._app.get_server())
+        if self._is_cli_deploy:
+            host, port = self._address
+            drain_s = int(self.limits.drain_s) + 1
+            # One line a request is written by the gate.
+            uvicorn.run(
+                self._app, host=host, port=port, ws="websockets", access_log=False, timeout_graceful_shutdown=drain_s
+            )
+
+    def add_routes(self, server: FastAPI) -> None:
+        """Called once, when the SDK's routes are there and no request has come yet."""
+        raise NotImplementedError
+
+    def _run_server(self) -> None:
+        """`serve` does it, once our routes are in place."""
