@@ -224,7 +224,7 @@ def plain_step(settings: TrainSettings, device: torch.device, way: str) -> Calla
     ]
     training = PlainTraining(*networks, settings.self_training)
     rates = settings.optimizer
-    optimizer = AdamW(optimizer_groups(model, rates.lr, rates.weight_decay, rates.head_lr_factor), betas=rates.betas)
+    optimizer = AdamW(optimizer_groups(model, rates.lr, rates.weight_decay, rates.head_lr_factor))
     generator = torch.Generator()
 
     def step(batch: Batch, iteration: int) -> list[float]:

@@ -198,8 +198,6 @@ class SelfTrainingSettings(PlainSettings):
         Expected("names of classes, such as [person, car], in place of the indices of former settings"),
     ] = ()
     """Names of the classes whose features are held near ImageNet's: things that ImageNet knows."""
-    feature_distance_min_share: Fraction = 0.75
-    """Smallest share of one class in an encoder cell for the cell to count."""
     ignore_margins: Annotated[
         tuple[Count, Count, Count, Count],
         FromList,

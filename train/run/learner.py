@@ -32,6 +32,9 @@ from train.run.watch import FINITE
 from train.settings.sections import OptimizerSettings
 from train.settings.training import TrainSettings
 
+WARMUP_START = 1e-6
+"""Share of the learning rate at the first iteration of the warm-up, as in the reference implementation."""
+
 
 class Learner:
     """What learns, on its device.
@@ -84,7 +87,7 @@ class Learner:
         rates = settings.optimizer
         groups = optimizer_groups(self.student, rates.lr, rates.weight_decay, rates.head_lr_factor)
         self._full_rates = [group["lr"] for group in groups]
-        self.optimizer = AdamW(groups, betas=rates.betas, fused=True)
+        self.optimizer = AdamW(groups, fused=True)
         self.scaler = torch.amp.GradScaler(device.type, enabled=precision == "float16")
         self._guarded = GuardedOptimizer(self.optimizer, (self.student, self.teacher), self.scaler, compute.clip_norm)
         self._generator = torch.Generator()
@@ -186,5 +189,5 @@ def lr_factor(iteration: int, iterations: int, settings: OptimizerSettings) -> f
     """
     factor = (1 - min(iteration, iterations) / iterations) ** settings.power
     if iteration < settings.warmup_iterations:
-        factor *= 1 - (1 - iteration / settings.warmup_iterations) * (1 - settings.warmup_start_ratio)
+        factor *= 1 - (1 - iteration / settings.warmup_iterations) * (1 - WARMUP_START)
     return factor

@@ -16,8 +16,6 @@ from common.hrda.checks import (
     Count,
     Expected,
     Fraction,
-    FractionBelowOne,
-    FromList,
     NotNegative,
     PlainSettings,
     SettingsError,
@@ -37,15 +35,8 @@ class OptimizerSettings(PlainSettings):
     """Learning rate of the decoder as a multiple of `lr`."""
     weight_decay: NotNegative = 1e-4
     """Decay of all weights but those of norms and position blocks."""
-    betas: Annotated[tuple[FractionBelowOne, FractionBelowOne], FromList, Expected("two numbers from 0 to below 1")] = (
-        0.9,
-        0.999,
-    )
-    """AdamW's averaging factors of the gradient and of its square."""
     warmup_iterations: Count = 500
-    """Iterations over which the rate grows from `warmup_start_ratio` of its value to all of it."""
-    warmup_start_ratio: Fraction = 1e-6
-    """Share of the rate at the very first iteration."""
+    """Iterations over which the rate grows to its value."""
     power: NotNegative = 1.0
     """Power of the polynomial by which the rate falls to 0 at the end of the run; 0 keeps it constant."""
     skip_limit: AtLeastOne = 20

@@ -41,7 +41,16 @@ from train.settings.sections import (
 
 RANDOM, IMAGENET, AUTO = "none", "imagenet", "auto"
 """What `pretrained` may be besides a file."""
-_FORMER_FOLDER = "pretrained_dir"
+_RETIRED: dict[str, tuple[Any, str]] = {
+    "optimizer.betas": ([0.9, 0.999], "every run has [0.9, 0.999]"),
+    "optimizer.warmup_start_ratio": (1e-6, "every run has 1.0e-06"),
+    "self_training.feature_distance_min_share": (0.75, "every run has 0.75"),
+    "pretrained_dir": (
+        None,
+        f"the owner of the machine says where downloaded weights are kept, by the variable {FOLDER} in its environment",
+    ),
+}
+"""Former settings, which files of former runs name: the value at which they are passed over, and why they went."""
 DEFAULT_YAML = Path(__file__).parents[1] / "hyperparameters.yaml"
 
 
@@ -143,15 +152,7 @@ class TrainSettings(PlainSettings):
         if isinstance(model, Mapping) and "num_classes" in model:
             # It follows from the classes; two places to say it could disagree.
             raise SettingsError("model.num_classes follows from the chosen classes. Leave it out.")
-        if data.get(_FORMER_FOLDER, ...) is None:
-            # As runs of former versions have recorded it.
-            data = {name: value for name, value in data.items() if name != _FORMER_FOLDER}
-        elif _FORMER_FOLDER in data:
-            raise SettingsError(
-                f"{_FORMER_FOLDER} is no setting any more: the owner of the machine says where downloaded weights are "
-                f"kept, by the variable {FOLDER} in its environment. Leave it out."
-            )
-        return super().from_dict(data)
+        return super().from_dict(_without_retired(data))
 
     @classmethod
     def from_yaml(cls, text: str) -> Self:
@@ -191,6 +192,24 @@ class TrainSettings(PlainSettings):
                 )
             _set(data, key.strip(), read_yaml(value))
         return self.from_dict(data)
+
+
+def _without_retired(data: Mapping[str, Any], path: str = "") -> dict[str, Any]:
+    """`data`, of which `path` is the dotted name with a dot behind it, without former settings.
+
+    Raises:
+        SettingsError: one of them says what no run does any more.
+    """
+    kept = {}
+    for key, value in data.items():
+        name = f"{path}{key}"
+        if name not in _RETIRED:
+            kept[key] = _without_retired(value, f"{name}.") if isinstance(value, Mapping) else value
+        elif value != _RETIRED[name][0]:
+            raise SettingsError(
+                f"{name} is no setting any more: {_RETIRED[name][1]}. Leave it out. Received: {received(value)}."
+            )
+    return kept
 
 
 def _set(data: dict[str, Any], key: str, value: Any) -> None:

@@ -2,7 +2,7 @@
 
 The decoder's dilated depthwise convolutions (6, 12 and 18 on 1024 channels) are a thousandth of its multiplications and
 take a third of its time in the CPU's own kernels. The fast one of these wants channels side by side in memory, gives
-up on borders wider than some to the left and right, and knows no gradients. So a map brings such a border with it; the
+up on borders wider than some to the left and right, and knows no gradients. So a map gets such a border beforehand; the
 gradient of the map, a convolution too, takes the same way; and the gradient of the kernel is nine products of shifted
 maps. All are torch's sums in another order.
 """
@@ -19,26 +19,24 @@ from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
 WIDEST_BORDER = 6
-# Bordered maps up to so many values are made in memory that is used again: fresh memory takes as long as the sums.
+# Bordered maps of so many values stay near the cache: larger ones take longer to make than to convolve.
 VALUES_AT_ONCE = 2**21
 # Two maps of 32×32 pixels and their product stay in the cache of a core.
 CHANNELS_AT_ONCE = 256
 
 
 class DilatedDepthwiseConv2d(nn.Conv2d):
-    """A depthwise 3×3 convolution whose border is as wide as its dilation; on the CPU it trains by `dilated_depthwise`.
-
-    In eval mode it is torch's convolution, so that exports and the rearranged network see what they expect.
-    """
+    """A depthwise 3×3 convolution without bias whose border is as wide as its dilation."""
 
     def forward(self, x: Tensor) -> Tensor:
         """Convolve B×C×H×W."""
-        is_plain = self.bias is None and self.padding == self.dilation
-        if self.training and is_plain and x.device.type == "cpu" and not torch.compiler.is_compiling():
-            if torch.is_autocast_enabled("cpu"):
-                x = x.to(torch.get_autocast_dtype("cpu"))
-            return dilated_depthwise(x, self.weight, self.dilation[0])
-        return super().forward(x)
+        if x.device.type != "cpu" or torch.compiler.is_compiling():
+            return super().forward(x)
+        if not self.training:
+            return _convolve(x, self.weight, self.bias, self.dilation[0])
+        if torch.is_autocast_enabled("cpu"):
+            x = x.to(torch.get_autocast_dtype("cpu"))
+        return dilated_depthwise(x, self.weight, self.dilation[0])
 
 
 def dilated_depthwise(x: Tensor, weight: Tensor, dilation: int) -> Tensor:
@@ -75,35 +73,30 @@ class _DilatedDepthwise(torch.autograd.Function):
     def forward(ctx: Any, x: Tensor, weight: Tensor, dilation: int) -> Tensor:
         ctx.save_for_backward(x, weight)
         ctx.dilation = dilation
-        return _convolve(x, weight, dilation)
+        return _in_parts(x, weight.to(x.dtype), dilation)
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, Tensor, None]:
         x, weight = ctx.saved_tensors
         gradient = gradient.contiguous(memory_format=torch.channels_last)
-        of_x = _convolve(gradient, weight.flip(2, 3), ctx.dilation)
+        of_x = _in_parts(gradient, weight.flip(2, 3).to(gradient.dtype), ctx.dilation)
         return of_x, _kernel_gradient(x, gradient, ctx.dilation).to(weight.dtype), None
 
 
-def _convolve(x: Tensor, weight: Tensor, dilation: int) -> Tensor:
-    weight = weight.to(x.dtype)
-    if dilation <= WIDEST_BORDER:
-        return F.conv2d(x, weight, padding=dilation, dilation=dilation, groups=len(weight))
-    count, channels, height, width = x.shape
-    at_once = max(min(VALUES_AT_ONCE // (channels * height * width), count), 1)
-    shape = (at_once, channels, height, width + 2 * dilation)
-    bordered = torch.empty(shape, dtype=x.dtype, memory_format=torch.channels_last).zero_()
-    out = None if at_once == count else torch.empty_like(x)
-    for first in range(0, count, at_once):
-        images = x[first : first + at_once]
-        part = bordered[: len(images)]
-        part[..., dilation:-dilation].copy_(images)
-        convolved = F.conv2d(part, weight, padding=(dilation, 0), dilation=dilation, groups=len(weight))
-        if out is None:
-            return convolved
-        out[first : first + at_once] = convolved
-    return out
+def _in_parts(x: Tensor, weight: Tensor, dilation: int) -> Tensor:
+    """`_convolve` of few images at a time."""
+    at_once = max(VALUES_AT_ONCE // x[0].numel(), 1)
+    if len(x) <= at_once:
+        return _convolve(x, weight, None, dilation)
+    return torch.cat([_convolve(images, weight, None, dilation) for images in x.split(at_once)])
+
+
+def _convolve(x: Tensor, weight: Tensor, bias: Tensor | None, dilation: int) -> Tensor:
+    rows = columns = dilation
+    if dilation > WIDEST_BORDER:
+        x, columns = F.pad(x, (dilation, dilation, 0, 0)), 0
+    return F.conv2d(x, weight, bias, padding=(rows, columns), dilation=dilation, groups=len(weight))
 
 
 def _kernel_gradient(x: Tensor, gradient: Tensor, dilation: int) -> Tensor:

@@ -16,7 +16,6 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.nn.utils.fusion import fuse_conv_bn_weights
 
-from common.hrda.network.depthwise import WIDEST_BORDER
 from common.hrda.network.heads import DAFormerHead, resize
 from common.hrda.network.segmentor import HRDASegmentor
 
@@ -48,7 +47,7 @@ class FoldedDecoder(nn.Module):
         self.embeddings = nn.ModuleList(_embedding(layer.proj) for layer in head.embed_layers)
         direct, *separable = head.fuse_layer.aspp_modules
         self.direct = _Commuted(head, direct)
-        self.depthwise = nn.ModuleList(_depthwise(branch.depthwise_conv) for branch in separable)
+        self.depthwise = nn.ModuleList(_folded(branch.depthwise_conv) for branch in separable)
         self.pointwise = nn.ModuleList(_folded(branch.pointwise_conv) for branch in separable)
         self.bottleneck = _folded(head.fuse_layer.bottleneck)
         self.classify = copy.deepcopy(head.conv_seg)
@@ -101,27 +100,6 @@ class _Commuted(nn.Module):
         for layer, feature in zip(self.layers, features, strict=True):
             total = total + resize(layer(feature), size)
         return F.relu_(total)
-
-
-class _PaddedFirst(nn.Module):
-    """A convolution whose border is added to the map beforehand."""
-
-    def __init__(self, conv: nn.Conv2d) -> None:
-        super().__init__()
-        rows, columns = conv.padding
-        self.border = (columns, columns, rows, rows)
-        self.conv = conv
-        self.conv.padding = (0, 0)
-
-    def forward(self, x: Tensor) -> Tensor:
-        return self.conv(F.pad(x, self.border))
-
-
-def _depthwise(module: nn.Module) -> nn.Module:
-    conv = _folded(module)
-    # Channels-last, the CPU's fast kernel for dilated depthwise convolutions gives up on borders wider than some; the
-    # one that it leaves them to takes up to ten times as long. A map that brings its border has none.
-    return _PaddedFirst(conv) if conv.padding[0] > WIDEST_BORDER else conv
 
 
 def _embedding(linear: nn.Linear) -> nn.Conv2d:

@@ -12,6 +12,9 @@ from common.hrda.checks import SettingsError, closest
 from common.hrda.pixels import IGNORE_LABEL
 from common.hrda.training.pseudo_labels import Share, alone
 
+MIN_SHARE = 0.75
+"""Smallest share of one class in an encoder cell for the cell to count (DAFormer)."""
+
 
 def class_indices(names: Sequence[str], class_names: Sequence[str]) -> tuple[int, ...]:
     """Indices of the classes `names` among all `class_names`.

@@ -18,7 +18,7 @@ from common.hrda.checks import closest
 from common.hrda.network.segmentor import HRDASegmentor, draw_detail_box
 from common.hrda.pixels import denormalise, normalise
 from common.hrda.settings import MODES, SelfTrainingSettings
-from common.hrda.training.feature_distance import class_indices, feature_distance
+from common.hrda.training.feature_distance import MIN_SHARE, class_indices, feature_distance
 from common.hrda.training.masking import block_side, draw_kept_blocks, mask_blocks
 from common.hrda.training.mixing import ColorJitter, blur, class_masks, draw_classes, draw_sigma, paste, present_classes
 from common.hrda.training.pseudo_labels import ClassCuts, PseudoLabels, averaged_views, pseudo_labels
@@ -318,7 +318,7 @@ class SelfTraining:
             reference,
             labels,
             self._distance_classes,
-            settings.feature_distance_min_share,
+            MIN_SHARE,
             self.student.num_classes,
             self.ranks.mean,
         )
