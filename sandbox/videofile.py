@@ -41,9 +41,13 @@ def inspect(path: Path) -> VideoFacts:
     """
     with _opened(path) as capture:
         readable, first = capture.read()
-        frames, fps = int(capture.get(cv2.CAP_PROP_FRAME_COUNT)), capture.get(cv2.CAP_PROP_FPS)
-        if not readable or frames < 1 or fps <= 0:
+        fps = capture.get(cv2.CAP_PROP_FPS)
+        if not readable or fps <= 0:
             raise UnreadableVideo("The file is not a video in a known format.")
+        # What the file says of their number may be a guess.
+        frames = 1
+        while capture.grab():
+            frames += 1
         codec = int(capture.get(cv2.CAP_PROP_FOURCC)).to_bytes(4, "little").decode("ascii", "replace")
         return VideoFacts(codec, first.shape[1], first.shape[0], frames, fps)
 
@@ -51,6 +55,7 @@ def inspect(path: Path) -> VideoFacts:
 def read_frame(path: Path, index: int) -> bytes | None:
     """One frame as PNG, or None if the video ends before it."""
     with _opened(path) as capture:
-        capture.set(cv2.CAP_PROP_POS_FRAMES, index)
-        readable, frame = capture.read()
+        # A jump would lead to a guess where the rate of frames changes.
+        is_before = all(capture.grab() for _ in range(index))
+        readable, frame = capture.read() if is_before else (False, None)
     return cv2.imencode(".png", frame)[1].tobytes() if readable else None

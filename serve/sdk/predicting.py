@@ -18,8 +18,7 @@ Private names that are read: `_args`, `_inference_images`.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from contextlib import closing
-from pathlib import Path
+from contextlib import closing, suppress
 from typing import Any
 
 import numpy as np
@@ -37,7 +36,7 @@ from serve.model.settings import without_client_arguments
 from serve.sdk.deploying import DeployingServer
 from serve.sources.instance_images import InstanceImages, find_images, require_image_project
 from serve.sources.uploads import UploadedImages
-from serve.sources.videos import FrameChoice, Frames, FrameSource, InstanceVideo, VideoFile
+from serve.sources.videos import FrameChoice, Frames, FrameSource, InstanceVideo, UploadedVideo
 
 
 class PredictingServer(DeployingServer):
@@ -59,16 +58,11 @@ class PredictingServer(DeployingServer):
         jobs.schedule_task(self._inference_images, images, dict(state), inference_request=job)
         return job.uuid
 
-    def predict_video_later(self, path: Path, state: Mapping[str, Any]) -> str:
-        """Start a job over frames of a video file, which is removed at its end; the job's uuid."""
-        job, future = self.inference_requests_manager.schedule_task(self.predict_video_file, path, dict(state))
-        future.add_done_callback(lambda _: path.unlink(missing_ok=True))
+    def predict_video_later(self, video: UploadedVideo, state: Mapping[str, Any]) -> str:
+        """Start a job over frames of an uploaded video, which is removed at its end; the job's uuid."""
+        job, future = self.inference_requests_manager.schedule_task(self.predict_frames, video, {}, dict(state))
+        future.add_done_callback(lambda _: video.close())
         return job.uuid
-
-    def predict_video_file(self, path: Path, state: dict[str, Any], inference_request: Job) -> None:
-        """Predict frames of a video file."""
-        with closing(VideoFile(path, "that was uploaded", self.limits)) as video:
-            self.predict_frames(video, {}, state, inference_request)
 
     def predict_instance_video(self, api: Api, state: Mapping[str, Any]) -> dict[str, Any]:
         """Results for a video of the instance, frame by frame."""
@@ -84,9 +78,13 @@ class PredictingServer(DeployingServer):
             RequestError: there are no such frames.
             TooLarge: more of them than a client may wait for.
         """
-        frames = Frames(video, FrameChoice.of(state), inference_request.goes_on)
-        if inference_request.is_waited_for:
-            frames.require_at_most(self.limits.max_frames)
+        most = self.limits.max_frames if inference_request.is_waited_for else None
+        choice = FrameChoice.of(state)
+        with suppress(RequestError):
+            # Clients take the length of the job from its first report, which is due before the frames are counted.
+            said = len(choice.indices(video.frames_said, video.name))
+            inference_request.set_stage(inference_request.Stage.INFERENCE, 0, said)
+        frames = Frames(video, choice, inference_request.goes_on, most)
         inference_request.details = frames.details(place)
         self._inference_images(frames, state, inference_request)
         inference_request.final_result = {"video_ann": None}

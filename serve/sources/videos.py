@@ -7,25 +7,22 @@ and out for ids, and ignores names that its own clients send: `framesDirection`,
 
 from __future__ import annotations
 
-import os
 import shutil
-import tempfile
 from collections import deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import closing, contextmanager
+from contextlib import closing
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any, Protocol, Self
 
-import cv2
 import numpy as np
 from fastapi import UploadFile
 from supervisely import Api
 
-from common.data.images import ImageError, ImageTooLarge, decode_image
+from common.data.images import ImageError, decode_image
 from serve.errors import NotFound, RequestError, TooLarge
 from serve.limits import Limits
 from serve.sources.instance_images import fetch
+from serve.sources.video_files import VideoFile, new_folder, require_pixels
 
 FEW = 8
 """So many frames of a video of the instance are fetched one by one; for more of them its file is."""
@@ -35,12 +32,11 @@ END = ("endFrameIndex", "end_frame_index", "end_frame")
 STEP = ("stride", "step")
 DIRECTION = ("direction", "framesDirection")
 DIRECTIONS = ("forward", "backward")
-_SKIPPED = 20
-"""So many frames are passed over faster one by one than by looking for a place to start from."""
 _DECODED_BACKWARD = 4
 """Frames that are decoded together on the way back: a video can be decoded forward only."""
+_CHECKED_AT_ONCE = 1000
+"""So many frames of an upload are counted before its client gets an answer."""
 _CHUNK = 1 << 20
-_UNREADABLE = "Cannot read the video {}: it is damaged, incomplete or of a kind that is not read."
 
 
 @dataclass(frozen=True)
@@ -69,17 +65,25 @@ class FrameChoice:
         return cls(given(START), given(COUNT), given(END), state.get("duration"), given(STEP, 1), backward)
 
     @property
-    def is_open(self) -> bool:
-        """Whether the range goes as far as there are frames."""
-        return self.count is None and self.end is None
+    def needed(self) -> int:
+        """Frames that a video must have at the least for the range to lie in it."""
+        if self.backward:
+            return self.start + 1 if self.start is not None else self.count or 1
+        start = self.start or 0
+        return start + self.count if self.count is not None else max(self.end or 0, start + 1)
 
-    def indices(self, frames: int, fps: float, name: str) -> range:
+    @property
+    def needs_all(self) -> bool:
+        """Whether the range depends on where the video ends, or on how long its frames are shown."""
+        return (self.count is None and self.end is None) or (self.backward and self.start is None)
+
+    def indices(self, frames: int, name: str, times: Sequence[float] | None = None) -> range:
         """Indices of the frames, in the order in which they are predicted.
 
         Args:
             frames: of the video.
-            fps: frames a second.
             name: what an error message calls the video.
+            times: when each frame is shown, in milliseconds; None: not known.
 
         Raises:
             RequestError: the range does not lie inside the video; it says what does.
@@ -96,10 +100,9 @@ class FrameChoice:
             count = self.count
         elif self.end is not None:
             count = sign * (self.end - start)
-        elif self.duration is not None:
-            if not fps > 0:
-                raise RequestError(f"The seconds of video {name} are not known. Give framesCount in place of duration.")
-            count = min(left, max(1, round(self.duration * fps)))
+        elif self.duration is not None and times is not None:
+            shown = range(start, start + sign * left, sign)
+            count = sum(round(abs(times[index] - times[start]), 3) < 1000 * self.duration for index in shown)
         if not 1 <= count <= left:
             direction = DIRECTIONS[self.backward]
             asked = f"framesCount {count}" if self.count is not None else f"endFrameIndex {self.end}"
@@ -113,11 +116,11 @@ class FrameSource(Protocol):
     """A video that frames are read from."""
 
     name: str
-    frames: int
-    fps: float
+    size: tuple[int, int]
+    frames_said: int
 
-    def expect(self, count: int) -> None:
-        """How many frames will be read altogether."""
+    def choose(self, choice: FrameChoice, goes_on: Callable[[], bool], most: int | None) -> range:
+        """Indices of the frames of a choice; empty once `goes_on` says no. More than `most` are refused."""
 
     def read(self, indices: Sequence[int]) -> dict[int, np.ndarray]:
         """Frames by index, each H×W×3 uint8 RGB; without those that are not there."""
@@ -126,55 +129,28 @@ class FrameSource(Protocol):
         """Nothing is read any more."""
 
 
-class VideoFile:
+class UploadedVideo:
     """A video in a file.
 
     Args:
-        path: of the file.
-        name: what an error message calls it.
-        limits: of the service.
-
-    Raises:
-        ImageError: not a video.
-        ImageTooLarge: its frames have too many pixels.
+        file: of the video; `close` closes it.
     """
 
-    def __init__(self, path: Path, name: str, limits: Limits) -> None:
-        self.name = name
-        self._capture = cv2.VideoCapture(str(path), cv2.CAP_FFMPEG)
-        self._next = 0
-        self.frames = int(self._capture.get(cv2.CAP_PROP_FRAME_COUNT))
-        self.fps = self._capture.get(cv2.CAP_PROP_FPS)
-        try:
-            if self.frames < 1:
-                raise ImageError(_UNREADABLE.format(name))
-            sides = (cv2.CAP_PROP_FRAME_WIDTH, cv2.CAP_PROP_FRAME_HEIGHT)
-            require_pixels(*(int(self._capture.get(side)) for side in sides), name, limits)
-        except ImageError:
-            self.close()
-            raise
+    def __init__(self, file: VideoFile) -> None:
+        self._file, self.name, self.size, self.frames_said = file, file.name, file.size, file.frames_said
+        self.read, self.close = file.read, file.close
 
-    def expect(self, count: int) -> None:
-        """How many frames will be read altogether."""
+    def choose(self, choice: FrameChoice, goes_on: Callable[[], bool], most: int | None) -> range:
+        """Indices of the frames of a choice, counted in the file; empty once `goes_on` says no.
 
-    def read(self, indices: Sequence[int]) -> dict[int, np.ndarray]:
-        """Frames by index, each H×W×3 uint8 RGB; without those that cannot be decoded."""
-        found = {}
-        for index in sorted(indices):
-            if 0 <= index - self._next <= _SKIPPED:
-                for _ in range(index - self._next):
-                    self._capture.grab()
-            else:
-                self._capture.set(cv2.CAP_PROP_POS_FRAMES, index)
-            self._next = index + 1
-            is_read, frame = self._capture.read()
-            if is_read:
-                found[index] = cv2.cvtColor(frame, cv2.COLOR_BGR2RGB)
-        return found
-
-    def close(self) -> None:
-        """Close the file."""
-        self._capture.release()
+        Raises:
+            RequestError: the range does not lie inside the video.
+            TooLarge: more than `most` frames.
+        """
+        frames = self._file.count(None if choice.needs_all else choice.needed, goes_on)
+        if not goes_on():
+            return range(0)
+        return _at_most(choice.indices(frames, self.name, self._file.times()), most)
 
 
 class InstanceVideo:
@@ -201,61 +177,64 @@ class InstanceVideo:
         """Where the video lies, as results tell it."""
         if not info.frames_count or not info.frame_width or not info.frame_height:
             raise RequestError(f"The instance does not know the frames of video {video_id} yet. Try again later.")
-        require_pixels(info.frame_width, info.frame_height, self.name, limits)
-        self._size = int(info.file_meta.get("size") or 0)
-        self.frames = int(info.frames_count)
-        seconds = info.file_meta.get("duration") or 0
-        self.fps = self.frames / seconds if seconds > 0 else 0.0
-        self._expected = self.frames
-        self._path: Path | None = None
+        self.size = (info.frame_height, info.frame_width)
+        """Height and width of a frame."""
+        require_pixels(*self.size, self.name, limits)
+        self._bytes = int(info.file_meta.get("size") or 0)
+        self.frames_said = int(info.frames_count)
         self._file: VideoFile | None = None
 
-    def expect(self, count: int) -> None:
-        """How many frames will be read altogether; the way they are fetched depends on it.
+    def choose(self, choice: FrameChoice, goes_on: Callable[[], bool], most: int | None) -> range:
+        """Indices of the frames of a choice; empty once `goes_on` says no.
+
+        A few whose place the choice says are fetched alone. For others the file is fetched, and its frames counted.
 
         Raises:
-            TooLarge: for so many the file is needed, which is larger than the service reads.
+            RequestError: the range does not lie inside the video.
+            TooLarge: more than `most` frames, or a file that is larger than the service reads.
         """
-        self._expected = count
-        if count > FEW and self._size > self._limits.max_request_bytes:
+        indices = _at_most(choice.indices(self.frames_said, self.name), most)
+        if len(indices) <= FEW and not choice.needs_all:
+            return indices
+        if self._bytes > self._limits.max_request_bytes:
             raise self._too_large()
+        self._file = self._fetch_file()
+        return UploadedVideo(self._file).choose(choice, goes_on, most) if self._file is not None else range(0)
 
     def read(self, indices: Sequence[int]) -> dict[int, np.ndarray]:
         """Frames by index, each H×W×3 uint8 RGB; without those that cannot be decoded."""
-        if self._expected <= FEW:
-            return {index: self._fetch_frame(index) for index in indices}
         if self._file is None:
-            self._path = self._fetch_file()
-            if self._is_stopped():
-                return {}
-            self._file = VideoFile(self._path, self.name, self._limits)
+            return {index: self._fetch_frame(index) for index in indices}
         return self._file.read(indices)
 
     def close(self) -> None:
         """Remove the file."""
         if self._file is not None:
             self._file.close()
-        if self._path is not None:
-            self._path.unlink(missing_ok=True)
 
     def _fetch_frame(self, index: int) -> np.ndarray:
         name = f"frame {index} of video {self.name}"
         content = fetch(self._api, "videos.download-frame", {"videoId": self._id, "frame": index}, name, self._limits)
         return decode_image(content, name, max_pixels=self._limits.max_pixels)
 
-    def _fetch_file(self) -> Path:
+    def _fetch_file(self) -> VideoFile | None:
+        """The video in a file of its own; None once it is not wanted any more."""
         with (
-            new_file() as path,
-            path.open("wb") as file,
-            closing(self._api.post("videos.download", {"id": self._id}, stream=True)) as response,
+            new_folder() as folder,
+            closing(self._api.post("videos.download", {"id": self._id}, stream=True)) as answer,
         ):
-            for chunk in response.iter_content(_CHUNK):
-                if self._is_stopped():
-                    break
-                file.write(chunk)
-                if file.tell() > self._limits.max_request_bytes:
-                    raise self._too_large()
-        return path
+            path = folder / "video"
+            with path.open("wb") as file:
+                for chunk in answer.iter_content(_CHUNK):
+                    if self._is_stopped():
+                        break
+                    file.write(chunk)
+                    if file.tell() > self._limits.max_request_bytes:
+                        raise self._too_large()
+            if self._is_stopped():
+                shutil.rmtree(folder)
+                return None
+            return VideoFile(path, self.name, self._limits, folder)
 
     def _too_large(self) -> TooLarge:
         return TooLarge(
@@ -271,75 +250,45 @@ class Frames:
         source: the video.
         choice: what is asked for.
         goes_on: asked before each frame, whether it is still wanted.
+        most: frames that a client may wait for; None: any number.
 
     Raises:
         RequestError: the range does not lie inside the video, or is too long for it.
+        TooLarge: more than `most` frames.
     """
 
-    def __init__(self, source: FrameSource, choice: FrameChoice, goes_on: Callable[[], bool]) -> None:
-        self._source, self._choice, self._goes_on = source, choice, goes_on
-        self._indices = choice.indices(source.frames, source.fps, source.name)
+    def __init__(
+        self, source: FrameSource, choice: FrameChoice, goes_on: Callable[[], bool], most: int | None = None
+    ) -> None:
+        self._source, self._goes_on = source, goes_on
+        self._indices = source.choose(choice, goes_on, most)
+        self._together = _DECODED_BACKWARD if choice.backward else 1
         self._handed_over: deque[int] = deque()
-        source.expect(len(self._indices))
 
     def __len__(self) -> int:
         return len(self._indices)
 
     def __iter__(self) -> Iterator[np.ndarray]:
-        size = _DECODED_BACKWARD if self._choice.backward else 1
-        for chunk in (self._indices[at : at + size] for at in range(0, len(self), size)):
+        for chunk in (self._indices[at : at + self._together] for at in range(0, len(self), self._together)):
             if not self._goes_on():
                 return
             found = self._source.read(chunk)
             for index in chunk:
                 if not self._goes_on():
                     return
-                if index in found:
-                    self._handed_over.append(index)
-                    yield found.pop(index)
-                elif not self._may_lack(index):
-                    raise ImageError(
-                        f"Frame {index} of video {self._source.name} cannot be read: the video ends before it, or is "
-                        "damaged there."
-                    )
-
-    def require_at_most(self, most: int) -> None:
-        """Refuse a choice of more frames than a client may wait for.
-
-        Raises:
-            TooLarge: it says what to do.
-        """
-        if len(self) > most:
-            raise TooLarge(
-                f"At most {most} frames are predicted while a client waits. Use the asynchronous address, or choose "
-                f"fewer by framesCount or step. Received: {len(self)} frames."
-            )
+                if index not in found:
+                    raise ImageError(f"Frame {index} of video {self._source.name} cannot be read: it is damaged there.")
+                self._handed_over.append(index)
+                yield found.pop(index)
 
     def details(self, place: Mapping[str, Any]) -> Iterator[dict[str, Any]]:
         """What the results, in their order, say besides their annotations: `place` and the frame's index."""
         while True:
             yield {**place, "frame_index": self._handed_over.popleft()}
 
-    def _may_lack(self, index: int) -> bool:
-        # Some kinds of files tell their length in time only, from which the number of frames is guessed.
-        return self._choice.is_open and self._source.frames - index <= max(1.0, self._source.fps)
 
-
-def require_pixels(width: int, height: int, name: str, limits: Limits) -> None:
-    """Refuse a video by the size of its frames.
-
-    Raises:
-        ImageTooLarge: too many pixels.
-    """
-    if width * height > limits.max_pixels:
-        raise ImageTooLarge(
-            f"The frames of video {name} have too many pixels: at most {limits.max_megapixels:g} megapixels are read. "
-            f"Received: {width}×{height}."
-        )
-
-
-def keep_video(file: UploadFile, state: Mapping[str, Any], limits: Limits) -> Path:
-    """Write an uploaded video to a file of its own, whatever the client calls it.
+def keep_video(file: UploadFile, state: Mapping[str, Any], limits: Limits) -> UploadedVideo:
+    """Write an uploaded video to a file of its own, whatever the client calls it; `close` removes it.
 
     Args:
         file: what was uploaded.
@@ -350,25 +299,26 @@ def keep_video(file: UploadFile, state: Mapping[str, Any], limits: Limits) -> Pa
         ImageError: not a video whose first frame can be read, or one of too many pixels.
         RequestError: the frames that the request asks for do not lie inside it.
     """
-    name = file.filename or "without a name"
-    with new_file() as path:
+    name, choice = file.filename or "without a name", FrameChoice.of(state)
+    with new_folder() as folder:
+        path = folder / "video"
         with path.open("wb") as target:
             shutil.copyfileobj(file.file, target, _CHUNK)
-        with closing(VideoFile(path, name, limits)) as video:
-            FrameChoice.of(state).indices(video.frames, video.fps, name)
-            if not video.read([0]):
-                raise ImageError(_UNREADABLE.format(name))
-    return path
+        video = VideoFile(path, name, limits, folder)
+        try:
+            if choice.needed <= _CHECKED_AT_ONCE and (frames := video.count(choice.needed)) < choice.needed:
+                choice.indices(frames, name)
+        except RequestError:
+            video.close()
+            raise
+    return UploadedVideo(video)
 
 
-@contextmanager
-def new_file() -> Iterator[Path]:
-    """A file for a video, which is removed if the block fails."""
-    handle, name = tempfile.mkstemp(prefix="video_", suffix=".video")
-    os.close(handle)
-    path = Path(name)
-    try:
-        yield path
-    except BaseException:
-        path.unlink(missing_ok=True)
-        raise
+def _at_most(indices: range, most: int | None) -> range:
+    """`indices`, unless they are more than a client may wait for."""
+    if most is not None and len(indices) > most:
+        raise TooLarge(
+            f"At most {most} frames are predicted while a client waits. Use the asynchronous address, or choose "
+            f"fewer by framesCount or step. Received: {len(indices)} frames."
+        )
+    return indices

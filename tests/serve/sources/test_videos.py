@@ -15,8 +15,10 @@ from sandbox.testing import Sandbox
 from serve.errors import RequestError, TooLarge
 from serve.limits import Limits
 from serve.sources import videos
-from serve.sources.videos import FrameChoice, Frames, VideoFile
+from serve.sources.video_files import VideoFile, new_folder
+from serve.sources.videos import FrameChoice, Frames, UploadedVideo
 from tests.serve.conftest import serving_beside
+from tests.serve.films import with_durations, write_film
 from tests.serve.requests_of_clients import busy, expected, finished, post, refused, to_mask, upload, wait_until
 
 COUNT, FPS = 10, 4
@@ -89,7 +91,8 @@ def assert_frames(results: list[dict], masks: list[np.ndarray], indices) -> None
     ],
 )
 def test_frames_are_chosen_by_every_name_that_clients_use(state, indices):
-    assert list(FrameChoice.of(state).indices(10, 5.0, "film")) == list(indices)
+    times = [200.0 * number for number in range(10)]
+    assert list(FrameChoice.of(state).indices(10, "film", times)) == list(indices)
 
 
 @pytest.mark.parametrize(
@@ -105,50 +108,17 @@ def test_frames_are_chosen_by_every_name_that_clients_use(state, indices):
 )
 def test_frames_outside_of_the_video_are_refused_with_what_is_there(state, message):
     with pytest.raises(RequestError, match=message):
-        FrameChoice.of(state).indices(10, 5.0, "film")
-
-
-def test_seconds_of_a_video_of_unknown_length_are_refused():
-    with pytest.raises(RequestError, match="Give framesCount"):
-        FrameChoice.of({"duration": 1}).indices(10, 0.0, "film")
+        FrameChoice.of(state).indices(10, "film")
 
 
 @pytest.mark.parametrize("state", [{}, {"direction": "backward"}, {"start_frame": 3, "step": 4}, {"start_frame": 9}])
 def test_each_frame_is_decoded_at_its_place(film, frames, state):
-    file, choice = VideoFile(film, "film", Limits()), FrameChoice.of(state)
-    assert file.frames == COUNT and file.fps == pytest.approx(FPS)
-    read, chosen = list(Frames(file, choice, lambda: True)), choice.indices(COUNT, FPS, "film")
+    video, choice = UploadedVideo(VideoFile(film, "film", Limits())), FrameChoice.of(state)
+    read, chosen = list(Frames(video, choice, lambda: True)), choice.indices(COUNT, "film")
     assert len(read) == len(chosen)
     for frame, index in zip(read, chosen, strict=True):
         np.testing.assert_array_equal(frame, frames[index])
-    file.close()
-
-
-class ShorterThanItSays:
-    """A video of 20 frames by its header, which ends after `there`."""
-
-    name, frames, fps = "film", 20, 5.0
-
-    def __init__(self, there: int) -> None:
-        self.there = there
-
-    def expect(self, count: int) -> None:
-        """Nothing depends on it."""
-
-    def read(self, indices) -> dict[int, np.ndarray]:
-        return {index: np.full((2, 2, 3), index, np.uint8) for index in indices if index < self.there}
-
-
-def test_length_that_was_guessed_by_a_second_too_much_is_no_error():
-    for state, last in (({}, 17), ({"direction": "backward"}, 0)):
-        reader = Frames(ShorterThanItSays(18), FrameChoice.of(state), lambda: True)
-        read, details = [frame[0, 0, 0] for frame in reader], reader.details({"video_id": 1})
-        assert len(read) == 18 and read[-1] == last
-        assert [next(details)["frame_index"] for _ in read] == read
-    with pytest.raises(ImageError, match="Frame 9 of video film cannot be read"):
-        list(Frames(ShorterThanItSays(9), FrameChoice.of({}), lambda: True))
-    with pytest.raises(ImageError, match="Frame 18"):
-        list(Frames(ShorterThanItSays(18), FrameChoice.of({"framesCount": 20}), lambda: True))
+    video.close()
 
 
 def test_file_that_is_no_video_or_too_large_is_refused(film, tmp_path):
@@ -273,10 +243,9 @@ def test_videos_of_the_instance_are_bounded(app, video, body, folder, monkeypatc
 
 def test_file_that_is_longer_than_the_instance_said_is_not_kept(app, api, video, folder):
     source = videos.InstanceVideo(api, video.id, Limits(max_request_mb=0.001), lambda: False)
-    source._size = 0
-    source.expect(COUNT)
+    source._bytes = 0
     with pytest.raises(TooLarge, match="more than 0.001 megabytes"):
-        source.read([0])
+        source.choose(FrameChoice(), lambda: True, None)
     source.close()
     assert list(folder.iterdir()) == []
 
@@ -299,15 +268,14 @@ def test_job_over_a_video_tells_its_progress_stops_and_removes_the_file(app, vid
 
 def test_download_ends_when_the_job_is_stopped(api, video, folder):
     source = videos.InstanceVideo(api, video.id, Limits(), lambda: True)
-    source.expect(COUNT)
-    assert source.read([0]) == {}
+    assert list(Frames(source, FrameChoice(), lambda: True)) == []
     source.close()
     assert list(folder.iterdir()) == []
 
 
 def test_full_disk_is_told_and_leaves_no_file(app, video, body, folder, monkeypatch):
-    def full(self) -> Path:
-        with videos.new_file():
+    def full(self) -> None:
+        with new_folder():
             raise OSError(errno.ENOSPC, "No space left on device")
 
     monkeypatch.setattr(videos.InstanceVideo, "_fetch_file", full)
@@ -325,3 +293,31 @@ def test_video_that_was_removed_is_not_predicted_any_more(app, api, video, film,
 def test_video_is_not_shown_to_a_client_who_may_not_see_it(app, video):
     answer = post(app, "inference_video_id", {"videoId": video.id}, api_token="of somebody else")
     assert 400 <= answer.status_code < 500
+
+
+def test_film_of_a_changing_rate_is_the_same_by_file_and_by_the_instance(app, api, video, tmp_path, body):
+    """Whether frames are fetched alone, with their file, or uploaded."""
+    count = 40
+    film = write_film(tmp_path / "film.mp4", count)
+    durations = np.random.default_rng(1).choice([128, 512, 4096], count)
+    film.write_bytes(with_durations(film.read_bytes(), list(durations)))
+    there = api.video.upload_path(video.dataset_id, "changing.mp4", str(film))
+    assert there.frames_count == count
+    read = list(Frames(UploadedVideo(VideoFile(film, "film", Limits())), FrameChoice(), lambda: True))
+    wanted = {25 + n: expected(app, read[25 + n]) for n in range(9)}
+    for state, last in (
+        ({"startFrameIndex": 25, "framesCount": 9}, 34),
+        ({"startFrameIndex": 25, "framesCount": 3}, 28),
+        ({"startFrameIndex": 33, "framesCount": 9, "direction": "backward"}, 24),
+    ):
+        indices = range(25, last) if last > 25 else range(33, last, -1)
+        results = post(app, "inference_video_id", {"videoId": there.id} | state, **body).json()["ann"]
+        assert_frames(results, wanted, indices)
+        job = finished(app, upload(app, film.read_bytes(), state, route="inference_video_async"))
+        assert_frames(job["pending_results"], wanted, indices)
+
+
+def test_text_that_names_other_files_is_refused_as_an_upload(app, folder):
+    content = b"ffconcat version 1.0\nfile 'video_x/video'\n"
+    refused(upload(app, content, route="inference_video_async"), "Cannot read the video photo.png")
+    assert list(folder.iterdir()) == []
