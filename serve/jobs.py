@@ -39,7 +39,7 @@ class Job(InferenceRequest):
     """Seconds that a job of many results waits for some of them to be fetched, before it gives up."""
 
     is_waited_for = False
-    """Whether a request waits for all of the results, which nobody fetches before."""
+    """Whether one request waits for all of the results. If not, the client fetches them while they come in."""
 
     details: Iterator[Mapping[str, Any]] | None = None
     """What the results, in their order, say besides their annotations, e.g. which image they belong to."""

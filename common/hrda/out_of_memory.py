@@ -1,4 +1,4 @@
-"""Whether an error says that memory has run out, in whose words ever."""
+"""Whether an error says that memory has run out, whichever library raised it."""
 
 from __future__ import annotations
 

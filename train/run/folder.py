@@ -121,7 +121,7 @@ class RunState:
 
 @dataclass(frozen=True)
 class Resumable:
-    """A run that can go on, as far as choosing to do so needs."""
+    """What a person is told of a run that can go on."""
 
     iteration: int
     """Iterations done; as many as `total_iterations` once the run is complete."""
@@ -217,7 +217,7 @@ class RunFolder:
             yield self._read_state(say) if resume else None
 
     def write_settings(self, settings: TrainSettings, classes: tuple[str, ...]) -> None:
-        """Keep the settings, complete and readable, and what choosing to resume needs.
+        """Keep the settings, complete and readable, and what a person is told when the run can go on.
 
         Args:
             settings: of the run.

@@ -113,7 +113,7 @@ class CheckpointSettings(PlainSettings):
     interval: AtLeastOne = 1000
     """Iterations between writes of the last checkpoint; it is also written at the end and when stopped."""
     keep: AtLeastOne = 2
-    """So many of the last states of the run are kept, each with all that going on from it needs."""
+    """So many of the last states are kept. A run can be resumed from each of them."""
 
 
 @schema

@@ -148,7 +148,7 @@ class ClassCuts(nn.Module):
         super().__init__()
         self._settings, self._share = settings, share
         weights = torch.ones_like(source_shares) if class_weights is None else class_weights
-        # A class that the loss does not count has no odds to be put right.
+        # The loss does not count a class of weight 0, so that its probabilities are not shifted and need no correction.
         log_weights = torch.where(weights > 0, weights, 1.0).log()
         self.register_buffer("_log_weights", log_weights, persistent=False)
         self.register_buffer("_source", source_shares / source_shares.sum(), persistent=False)

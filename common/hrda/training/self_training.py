@@ -27,11 +27,14 @@ from common.hrda.training.teacher import copy_buffers, ramped_alpha, update_teac
 from common.hrda.windows import Box
 
 Strong = tuple[ColorJitter | None, float | None]
-"""Colour jitter, and σ of the blur in pixels; each None where its coin said no."""
+"""Colour jitter, and σ of the blur in pixels; each None where it is switched off for this step."""
 
 
 def _draw_strong(batch: int, settings: SelfTrainingSettings, generator: torch.Generator, ranks: Ranks) -> Strong:
-    """Draw for `batch` images of each process. What a coin says no to is drawn all the same, and left out."""
+    """Draw for `batch` images of each process.
+
+    Augmentations that are switched off for this step still consume random numbers, so that runs stay comparable.
+    """
     coins = torch.rand(2, generator=generator)
     jitter = ColorJitter.draw(ranks.count * batch, settings.jitter_strength, generator).part(ranks)
     sigma = draw_sigma(generator)

@@ -1,10 +1,11 @@
 import dataclasses
 import re
+from typing import Literal, get_args, get_origin
 
 import pytest
 import yaml
 
-from common.hrda.checks import SettingsError
+from common.hrda.checks import SettingsError, section_of
 from train.run.learner import lr_factor
 from train.settings.sections import OptimizerSettings
 from train.settings.training import DEFAULT_YAML, TrainSettings
@@ -32,6 +33,50 @@ def test_every_key_of_the_yaml_file_is_explained():
             key, _, rest = line.partition(":")
             is_group = not rest.strip()
             assert is_group or re.search(r" # \S.{9,}", rest), f"{key.strip()} has no comment"
+
+
+def comments() -> dict[str, str]:
+    """The comment of each value in the YAML file, by its dotted name."""
+    found, path = {}, []
+    for line in DEFAULT_YAML.read_text().splitlines():
+        if match := re.match(r"( *)(\w+):(.*)", line):
+            indent, key, rest = match.groups()
+            path = [*path[: len(indent) // 2], key]
+            found[".".join(path)] = rest.partition(" #")[2]
+    return found
+
+
+def test_comments_that_list_choices_list_those_of_the_schema():
+    listed = set()
+    for name, comment in comments().items():
+        owner = TrainSettings
+        for part in name.split("."):
+            info = owner.__pydantic_fields__[part]
+            owner = section_of(info)
+        for choice in choices(info.annotation):
+            assert re.search(rf"\b{choice}\b", comment), f"{name} may be '{choice}'; its comment says:{comment}"
+            listed.add(name)
+    assert {"mode", "inference.preset", "compute.precision", "class_weights"} <= listed
+
+
+def choices(annotation):
+    """The words that a value of this type may be."""
+    if get_origin(annotation) is Literal:
+        return [word for part in get_args(annotation) for word in ([part] if isinstance(part, str) else choices(part))]
+    return [word for part in get_args(annotation) for word in choices(part)]
+
+
+@pytest.mark.parametrize("name", [name for name, comment in comments().items() if "multiple" in comment])
+def test_comments_that_name_a_multiple_name_that_of_the_schema(name):
+    step = int(re.search(r"multiples? of (\d+)", comments()[name])[1])
+    pair = (lambda side: side) if name.startswith("data.scale") else (lambda side: [side, side])
+    settings = TrainSettings().with_overrides(
+        [f"{name}={pair(40 * step)}"] + ["data.scale.short_edge=16"] * ("scale" in name)
+    )
+    assert settings.to_dict() != TrainSettings().to_dict()
+    for side in (40 * step + step // 2, 40 * step + 1):
+        with pytest.raises(SettingsError, match=str(step)):
+            TrainSettings().with_overrides([f"{name}={pair(side)}"])
 
 
 def test_every_field_has_a_docstring_beside_it():
