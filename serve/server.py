@@ -23,7 +23,7 @@ from serve.gate.admission import CURRENT
 from serve.gate.rectangles import read_rectangle
 from serve.jobs import Job
 from serve.model.areas import check_wanted
-from serve.model.deployment import Deployment, export_beside
+from serve.model.deployment import Deployment, offered_runtimes
 from serve.model.labels import LabelledMask
 from serve.model.settings import read_settings, without_client_arguments
 from serve.routes import add_routes
@@ -50,6 +50,9 @@ class HRDAServer(SdkServer):
 
     def __init__(self, host: str = "0.0.0.0", port: int = 8000, **options: Any) -> None:
         super().__init__(host, port, **options)
+        if getattr(self.gui, "runtime_select", None) is not None:
+            # The SDK offers what app_options.yaml lists, whatever is installed.
+            self.gui.runtime_select.set(list(offered_runtimes()))
 
     def load_model(
         self,
@@ -88,14 +91,6 @@ class HRDAServer(SdkServer):
         """Give the model's memory back; the app waits for the next one."""
         self.deployment = None
         super().shutdown_model()
-
-    def export_onnx(self, deploy_params: dict[str, Any]) -> str:
-        """The SDK's hook for the runtime ONNXRuntime: export the checkpoint to deploy; the path of the network."""
-        return str(export_beside(Path(deploy_params["model_files"]["checkpoint"])))
-
-    def export_tensorrt(self, deploy_params: dict[str, Any]) -> str:
-        """The SDK's hook for the runtime TensorRT, which ONNX Runtime builds from the same file."""
-        return self.export_onnx(deploy_params)
 
     def predict_benchmark(
         self, images_np: list[np.ndarray], settings: dict[str, Any]

@@ -15,14 +15,17 @@ from pydantic import Field
 from common.data.labels import LabelScaling, resize_labels
 from common.hrda.checks import Expected, FractionBelowOne, FromList, PlainSettings, SettingsError, require, schema
 from common.hrda.pixels import fit_scale, resize_image
+from common.hrda.settings import LONGEST_EDGE
 
 # What OpenCV calls mirroring along these axes.
 _FLIPS = {(0,): 0, (1,): 1, (0, 1): -1}
 
 
 Edge = Annotated[
-    Annotated[int, Field(gt=0, multiple_of=16)] | None,
-    Expected("of the positive multiples of 16; null for both edges means the image's own resolution"),
+    Annotated[int, Field(gt=0, le=LONGEST_EDGE, multiple_of=16)] | None,
+    Expected(
+        f"of the positive multiples of 16 up to {LONGEST_EDGE}; null for both edges means the image's own resolution"
+    ),
 ]
 
 

@@ -3,28 +3,25 @@
 from __future__ import annotations
 
 import colorsys
-import pickle
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from common.hrda.checks import SettingsError
 from common.hrda.files import replacing
-from common.hrda.metadata import CheckpointMetadata
+from common.hrda.metadata import CheckpointMetadata, NetworkMetadata
 from common.hrda.network.reference_weights import convert_reference_state_dict, infer_model_settings, parts
 from common.hrda.network.segmentor import HRDASegmentor, build_segmentor
 from common.hrda.settings import ModelSettings
+from common.hrda.tensor_files import CheckpointError, fitting, read_tensors, weights_of
 
-FORMAT = "hrda-supervisely/1"
-
-
-class CheckpointError(ValueError):
-    """A file is not a checkpoint that can be read. The message names the file and what was expected."""
+_FAMILY, _VERSION = "hrda-supervisely", 1
+FORMAT = f"{_FAMILY}/{_VERSION}"
+_LONGEST_CONFIG = 1_000_000
 
 
 @dataclass
@@ -57,9 +54,14 @@ class CheckpointBundle:
         return self.teacher if self.serve_teacher and self.teacher is not None else self.student
 
     @property
+    def metadata(self) -> NetworkMetadata:
+        """What the checkpoint says of the network besides its weights."""
+        return NetworkMetadata(self.classes, self.palette, self.settings)
+
+    @property
     def input_scale(self) -> tuple[int, int] | None:
         """(short_edge, long_edge) that images were scaled to in training; None: own resolution."""
-        return read_input_scale(self.settings)
+        return self.metadata.input_scale
 
     @property
     def best_thresholds(self) -> dict[str, float]:
@@ -68,13 +70,6 @@ class CheckpointBundle:
         served = "student" if self.model is self.student else "teacher"
         measured = {name: self.metrics.get(f"{served}/best_threshold/{name}") for name in self.classes[1:]}
         return {name: value for name, value in measured.items() if isinstance(value, float) and 0 < value < 1}
-
-
-def read_input_scale(settings: Mapping[str, Any]) -> tuple[int, int] | None:
-    """(short_edge, long_edge) in a checkpoint's plain settings; None: images keep their own resolution."""
-    scale = settings.get("input") or {}
-    edges = scale.get("short_edge"), scale.get("long_edge")
-    return None if None in edges else (int(edges[0]), int(edges[1]))
 
 
 def save_checkpoint(path: str | Path, bundle: CheckpointBundle, resume: Mapping[str, Any] | None = None) -> None:
@@ -125,23 +120,35 @@ def load_checkpoint(path: str | Path, map_location: str | torch.device = "cpu") 
         map_location: device of the models.
 
     Raises:
-        CheckpointError: no such file, not a checkpoint, or one whose names or shapes do not fit.
+        CheckpointError: no such file, not a checkpoint, or one whose names, shapes or numbers do not fit.
     """
     path = Path(path)
-    if not path.is_file():
-        raise CheckpointError(f"There is no checkpoint at {path}. Give the path of a .pth file.")
-    try:
-        content = torch.load(path, map_location="cpu", weights_only=True)
-    except (pickle.UnpicklingError, RuntimeError, EOFError, OSError, ValueError, KeyError) as error:
-        raise CheckpointError(
-            f"{path} is not a checkpoint of tensors and plain data, or it is damaged; it was not opened. "
-            f"Expected a .pth file that this app, the former HRDA app or the HRDA research code wrote. ({error})"
-        ) from error
+    return bundle_of(read_tensors(path, "a checkpoint of tensors and plain data"), path, map_location)
+
+
+def is_checkpoint(content: Any) -> bool:
+    """Whether the content of a file of tensors is a checkpoint of HRDA, right or wrong: not of an encoder alone."""
+    state = content.get("state_dict") if isinstance(content, Mapping) else None
+    return "format" in content or _has_decoder(state) if isinstance(state, Mapping) else False
+
+
+def bundle_of(content: Any, path: Path, map_location: str | torch.device = "cpu") -> CheckpointBundle:
+    """The checkpoint in what `read_tensors` has read.
+
+    Args:
+        content: of the file.
+        path: the file, for messages.
+        map_location: device of the models.
+
+    Raises:
+        CheckpointError: as `load_checkpoint`.
+    """
     if not isinstance(content, Mapping) or "state_dict" not in content:
         raise CheckpointError(f"{path} holds no 'state_dict'. Expected a checkpoint of HRDA.")
+    _require_known_format(content.get("format"), path)
     try:
-        bundle = _read_own(content) if content.get("format") == FORMAT else _read_reference(content)
-    except (SettingsError, KeyError, RuntimeError, TypeError, ValueError) as error:
+        bundle = _read_reference(content) if content.get("format") is None else _read_own(content)
+    except CheckpointError as error:
         raise CheckpointError(f"{path} does not fit the network it describes: {error}") from error
     for model in (bundle.student, bundle.teacher):
         if model is not None:
@@ -149,13 +156,67 @@ def load_checkpoint(path: str | Path, map_location: str | torch.device = "cpu") 
     return bundle
 
 
+def _require_known_format(given: Any, path: Path) -> None:
+    if given is None or (isinstance(given, str) and given == FORMAT):
+        return
+    if isinstance(given, str) and re.fullmatch(rf"{_FAMILY}/[1-9]\d{{0,5}}", given):
+        raise CheckpointError(
+            f"{path} has format {given.partition('/')[2]} of this app's checkpoints, and this version reads format "
+            f"{_VERSION}: it was written by a newer version. Update the app."
+        )
+    raise CheckpointError(f"{path} has a format that this app does not know. Expected a checkpoint of HRDA.")
+
+
+def _has_decoder(state: Mapping[Any, Any]) -> bool:
+    return any(isinstance(name, str) and "decode_head.scale_attention." in name for name in state)
+
+
 def _read_own(content: Mapping[str, Any]) -> CheckpointBundle:
-    known = (field.name for field in fields(CheckpointMetadata))
-    metadata = CheckpointMetadata.from_dict({name: content[name] for name in known if name in content})
-    teacher_state = content["teacher_state_dict"]
+    metadata = CheckpointMetadata.read(content)
+    teacher = content.get("teacher_state_dict")
+    if teacher is None and metadata.serve_teacher:
+        raise CheckpointError("it names the teacher as the better model and holds none.")
+    return _bundle(metadata, weights_of(content["state_dict"]), None if teacher is None else weights_of(teacher))
+
+
+def _read_reference(content: Mapping[str, Any]) -> CheckpointBundle:
+    """A checkpoint of the former app or the reference implementation: its metadata as one of ours would have it."""
+    meta = _given(content, "meta", {})
+    if not isinstance(meta, Mapping):
+        raise CheckpointError("what describes it is no list of names with values.")
+    weights = weights_of(content["state_dict"])
+    sizes = _sizes_in_config(meta.get("config"))
+    try:
+        student = convert_reference_state_dict(weights)
+        teacher = convert_reference_state_dict(weights, "ema_model.") if "ema_model." in parts(weights) else None
+        model = infer_model_settings(student)
+    except Exception as error:
+        # Names and shapes can be wrong in any way.
+        raise CheckpointError("its weights are not those of a HRDA network.") from error
+    count = model.num_classes
+    settings: dict[str, Any] = {"model": model.to_dict() | {"crop_size": sizes.get("crop_size", (512, 512))}}
+    if "img_scale" in sizes:
+        settings["input"] = dict(zip(("short_edge", "long_edge"), sorted(sizes["img_scale"]), strict=True))
+    described = {
+        "classes": _given(meta, "CLASSES", [f"class_{index}" for index in range(count)]),
+        "palette": _given(meta, "PALETTE", _default_palette(count)),
+        "settings": settings,
+        "iteration": _given(meta, "iter", 0),
+    }
+    return _bundle(CheckpointMetadata.read(described), student, teacher)
+
+
+def _given(data: Mapping[Any, Any], name: str, default: Any) -> Any:
+    value = data.get(name)
+    return default if value is None or (isinstance(value, list | tuple) and not value) else value
+
+
+def _bundle(
+    metadata: CheckpointMetadata, student: Mapping[str, Tensor], teacher: Mapping[str, Tensor] | None
+) -> CheckpointBundle:
     return CheckpointBundle(
-        student=_build(metadata.model, content["state_dict"]),
-        teacher=None if teacher_state is None else _build(metadata.model, teacher_state),
+        student=_build(metadata.model, student),
+        teacher=None if teacher is None else _build(metadata.model, teacher),
         serve_teacher=metadata.serve_teacher,
         classes=metadata.classes,
         palette=metadata.palette,
@@ -166,37 +227,11 @@ def _read_own(content: Mapping[str, Any]) -> CheckpointBundle:
     )
 
 
-def _read_reference(content: Mapping[str, Any]) -> CheckpointBundle:
-    meta = content.get("meta") or {}
-    state = content["state_dict"]
-    student_state = convert_reference_state_dict(state)
-    config = meta.get("config") if isinstance(meta.get("config"), str) else ""
-    model_settings = infer_model_settings(student_state, _sizes_in_config(config).get("crop_size", (512, 512)))
-    count = model_settings.num_classes
-    classes = tuple(str(name) for name in meta.get("CLASSES") or ()) or tuple(f"class_{i}" for i in range(count))
-    palette = tuple(tuple(int(v) for v in colour) for colour in meta.get("PALETTE") or ()) or _default_palette(count)
-    if len(classes) != count or len(palette) != count:
-        raise ValueError(f"its meta names {len(classes)} classes and {len(palette)} colours, its decoder has {count}.")
-    settings: dict[str, Any] = {"model": model_settings.to_dict()}
-    scale = _sizes_in_config(config).get("img_scale")
-    if scale is not None:
-        settings["input"] = {"short_edge": min(scale), "long_edge": max(scale)}
-    teacher = None
-    if "ema_model." in parts(state):
-        teacher = _build(model_settings, convert_reference_state_dict(state, prefix="ema_model."))
-    return CheckpointBundle(
-        student=_build(model_settings, student_state),
-        teacher=teacher,
-        classes=classes,
-        palette=palette,
-        settings=settings,
-        iteration=int(meta.get("iter") or 0),
-    )
-
-
 def _build(settings: ModelSettings, state: Mapping[str, Tensor]) -> HRDASegmentor:
-    model = build_segmentor(settings)
-    model.load_state_dict(state, strict=True)
+    """The network with these weights, which are compared with its shapes before it takes any memory."""
+    with torch.device("meta"):
+        model = build_segmentor(settings)
+    model.load_state_dict(fitting(state, model.state_dict()), strict=True, assign=True)
     return model
 
 
@@ -206,11 +241,13 @@ def _default_palette(count: int) -> tuple[tuple[int, int, int], ...]:
     return ((0, 0, 0), *(tuple(round(255 * v) for v in colour) for colour in colours))
 
 
-def _sizes_in_config(text: str) -> dict[str, tuple[int, int]]:
+def _sizes_in_config(text: Any) -> dict[str, tuple[int, int]]:
     """`crop_size` (h, w) and `img_scale` (w, h) where a former app's config states them; read, never run."""
     found = {}
+    if not isinstance(text, str) or len(text) > _LONGEST_CONFIG:
+        return found
     for name in ("crop_size", "img_scale"):
-        match = re.search(rf"\b{name}\s*=\s*[(\[]\s*(\d+)\s*,\s*(\d+)\s*[)\]]", text)
+        match = re.search(rf"\b{name}\s*=\s*[(\[]\s*(\d{{1,6}})\s*,\s*(\d{{1,6}})\s*[)\]]", text)
         if match:
             found[name] = (int(match[1]), int(match[2]))
     return found

@@ -70,6 +70,11 @@ def received(value: Any) -> str:
     return short if len(short) <= LONGEST_RECEIVED else f"{short[: LONGEST_RECEIVED - 1]}…"
 
 
+def without_received(error: SettingsError) -> str:
+    """A message up to what was received: of a file's values nothing is repeated."""
+    return str(error).partition(" Received: ")[0]
+
+
 def closest(name: str, known: Iterable[str]) -> str:
     """A hint for a mistyped `name`: the nearest of `known`, or all of them when none is near."""
     known = list(known)

@@ -2,16 +2,53 @@
 
 from __future__ import annotations
 
-from dataclasses import field
-from typing import Annotated, Any
+from collections.abc import Mapping
+from dataclasses import field, fields
+from typing import Annotated, Any, Self
 
 from pydantic import Field
 
-from common.hrda.checks import Count, Expected, Fraction, FromList, PlainSettings, require, schema
-from common.hrda.settings import ModelSettings
+from common.hrda.catalogue import ENCODERS
+from common.hrda.checks import (
+    Expected,
+    Fraction,
+    FromList,
+    PlainSettings,
+    SettingsError,
+    require,
+    schema,
+    without_received,
+)
+from common.hrda.settings import LONGEST_EDGE, ModelSettings
+from common.hrda.tensor_files import CheckpointError
+
+_MOST_PLAIN = 1_000_000
+_DEEPEST_PLAIN = 24
 
 Channel = Annotated[int, Field(ge=0, le=255)]
 Colour = Annotated[tuple[Channel, Channel, Channel], FromList]
+ClassName = Annotated[str, Field(min_length=1, max_length=255)]
+ScaledEdge = Annotated[Annotated[int, Field(ge=16, le=LONGEST_EDGE)] | None, Expected(f"from 16 to {LONGEST_EDGE}")]
+
+
+@schema
+class TrainedScale(PlainSettings):
+    """The scale at which a network was trained, in pixels; both edges null for the images' own resolution."""
+
+    short_edge: ScaledEdge
+    """Longest that the shorter side may be."""
+    long_edge: ScaledEdge
+    """Longest that the longer side may be."""
+
+    def __post_init__(self) -> None:
+        edges = (self.short_edge, self.long_edge)
+        fits = edges == (None, None) or (None not in edges and self.short_edge <= self.long_edge)
+        require(fits, "short_edge", "at most long_edge, or null with it", edges)
+
+    @property
+    def edges(self) -> tuple[int, int] | None:
+        """(short_edge, long_edge); None: the images' own resolution."""
+        return None if self.short_edge is None or self.long_edge is None else (self.short_edge, self.long_edge)
 
 
 @schema
@@ -19,24 +56,41 @@ class NetworkMetadata(PlainSettings):
     """Classes of a network and the settings that it was trained with."""
 
     classes: Annotated[
-        tuple[str, ...], FromList, Field(min_length=2, max_length=255), Expected("from 2 to 255 names of classes")
+        tuple[ClassName, ...],
+        FromList,
+        Field(min_length=2, max_length=255),
+        Expected("from 2 to 255 names of classes, of 1 to 255 characters each"),
     ]
     """Class names by index; index 0 is the background."""
     palette: Annotated[tuple[Colour, ...], FromList, Expected("three numbers from 0 to 255 for each class")]
     """RGB colour of each class."""
     settings: dict[str, Any]
-    """The run's settings as plain data, of which `model` rebuilds the network."""
+    """The run's settings as plain data, of which `model` rebuilds the network, and `input`, when present, is the scale
+    that it was trained at."""
 
     def __post_init__(self) -> None:
-        require(
-            len(self.palette) == len(self.classes),
-            "palette",
-            f"a colour for each of {len(self.classes)} classes",
-            len(self.palette),
-        )
-        count = self.model.num_classes
-        fits = len(self.classes) == count or "num_classes" not in self.settings["model"]
-        require(fits, "classes", f"a name for each of {count} outputs", len(self.classes))
+        names, count = len(self.classes), self.model.num_classes
+        require(len(set(self.classes)) == names, "classes", "names of which none comes twice", self.classes)
+        require(len(self.palette) == names, "palette", f"a colour for each of {names} classes", len(self.palette))
+        fits = names == count or "num_classes" not in self.settings["model"]
+        require(fits, "classes", f"a name for each of {count} outputs", names)
+        _ = self.input_scale
+
+    @classmethod
+    def read(cls, data: Any) -> Self:
+        """The metadata in plain data of a file; names that are not of this schema are passed over.
+
+        Raises:
+            CheckpointError: something in it cannot be. The message repeats nothing of the file and does not name it.
+        """
+        if not isinstance(data, Mapping):
+            raise CheckpointError("what describes it is no list of names with values.")
+        known = {each.name: data[each.name] for each in fields(cls) if each.name in data}
+        require_plain(known)
+        try:
+            return cls.from_dict(known)
+        except SettingsError as error:
+            raise CheckpointError(without_received(error)) from error
 
     @property
     def model(self) -> ModelSettings:
@@ -45,7 +99,34 @@ class NetworkMetadata(PlainSettings):
         Raises:
             SettingsError: `settings` do not say so.
         """
-        return ModelSettings.from_dict(self.settings.get("model"))
+        model = self.settings.get("model")
+        if not isinstance(model, Mapping):
+            raise SettingsError("settings.model must be keys with values.")
+        if not model.keys() <= {each.name for each in fields(ModelSettings)}:
+            raise SettingsError("settings.model has keys that this version of the app does not know: update the app.")
+        if "encoder" in model and (not isinstance(model["encoder"], str) or model["encoder"] not in ENCODERS):
+            raise SettingsError(f"settings.model.encoder must be one of {', '.join(ENCODERS)}.")
+        try:
+            return ModelSettings.from_dict(model)
+        except SettingsError as error:
+            raise SettingsError(f"settings.model.{error}") from None
+
+    @property
+    def input_scale(self) -> tuple[int, int] | None:
+        """(short_edge, long_edge) that images were scaled to in training; None: own resolution.
+
+        Raises:
+            SettingsError: `settings` have no such scale.
+        """
+        scale = self.settings.get("input")
+        if scale is None:
+            return None
+        if not isinstance(scale, Mapping) or not scale.keys() <= {"short_edge", "long_edge"}:
+            raise SettingsError("settings.input must be short_edge and long_edge.")
+        try:
+            return TrainedScale.from_dict(scale).edges
+        except SettingsError as error:
+            raise SettingsError(f"settings.input.{error}") from None
 
 
 @schema
@@ -54,6 +135,13 @@ class ExportMetadata(NetworkMetadata):
 
     best_thresholds: dict[str, Fraction] = field(default_factory=dict)
     """Probability of each class at which it was found best in training."""
+    source: Annotated[str, Field(pattern=r"^([0-9a-f]{64})?$"), Expected("a SHA-256 sum")] = ""
+    """SHA-256 sum of the checkpoint that was exported; empty where it is not known."""
+
+    def __post_init__(self) -> None:
+        NetworkMetadata.__post_init__(self)
+        fits = self.best_thresholds.keys() <= set(self.classes[1:])
+        require(fits, "best_thresholds", "of classes of the network but the background", self.best_thresholds)
 
 
 @schema
@@ -64,7 +152,35 @@ class CheckpointMetadata(NetworkMetadata):
     """Figures of the last validation."""
     score: Annotated[float | None, Field(allow_inf_nan=True)] = None
     """The served model's score in the last validation."""
-    iteration: Count = 0
+    iteration: Annotated[int, Field(ge=0, le=10**9)] = 0
     """Iterations done."""
     serve_teacher: bool = False
     """Whether the teacher is the better one."""
+
+
+def require_plain(value: Any) -> None:
+    """Refuse what is not plain data of a moderate size: text, numbers, flags, and lists and mappings of them.
+
+    Raises:
+        CheckpointError: it is not. The message does not name the file.
+    """
+    left = _MOST_PLAIN
+
+    def walk(inner: Any, depth: int) -> None:
+        nonlocal left
+        left -= 1 + (len(inner) if isinstance(inner, str) else 0)
+        if left < 0 or depth > _DEEPEST_PLAIN:
+            raise CheckpointError("what describes it is too large or too deeply nested.")
+        if isinstance(inner, Mapping):
+            for key, each in inner.items():
+                if not isinstance(key, str):
+                    raise CheckpointError("what describes it has names that are no text.")
+                walk(key, depth + 1)
+                walk(each, depth + 1)
+        elif isinstance(inner, list | tuple):
+            for each in inner:
+                walk(each, depth + 1)
+        elif not isinstance(inner, str | bool | int | float | None):
+            raise CheckpointError("what describes it is no plain data.")
+
+    walk(value, 0)

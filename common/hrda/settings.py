@@ -54,11 +54,22 @@ def _views(count: int) -> int:
     return count
 
 
+LONGEST_EDGE = 16384
+"""Longest side in pixels of what a network may be trained on."""
+_LONGEST_CROP, _WIDEST_DECODER = 4096, 4096
+
 PositiveWhole = Annotated[int, Field(gt=0)]
 _MultipleOf64, _MultipleOf8 = (Annotated[int, Field(gt=0, multiple_of=edge)] for edge in (64, 8))
 CropSize = Annotated[
     tuple[_MultipleOf64, _MultipleOf64], FromList, Expected("two positive multiples of 64: height, width")
 ]
+_TrainedEdge = Annotated[int, Field(gt=0, le=_LONGEST_CROP, multiple_of=64)]
+TrainedCrop = Annotated[
+    tuple[_TrainedEdge, _TrainedEdge],
+    FromList,
+    Expected(f"two positive multiples of 64 up to {_LONGEST_CROP}: height, width"),
+]
+Channels = Annotated[int, Field(ge=1, le=_WIDEST_DECODER)]
 Stride = Annotated[tuple[_MultipleOf8, _MultipleOf8], FromList, Expected("two positive multiples of 8: height, width")]
 
 
@@ -77,12 +88,12 @@ class ModelSettings(PlainSettings):
     """Name in the catalogue of encoders, mit_b0 (small, fast) to mit_b5 (the published one)."""
     num_classes: Annotated[int, Field(ge=2, le=255)] = 2
     """Number of classes, background included: one class besides it at the least."""
-    crop_size: CropSize = (512, 512)
+    crop_size: TrainedCrop = (512, 512)
     """Height and width of the training crop in pixels, multiples of 64: the high-resolution
     sub-crop of half the side must lie on whole cells at every stride of the encoder."""
-    decoder_channels: PositiveWhole = 256
+    decoder_channels: Channels = 256
     """Width of the decoder (DAFormer: 256). 64 makes training on a CPU possible."""
-    attention_channels: PositiveWhole = 256
+    attention_channels: Channels = 256
     """Width of the scale attention's decoder (HRDA: 256)."""
     attention_classwise: bool = True
     """One attention channel a class; False: one for all classes."""

@@ -12,7 +12,7 @@ from common.hrda import SettingsError
 from common.hrda.prediction.predictor import Segmentation
 from serve.batch.annotations import annotation
 from serve.model.areas import check_wanted, find_areas
-from serve.model.deployment import PYTORCH, Deployment, export_beside
+from serve.model.deployment import PYTORCH, Deployment, runnable_file
 from serve.model.settings import SDK_SETTINGS, read_settings
 
 WANTED = "classes"
@@ -62,9 +62,7 @@ class Worker:
         Raises:
             CheckpointError, RequestError, SettingsError: as `Deployment.from_file` and the worker itself.
         """
-        path = Path(path)
-        if runtime != PYTORCH and path.suffix in (".pt", ".pth"):
-            path = export_beside(path)
+        path = runnable_file(Path(path), device, runtime)
         return cls(Deployment.from_file(path, device, runtime), settings)
 
     def labels(self, images: Sequence[np.ndarray]) -> list[np.ndarray]:

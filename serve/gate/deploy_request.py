@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Annotated, Any, Literal
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError
-from supervisely.nn.utils import ModelSource, RuntimeType
+from supervisely.nn.utils import ModelSource
 
 from common.hrda.checks import Expected, received, sentence
 from serve.errors import RequestError
-from serve.model.deployment import default_device
+from serve.model.deployment import PYTORCH, RUNTIMES, default_device, runnable_file
 
 
 def _with_checkpoint(files: dict[str, Any]) -> dict[str, Any]:
@@ -31,7 +32,7 @@ class DeployRequest(BaseModel):
     """The experiment's description."""
     device: str = ""
     """Where to compute, such as 'cuda:0'."""
-    runtime: Annotated[Literal["", "PyTorch"], Expected("'PyTorch'")] = ""
+    runtime: Annotated[Literal["", *RUNTIMES], Expected(" or ".join(RUNTIMES))] = ""
     """What the network runs on."""
 
 
@@ -58,7 +59,18 @@ def completed(deploy_params: Mapping[str, Any]) -> dict[str, Any]:
         "model_source": given.model_source or ModelSource.CUSTOM,
         "model_info": given.model_info,
         "device": given.device or default_device(),
-        "runtime": given.runtime or RuntimeType.PYTORCH,
+        "runtime": given.runtime or PYTORCH,
     }
     # The SDK takes this one out again; everything else would reach `load_model`, which has no use for it.
     return completed | {name: params[name] for name in ("without_workflow",) if name in params}
+
+
+def runnable(params: Mapping[str, Any]) -> dict[str, Any]:
+    """A completed request with the file that its runtime runs: for others than PyTorch a checkpoint is exported.
+
+    Raises:
+        CheckpointError, RequestError: as `runnable_file`.
+    """
+    files = params["model_files"]
+    path = runnable_file(Path(files["checkpoint"]), params["device"], params["runtime"])
+    return {**params, "model_files": {**files, "checkpoint": str(path)}}

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import hashlib
+import logging
 import threading
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
@@ -12,18 +14,31 @@ from typing import Any
 import numpy as np
 import torch
 
-from common.hrda import CheckpointBundle, Predictor, load_checkpoint
-from common.hrda.checkpoints import CheckpointError, read_input_scale
+from common.hrda import Predictor, load_checkpoint
 from common.hrda.checks import SettingsError, received
+from common.hrda.files import WriteError
+from common.hrda.metadata import NetworkMetadata
 from common.hrda.out_of_memory import is_out_of_memory
+from common.hrda.prediction.exported import read_export
 from common.hrda.prediction.predictor import Segmentation
-from common.hrda.prediction.runtime import OnnxNetwork, RuntimeUnavailableError, TorchNetwork, export_onnx
+from common.hrda.prediction.runtime import (
+    OnnxNetwork,
+    RuntimeUnavailableError,
+    TorchNetwork,
+    export_onnx,
+    require_provider,
+    why_not_compiled,
+)
 from common.hrda.sliding import WindowNetwork
+from common.hrda.tensor_files import CheckpointError
 from serve.errors import OutOfMemory, RequestError
 from serve.model.settings import ServeSettings
 
-PYTORCH, TENSORRT = "PyTorch", "TensorRT"
-"""Two of the SDK's names of what a network runs on; the third is "ONNXRuntime"."""
+PYTORCH, ONNXRUNTIME, TENSORRT = RUNTIMES = ("PyTorch", "ONNXRuntime", "TensorRT")
+"""The SDK's names of what a network runs on."""
+EXPORTED = ".onnx"
+"""How files of exported networks end."""
+_log = logging.getLogger(__name__)
 
 
 class Deployment:
@@ -33,9 +48,7 @@ class Deployment:
 
     Args:
         name: file name of the checkpoint.
-        classes: names by index of the masks, the background first.
-        palette: RGB colour of each class.
-        settings: plain settings of the checkpoint.
+        metadata: its classes, colours and settings.
         device: where it computes.
         build: makes the network for (precision, compiled); called once for each that requests ask for.
         runtime: the SDK's name of what it runs on.
@@ -45,23 +58,21 @@ class Deployment:
     def __init__(
         self,
         name: str,
-        classes: Sequence[str],
-        palette: Sequence[tuple[int, int, int]],
-        settings: Mapping[str, Any],
+        metadata: NetworkMetadata,
         device: torch.device,
         build: Callable[[str, bool], WindowNetwork],
         runtime: str = PYTORCH,
         best_thresholds: Mapping[str, float] = MappingProxyType({}),
     ) -> None:
-        self.name, self.classes, self.palette = name, tuple(classes), tuple(palette)
+        self.name, self.classes, self.palette = name, metadata.classes, metadata.palette
         self.device, self.runtime, self.best_thresholds = device, runtime, dict(best_thresholds)
-        self.encoder = str(settings["model"]["encoder"])
-        self.crop_size: tuple[int, int] = tuple(settings["model"]["crop_size"])
-        self.input_scale = read_input_scale(settings)
+        self.encoder, self.crop_size = metadata.model.encoder, metadata.model.crop_size
+        self.input_scale = metadata.input_scale
         self._build = build
         self.networks: dict[tuple[str, bool], WindowNetwork] = {}
         """The networks in use, by precision and whether they are compiled."""
         self._turn = threading.Lock()
+        self._told = False
         # A file that does not fit is found now and not by the first request.
         self._network("float32", False)
 
@@ -75,30 +86,24 @@ class Deployment:
             runtime: 'PyTorch', 'ONNXRuntime' or 'TensorRT'.
 
         Raises:
-            CheckpointError: not a checkpoint, or one that does not fit.
-            RequestError: there is no such device, or the runtime is not installed.
-            SettingsError: not an exported network.
+            CheckpointError: not a checkpoint or an exported network, or one that does not fit.
+            RequestError: there is no such device, the runtime is not installed, or it does not run such files.
         """
         target, path = resolve_device(device), Path(path)
+        require_runtime(runtime, device)
         if runtime != PYTORCH:
-            provider = "tensorrt" if runtime == TENSORRT else target.type
-            try:
-                network = OnnxNetwork(path, provider)
-            except RuntimeUnavailableError as error:
-                raise RequestError(str(error)) from error
-            content = network.metadata
-            palette = [tuple(colour) for colour in content["palette"]]
-            classes, settings, best = content["classes"], content["settings"], content.get("best_thresholds", {})
-            return cls(path.name, classes, palette, settings, target, _only(network), runtime, best)
-        bundle = read_checkpoint(path)
+            network = OnnxNetwork(path, _provider(runtime, target))
+            found = network.metadata
+            return cls(path.name, found, target, _only(network), runtime, found.best_thresholds)
+        if path.suffix.lower() == EXPORTED:
+            raise RequestError(f"{path.name} is an exported network: deploy it with the runtime {ONNXRUNTIME}.")
+        bundle = load_checkpoint(path)
         model = bundle.model.to(target).eval()
-        settings = settings_with_crop(bundle)
 
         def build(precision: str, compiled: bool) -> WindowNetwork:
             return TorchNetwork(model, target, precision, compiled=compiled)
 
-        best = bundle.best_thresholds
-        return cls(path.name, bundle.classes, bundle.palette, settings, target, build, runtime, best)
+        return cls(path.name, bundle.metadata, target, build, runtime, bundle.best_thresholds)
 
     def predict(self, images: Sequence[np.ndarray], settings: ServeSettings) -> list[Segmentation]:
         """Class indices of images, and their confidences where asked for; one call at a time.
@@ -154,30 +159,15 @@ class Deployment:
                 torch.cuda.empty_cache()
 
     def _network(self, precision: str, compiled: bool) -> WindowNetwork:
+        if compiled and self.runtime == PYTORCH and (reason := why_not_compiled(self.device.type)) is not None:
+            if not self._told:
+                _log.warning("%s", reason)
+                self._told = True
+            compiled = False
         key = (precision, compiled)
         if key not in self.networks:
             self.networks[key] = self._build(precision, compiled)
         return self.networks[key]
-
-
-def read_checkpoint(path: Path) -> CheckpointBundle:
-    """A checkpoint of this app or the former one that tells its classes apart.
-
-    Raises:
-        CheckpointError: it cannot be read, or names a class twice.
-    """
-    try:
-        bundle = load_checkpoint(path)
-    except OSError as error:
-        raise CheckpointError(f"{path} cannot be read: {error}. Download or upload it again.") from error
-    if len(set(bundle.classes)) < len(bundle.classes):
-        raise CheckpointError(f"{path} names a class twice: {', '.join(bundle.classes)}.")
-    return bundle
-
-
-def settings_with_crop(bundle: CheckpointBundle) -> dict[str, Any]:
-    """The settings of a checkpoint with the crop that its model really has; those of the former app may lack it."""
-    return bundle.settings | {"model": bundle.settings["model"] | {"crop_size": list(bundle.model.crop_size)}}
 
 
 def export(checkpoint: Path, path: Path) -> None:
@@ -185,33 +175,70 @@ def export(checkpoint: Path, path: Path) -> None:
 
     Raises:
         CheckpointError: not a checkpoint.
-        RequestError: the exporter's packages are not installed.
+        RequestError: the exporter's packages are not installed, or the file cannot be written.
     """
-    bundle = read_checkpoint(checkpoint)
-    model = bundle.model.eval()
-    settings = settings_with_crop(bundle)
+    bundle = load_checkpoint(checkpoint)
     try:
         export_onnx(
-            model,
+            bundle.model.eval(),
             path,
             classes=bundle.classes,
             palette=bundle.palette,
-            settings=settings,
+            settings=bundle.settings,
             best_thresholds=bundle.best_thresholds,
+            source=_sum_of(checkpoint),
         )
-    except RuntimeUnavailableError as error:
+    except (RuntimeUnavailableError, WriteError) as error:
         raise RequestError(str(error)) from error
 
 
-def export_beside(checkpoint: Path) -> Path:
-    """Export a checkpoint to a file beside it; its path.
+def runnable_file(path: Path, device: str, runtime: str) -> Path:
+    """The file that a runtime runs: `path` itself, or for other runtimes than PyTorch the export of a checkpoint.
 
     Raises:
-        CheckpointError, RequestError: as `export`.
+        CheckpointError: as `export`.
+        RequestError: the runtime is not here, it does not run such files, or as `export_beside`.
     """
-    exported = checkpoint.with_suffix(".onnx")
-    export(checkpoint, exported)
+    require_runtime(runtime, device)
+    if runtime == PYTORCH or path.suffix.lower() == EXPORTED:
+        return path
+    if path.suffix.lower() not in (".pt", ".pth"):
+        raise RequestError(f"{path.name} is no file for {runtime}, which runs {EXPORTED} files and checkpoints (.pth).")
+    return export_beside(path)
+
+
+def export_beside(checkpoint: Path) -> Path:
+    """The exported network of a checkpoint, in a file beside it: written now, or by an earlier call.
+
+    A file of that name that is no export of this very checkpoint is left alone.
+
+    Raises:
+        CheckpointError, RequestError: as `export`, and where such a file is in the way.
+    """
+    exported = checkpoint.with_suffix(EXPORTED)
+    if exported.exists():
+        _require_export_of(checkpoint, exported)
+    else:
+        export(checkpoint, exported)
     return exported
+
+
+def _require_export_of(checkpoint: Path, exported: Path) -> None:
+    try:
+        is_its = read_export(exported).source == _sum_of(checkpoint)
+    except CheckpointError:
+        is_its = False
+    if not is_its:
+        raise RequestError(
+            f"{exported} is there already and is no export of {checkpoint.name} as it is now; it is left as it is. "
+            f"Deploy {exported.name} itself, move it away, or export to another file: python -m serve export --model "
+            f"{checkpoint.name} --output OTHER{EXPORTED}"
+        )
+
+
+def _sum_of(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def require_rgb(images: Sequence[np.ndarray]) -> None:
@@ -242,6 +269,40 @@ def _only(network: WindowNetwork) -> Callable[[str, bool], WindowNetwork]:
         return network
 
     return build
+
+
+def offered_runtimes() -> tuple[str, ...]:
+    """The SDK's names of what a network can run on here, on the processor or on a GPU."""
+    devices = {torch.device("cpu"), resolve_device(default_device())}
+    return tuple(runtime for runtime in RUNTIMES if any(_missing(runtime, device) is None for device in devices))
+
+
+def require_runtime(runtime: str, device: str) -> None:
+    """Refuse a runtime that this machine does not have on a device.
+
+    Raises:
+        RequestError: with what is missing.
+    """
+    if runtime not in RUNTIMES:
+        raise RequestError(f"The runtime must be one of {', '.join(RUNTIMES)}. Received: {received(runtime)}.")
+    missing = _missing(runtime, resolve_device(device))
+    if missing is not None:
+        raise RequestError(f"The runtime {runtime} is not here: {missing}")
+
+
+def _missing(runtime: str, device: torch.device) -> str | None:
+    """Why a runtime cannot be used; None if it can."""
+    if runtime == PYTORCH:
+        return None
+    try:
+        require_provider(_provider(runtime, device))
+    except RuntimeUnavailableError as error:
+        return str(error)
+    return None
+
+
+def _provider(runtime: str, device: torch.device) -> str:
+    return "tensorrt" if runtime == TENSORRT else device.type
 
 
 def resolve_device(device: str) -> torch.device:

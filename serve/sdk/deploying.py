@@ -5,10 +5,11 @@ Private names that are overridden, and why:
 - `_extract_model_files_from_checkpoint`, `_get_custom_model_params_from_args`,
   `_get_deploy_parameters_from_custom_checkpoint`: the SDK falls back to unpickling whatever the file holds.
   Checkpoints come from users: they are only ever read by `common.hrda.load_checkpoint`.
-- `_download_custom_model`: nothing but the checkpoint is fetched; it holds its own settings, and the former
-  app's config.py is a program.
+- `_download_custom_model`: nothing but the checkpoint is fetched, if it is not on this machine; it holds its own
+  settings, and the former app's config.py is a program.
 - `_build_deploy_params_from_api`: there are no pretrained models to look up; said in a sentence.
-- `_download_model_files`, `_load_model_headless`: requests to deploy that lack optional parts are completed.
+- `_download_model_files`, `_load_model_headless`: requests to deploy that lack optional parts are completed. Checkpoints
+  for other runtimes are exported before the SDK does it, which would remove what lies beside them.
 - `_set_model_meta_custom_model`: classes and colours come from the checkpoint, not from a file beside it.
 - `_check_serve_before_call`: that no model is deployed is told in a sentence; the SDK's error looks like a fault of
   the service, which its clients ask again for five minutes.
@@ -39,7 +40,7 @@ from supervisely.nn.utils import ModelSource
 
 from common.hrda.checks import received
 from serve.errors import RequestError, Unavailable
-from serve.gate.deploy_request import completed
+from serve.gate.deploy_request import completed, runnable
 from serve.model.deployment import Deployment
 from serve.model.labels import model_meta
 
@@ -138,8 +139,7 @@ class DeployingServer(SemanticSegmentation):
             if wanted.get("model_source") == ModelSource.PRETRAINED:
                 self._build_deploy_params_from_api(str(state.get("model_name")))
             params = completed(wanted)
-            if not Path(params["model_files"]["checkpoint"]).is_file():
-                params["model_files"] = self._download_model_files(params, self.gui is not None)
+            params["model_files"] = self._download_model_files(params, self.gui is not None)
             params = self._set_common_deploy_params(params)
             self.checkpoint_info = None
             self._load_model_headless(**params)
@@ -198,8 +198,7 @@ class DeployingServer(SemanticSegmentation):
         self, checkpoint_path: str, device: str | None, runtime: str
     ) -> dict[str, Any]:
         params = completed({"model_files": {"checkpoint": checkpoint_path}, "device": device, "runtime": runtime})
-        if not Path(checkpoint_path).is_file():
-            params["model_files"] = self._download_custom_model(params["model_files"], False)
+        params["model_files"] = self._download_custom_model(params["model_files"], False)
         return params
 
     def _download_model_files(self, deploy_params: dict[str, Any], log_progress: bool = True) -> dict[str, str]:
@@ -211,6 +210,8 @@ class DeployingServer(SemanticSegmentation):
         self, model_files: dict[str, str], log_progress: bool = True, model_source: str = ModelSource.CUSTOM
     ) -> dict[str, str]:
         checkpoint = {"checkpoint": model_files["checkpoint"]}
+        if Path(checkpoint["checkpoint"]).is_file():
+            return checkpoint
         if sly_env.team_id(raise_not_found=False) is None:
             raise RequestError(f"A checkpoint in Team Files needs TEAM_ID. Received: {checkpoint['checkpoint']}.")
         try:
@@ -221,7 +222,7 @@ class DeployingServer(SemanticSegmentation):
             ) from error
 
     def _load_model_headless(self, **deploy_params: Any) -> None:
-        super()._load_model_headless(**completed(deploy_params))
+        super()._load_model_headless(**runnable(completed(deploy_params)))
 
     def _build_deploy_params_from_api(self, model_name: str, deploy_params: dict[str, Any] | None = None) -> Any:
         raise RequestError(

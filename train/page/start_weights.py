@@ -18,8 +18,8 @@ from train.sdk.experiments import RenewableExperimentSelector
 EXPERIMENTS = "Experiments"
 FORMER = "Former HRDA app"
 _KEPT = (
-    "Encoder and decoder are built as in the checkpoint. The encoder's weights are kept; the decoder's too if the "
-    "checkpoint has as many classes as you choose, background included, and else start at random. "
+    "Encoder and decoder are built as in the checkpoint and keep its weights. The decoder's last layer has a row for "
+    "each class: rows of classes with the same name are kept, those of new classes start at random. "
     "Iterations count from 0."
 )
 _LICENCE = (

@@ -4,21 +4,25 @@ from __future__ import annotations
 
 import copy
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from torch import nn
+from torch import Tensor, nn
 
-from common.hrda import HRDASegmentor, SelfTrainingSettings, SettingsError, load_checkpoint
+from common.hrda import HRDASegmentor, SelfTrainingSettings, SettingsError
 from common.hrda.catalogue import ENCODERS
-from common.hrda.checkpoints import CheckpointError
+from common.hrda.checkpoints import bundle_of, is_checkpoint
 from common.hrda.network.downloads import DownloadError, Progress, RemoteFile, fetch, weights_folder
-from common.hrda.network.mit_weights import EncoderWeights, WeightsError, load_encoder, published_weights, read_encoder
+from common.hrda.network.mit_weights import EncoderWeights, encoder_of, load_encoder, published_weights, read_encoder
+from common.hrda.tensor_files import CheckpointError, read_tensors
 from common.plain_yaml import read_yaml
 from train.settings.training import AUTO, IMAGENET, RANDOM, TrainSettings
 
 _SECONDS_BETWEEN_REPORTS = 1.0
+_LAST_LAYER = ".conv_seg."
+"""In names of weights: the layers that have a row for each class."""
+_MOST_LISTED = 8
 
 
 @dataclass(frozen=True)
@@ -111,14 +115,20 @@ def on_this_machine(start: Start, settings: TrainSettings) -> Start:
         raise SettingsError(str(error)) from error
 
 
-def start_from(student: HRDASegmentor, start: Start, say: Callable[[str], None]) -> None:
+def start_from(student: HRDASegmentor, start: Start, classes: Sequence[str], say: Callable[[str], None]) -> None:
     """Put the weights to start from into `student`, which keeps its random ones where there are none.
+
+    Args:
+        student: on the CPU.
+        start: what it starts from.
+        classes: the names of its classes, by index.
+        say: gets a sentence about it.
 
     Raises:
         SettingsError: they do not fit.
     """
     if start.checkpoint is not None:
-        say(load_initial_weights(student, start.checkpoint))
+        say(load_initial_weights(student, start.checkpoint, classes))
     elif start.encoder is not None:
         say(load_pretrained_encoder(student.backbone, start.encoder))
 
@@ -151,23 +161,19 @@ def load_pretrained_encoder(encoder: nn.Module, path: Path) -> str:
     Raises:
         SettingsError: the file cannot be read, or holds another encoder.
     """
-    weights = _read(path)
-    try:
-        load_encoder(encoder, weights)
-    except WeightsError as error:
-        raise SettingsError(
-            f"The encoder in {path} is {weights.encoder}, not the one of the settings. Set model.encoder to it."
-        ) from error
-    left_out = f" Left out: {_listed(weights.left_out)}." if weights.left_out else ""
-    return f"Encoder weights loaded from {path}; the decoder starts from random weights.{left_out}"
+    return _load_encoder(encoder, _read(path), path)
 
 
-def load_initial_weights(student: HRDASegmentor, path: Path) -> str:
-    """Put the weights of a file into `student`: all of it where the decoder fits, else its encoder's.
+def load_initial_weights(student: HRDASegmentor, path: Path, classes: Sequence[str]) -> str:
+    """Put the weights of a file into `student`: its encoder's, and its decoder's where that is built alike.
+
+    The decoder's last layers have a row for each class. Rows are matched by the classes' names: those of classes that
+    the file has go to their place here, those of the others stay as `student` has them.
 
     Args:
-        student: receives the weights.
+        student: receives the weights, on the CPU.
         path: a checkpoint of HRDA, or weights of a MiT encoder under SegFormer's or mmsegmentation's names.
+        classes: the names of the student's classes, by index.
 
     Returns:
         A sentence that says what was loaded.
@@ -176,19 +182,17 @@ def load_initial_weights(student: HRDASegmentor, path: Path) -> str:
         SettingsError: the file cannot be read or holds another encoder.
     """
     try:
-        state = load_checkpoint(path).model.state_dict()
-    except CheckpointError as no_checkpoint:
-        try:
-            read_encoder(path)
-        except WeightsError as no_encoder:
-            raise SettingsError(
-                f"{path} is nothing to start from. As a checkpoint: {no_checkpoint} As an encoder: {no_encoder}"
-            ) from no_encoder
-        return load_pretrained_encoder(student.backbone, path)
-    wanted = student.state_dict()
-    if state.keys() == wanted.keys() and all(state[name].shape == wanted[name].shape for name in wanted):
-        student.load_state_dict(state)
-        return f"All weights loaded from {path}."
+        content = read_tensors(path, "a checkpoint or a file of weights")
+        if not is_checkpoint(content):
+            return _load_encoder(student.backbone, encoder_of(content, path), path)
+        bundle = bundle_of(content, path)
+    except CheckpointError as error:
+        raise SettingsError(f"There is nothing to start from: {error}") from error
+    state, own = bundle.model.state_dict(), student.state_dict()
+    joined = _with_rows_by_name(state, bundle.classes, own, classes)
+    if joined is not None:
+        student.load_state_dict(joined)
+        return _rows_said(bundle.classes, classes, path)
     try:
         student.backbone.load_state_dict(
             {name.removeprefix("backbone."): value for name, value in state.items() if name.startswith("backbone.")}
@@ -198,8 +202,70 @@ def load_initial_weights(student: HRDASegmentor, path: Path) -> str:
             f"The encoder in {path} is not the one of the settings. Set model.encoder to the one it was trained with."
         ) from error
     return (
-        f"Encoder weights loaded from {path}; its decoder has other classes or channels and starts from random weights."
+        f"Encoder weights loaded from {path}; its decoder has other channels or another attention and starts from "
+        "random weights."
     )
+
+
+def _load_encoder(encoder: nn.Module, weights: EncoderWeights, path: Path) -> str:
+    try:
+        load_encoder(encoder, weights)
+    except CheckpointError as error:
+        raise SettingsError(
+            f"The encoder in {path} is {weights.encoder}, not the one of the settings. Set model.encoder to it."
+        ) from error
+    left_out = f" Left out: {_listed(weights.left_out)}." if weights.left_out else ""
+    return f"Encoder weights loaded from {path}; the decoder starts from random weights.{left_out}"
+
+
+def _with_rows_by_name(
+    state: Mapping[str, Tensor], had: Sequence[str], own: Mapping[str, Tensor], classes: Sequence[str]
+) -> dict[str, Tensor] | None:
+    """The weights `state` for a network that has `own`, rows of classes in their place; None if other shapes differ.
+
+    Args:
+        state: of a checkpoint.
+        had: the names of its classes.
+        own: of the network to start.
+        classes: the names of its classes.
+    """
+    if state.keys() != own.keys():
+        return None
+    rows = [(place, had.index(name)) for place, name in enumerate(classes) if name in had]
+    joined = {}
+    for name, value in own.items():
+        found = state[name]
+        by_class = _LAST_LAYER in name and (len(value), len(found)) == (len(classes), len(had))
+        if found.shape[by_class:] != value.shape[by_class:]:
+            return None
+        joined[name] = found
+        if by_class:
+            joined[name] = value.clone()
+            for place, former in rows:
+                joined[name][place] = found[former]
+    return joined
+
+
+def _rows_said(had: Sequence[str], classes: Sequence[str], path: Path) -> str:
+    """What became of the decoder's rows, class by class."""
+    if tuple(had) == tuple(classes):
+        return f"All weights loaded from {path}."
+    kept = [name for name in classes if name in had]
+    new = [name for name in classes if name not in had]
+    gone = [name for name in had if name not in classes]
+    if not new and not gone:
+        return (
+            f"All weights loaded from {path}, which has the same classes in another order: the decoder's rows were put "
+            f"into the order of this run, {_names(classes)}."
+        )
+    groups = {"kept": kept, "starting from random weights": new, "left out": gone}
+    said = [f"{what}: {_names(names)}" for what, names in groups.items() if names]
+    return f"Weights loaded from {path}. Its decoder's rows are matched by class name; {'; '.join(said)}."
+
+
+def _names(names: Sequence[str]) -> str:
+    more = f" and {len(names) - _MOST_LISTED} more" if len(names) > _MOST_LISTED else ""
+    return ", ".join(names[:_MOST_LISTED]) + more
 
 
 def _compares(settings: SelfTrainingSettings) -> bool:
@@ -217,7 +283,7 @@ def _fetched(pretrained: str, settings: TrainSettings, progress: Progress | None
 def _read(path: Path) -> EncoderWeights:
     try:
         return read_encoder(path)
-    except WeightsError as error:
+    except CheckpointError as error:
         raise SettingsError(str(error)) from error
 
 

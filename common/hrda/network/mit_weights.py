@@ -3,19 +3,20 @@
 from __future__ import annotations
 
 import os
-import pickle
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
+from typing import Any
 
 import torch
-from torch import Size, Tensor, nn
+from torch import Tensor, nn
 
-from common.hrda.catalogue import ENCODERS
+from common.hrda.catalogue import ENCODERS, EncoderSpec
 from common.hrda.network.downloads import RemoteFile
 from common.hrda.network.mit import HRDAMixVisionTransformer
 from common.hrda.network.reference_weights import convert_encoder_state_dict, find_encoder
+from common.hrda.tensor_files import CheckpointError, fitting, read_tensors, weights_of
 
 PUBLISHED_URL = "https://download.openmmlab.com/mmsegmentation/v0.5/pretrain/segformer"
 """Where mmsegmentation publishes SegFormer's ImageNet weights of MiT, under its own names."""
@@ -25,11 +26,6 @@ MIRROR = "PRETRAINED_WEIGHTS_URL"
 _CONTAINERS = ("state_dict", "model")
 _HEADS = ("head.", "decode_head.", "auxiliary_head.")
 _FIRST_IN_SEGFORMER, _FIRST_IN_MMSEGMENTATION = "patch_embed1.proj.weight", "layers.0.0.projection.weight"
-_NAMED = 3
-
-
-class WeightsError(ValueError):
-    """A file does not hold the weights that are asked for. The message names the file and what is wrong."""
 
 
 @dataclass(frozen=True)
@@ -63,92 +59,93 @@ def read_encoder(path: str | Path) -> EncoderWeights:
     of the encoder must be there, of the right shape, and nothing else but the layers of a classifier or decoder.
 
     Raises:
-        WeightsError: the file cannot be read, holds no MiT encoder, or an incomplete or unknown one.
+        CheckpointError: the file cannot be read, holds no MiT encoder, or an incomplete or unknown one.
     """
     path = Path(path)
-    state, left_out = _encoder_part(_tensors(path), path)
-    if _FIRST_IN_SEGFORMER in state:
-        try:
-            state = convert_encoder_state_dict(state)
-        except (KeyError, IndexError, RuntimeError) as error:
-            raise WeightsError(f"{path} is no complete MiT encoder: {error.args[0]}") from error
-    elif _FIRST_IN_MMSEGMENTATION not in state:
-        raise WeightsError(
-            f"{path} holds no MiT encoder: neither '{_FIRST_IN_SEGFORMER}' (SegFormer) nor "
-            f"'{_FIRST_IN_MMSEGMENTATION}' (mmsegmentation) is in it, but {_some(state)}."
-        )
+    return encoder_of(read_tensors(path, "a file of weights"), path)
+
+
+def encoder_of(content: Any, path: Path) -> EncoderWeights:
+    """The MiT encoder in what `read_tensors` has read.
+
+    Args:
+        content: of the file.
+        path: the file, for messages.
+
+    Raises:
+        CheckpointError: as `read_encoder`.
+    """
     try:
-        encoder = find_encoder(state)
-    except ValueError as error:
-        raise WeightsError(f"{path}: {error}") from error
-    _require_complete(state, encoder, path)
-    return EncoderWeights(encoder, {name: value.float() for name, value in state.items()}, left_out)
+        state, left_out = _encoder_part(_weights(content))
+        if _FIRST_IN_SEGFORMER in state:
+            state = _converted(state)
+        elif _FIRST_IN_MMSEGMENTATION not in state:
+            raise CheckpointError(
+                f"it holds no MiT encoder: neither '{_FIRST_IN_SEGFORMER}' (SegFormer) nor "
+                f"'{_FIRST_IN_MMSEGMENTATION}' (mmsegmentation) is in it."
+            )
+        encoder = _named(state)
+        shapes = _unallocated(encoder, ENCODERS[encoder])
+        try:
+            return EncoderWeights(encoder, fitting(state, shapes), left_out)
+        except CheckpointError as error:
+            raise CheckpointError(f"it is no complete {encoder}: {error}.") from error
+    except CheckpointError as error:
+        raise CheckpointError(f"{path} is no encoder to start from: {error}") from error
 
 
 def load_encoder(module: nn.Module, weights: EncoderWeights) -> None:
     """Put the weights into an encoder of the catalogue, all of it.
 
     Raises:
-        WeightsError: it is another encoder.
+        CheckpointError: it is another encoder.
     """
     try:
         module.load_state_dict(weights.state, strict=True)
     except RuntimeError as error:
-        raise WeightsError(f"The weights are of {weights.encoder} and fit no other encoder.") from error
+        raise CheckpointError(f"The weights are of {weights.encoder} and fit no other encoder.") from error
 
 
-def _tensors(path: Path) -> dict[str, Tensor]:
-    if not path.is_file():
-        raise WeightsError(f"There is no file {path}. Give the path of a .pth file of weights.")
-    try:
-        content = torch.load(path, map_location="cpu", weights_only=True)
-    except (pickle.UnpicklingError, RuntimeError, EOFError, ValueError, KeyError, OSError) as error:
-        raise WeightsError(f"{path} is not a file of weights, or it is damaged.") from error
+def _weights(content: Any) -> dict[str, Tensor]:
     for name in _CONTAINERS:
         if isinstance(content, Mapping) and isinstance(content.get(name), Mapping):
             content = content[name]
-    is_state = isinstance(content, Mapping) and len(content) > 0
-    if not is_state or not all(isinstance(n, str) and isinstance(v, Tensor) for n, v in content.items()):
-        raise WeightsError(f"{path} holds other things than weights by name. Expected a state dict of a MiT encoder.")
-    return {name.removeprefix("module."): value for name, value in content.items()}
+    return {name.removeprefix("module."): value for name, value in weights_of(content).items()}
 
 
-def _encoder_part(state: dict[str, Tensor], path: Path) -> tuple[dict[str, Tensor], tuple[str, ...]]:
+def _encoder_part(state: dict[str, Tensor]) -> tuple[dict[str, Tensor], tuple[str, ...]]:
     """The encoder, its names without a prefix, and the names of the layers that follow it."""
     is_segmentor = any(name.startswith("backbone.") for name in state)
     heads = _HEADS if is_segmentor else _HEADS[:1]
     left_out = tuple(name for name in state if name.startswith(heads))
     encoder = {name: value for name, value in state.items() if name not in left_out}
     if is_segmentor:
-        foreign = [name for name in encoder if not name.startswith("backbone.")]
-        if foreign:
-            raise WeightsError(f"{path} holds more than an encoder and a decoder: {_some(foreign)}.")
+        if not all(name.startswith("backbone.") for name in encoder):
+            raise CheckpointError("it holds more than an encoder and a decoder.")
         encoder = {name.removeprefix("backbone."): value for name, value in encoder.items()}
     return encoder, left_out
 
 
-def _require_complete(state: Mapping[str, Tensor], encoder: str, path: Path) -> None:
-    wanted = _shapes(encoder)
-    problems = {
-        "lacks": [name for name in wanted if name not in state],
-        "has the unknown": [name for name in state if name not in wanted],
-        "has another shape of": [n for n in wanted if n in state and state[n].shape != wanted[n]],
-        "has no finite numbers in": [n for n, value in state.items() if not torch.isfinite(value).all()],
-    }
-    found = [f"it {problem} {_some(names)}" for problem, names in problems.items() if names]
-    if found:
-        raise WeightsError(f"{path} is no complete {encoder}: {'; '.join(found)}.")
+def _converted(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    try:
+        return convert_encoder_state_dict(state)
+    except Exception as error:
+        # Names and shapes can be wrong in any way.
+        raise CheckpointError(
+            "it is no complete MiT encoder of SegFormer: a weight is missing, of another shape, or of no MiT."
+        ) from error
+
+
+def _named(state: Mapping[str, Tensor]) -> str:
+    try:
+        return find_encoder(state)
+    except ValueError as error:
+        raise CheckpointError(str(error)) from error
 
 
 @cache
-def _shapes(encoder: str) -> dict[str, Size]:
-    """The parameters' shapes by name."""
+def _unallocated(encoder: str, spec: EncoderSpec) -> dict[str, Tensor]:
+    """The parameters by name, with their shapes; `spec` is the catalogue's for `encoder`."""
     # Takes no memory and draws no random numbers: those of a run must not depend on the file that it starts from.
     with torch.device("meta"):
-        return {name: value.shape for name, value in HRDAMixVisionTransformer(encoder).state_dict().items()}
-
-
-def _some(names: Mapping[str, object] | list[str]) -> str:
-    """The first few of `names`."""
-    shown = ", ".join(f"'{name}'" for name in list(names)[:_NAMED])
-    return f"{shown} and {len(names) - _NAMED} more" if len(names) > _NAMED else shown
+        return dict(HRDAMixVisionTransformer(encoder).state_dict())

@@ -14,8 +14,8 @@ from common.hrda.settings import ModelSettings
 REFERENCE_PREFIXES = ("model.", "ema_model.", "imnet_model.")
 
 
-def infer_model_settings(state: Mapping[str, Tensor], crop_size: tuple[int, int]) -> ModelSettings:
-    """The model settings that weights of our names were made with.
+def infer_model_settings(state: Mapping[str, Tensor]) -> ModelSettings:
+    """The model settings that weights of our names were made with, but for the crop, of which they know nothing.
 
     Raises:
         ValueError: the encoder's shape is none of the catalogue's.
@@ -26,14 +26,13 @@ def infer_model_settings(state: Mapping[str, Tensor], crop_size: tuple[int, int]
     return ModelSettings(
         encoder=encoder,
         num_classes=num_classes,
-        crop_size=tuple(crop_size),
         decoder_channels=decoder_channels,
         attention_channels=attention_channels,
         attention_classwise=attention_classes == num_classes,
     )
 
 
-_OUR_BLOCK = re.compile(r"layers\.([0-3])\.1\.(\d+)\.")
+_OUR_BLOCK = re.compile(r"layers\.([0-3])\.1\.(\d{1,3})\.")
 
 
 def find_encoder(state: Mapping[str, Tensor]) -> str:

@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import copy
+import functools
+import importlib.util
 import json
+import logging
 import warnings
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -14,14 +17,25 @@ import torch
 from torch import Tensor
 
 from common.hrda.checks import SettingsError, closest
-from common.hrda.metadata import ExportMetadata
+from common.hrda.files import replacing
 from common.hrda.network.heads import HRDAHead
 from common.hrda.network.segmentor import HRDASegmentor
+from common.hrda.prediction.exported import (
+    ATTENTION,
+    EXPORT_FORMAT,
+    IMAGES,
+    LOGITS,
+    METADATA_KEY,
+    no_export,
+    read_export,
+)
 from common.hrda.prediction.folded import WindowModule
 from common.hrda.settings import PRECISIONS
 
 ONNX_OPSET = 18
-METADATA_KEY = "hrda"
+_SMALLEST_WINDOW = 64
+_SILENT = 4
+_log = logging.getLogger(__name__)
 PROVIDERS = {
     "cpu": ["CPUExecutionProvider"],
     "cuda": ["CUDAExecutionProvider", "CPUExecutionProvider"],
@@ -97,36 +111,38 @@ class OnnxNetwork:
 
     Raises:
         RuntimeUnavailableError: ONNX Runtime or the provider is not installed.
-        SettingsError: not a file of `export_onnx`.
+        CheckpointError: not a file of `export_onnx`, or its network does not compute what it says.
     """
 
     def __init__(self, path: str | Path, provider: str = "cpu") -> None:
-        runtime = import_onnxruntime()
-        wanted, available = PROVIDERS[provider], runtime.get_available_providers()
-        if wanted[0] not in available:
-            raise RuntimeUnavailableError(
-                f"ONNX Runtime has no {wanted[0]} here (it has {', '.join(available)}). Install onnxruntime-gpu"
-                f"{' and TensorRT' if provider == 'tensorrt' else ''}, or deploy with the runtime PyTorch."
-            )
+        path = Path(path)
+        require_provider(provider)
+        metadata = read_export(path)
+        self.metadata, self.crop_size, self.num_classes = metadata, metadata.model.crop_size, len(metadata.classes)
+        wanted = PROVIDERS[provider]
         options: list[Any] = list(wanted)
         if provider == "tensorrt":
-            cache = {"trt_engine_cache_enable": True, "trt_engine_cache_path": str(Path(path).parent)}
+            cache = {"trt_engine_cache_enable": True, "trt_engine_cache_path": str(path.parent)}
             options[0] = (wanted[0], cache)
+        runtime = import_onnxruntime()
+        quiet = runtime.SessionOptions()
+        quiet.log_severity_level = _SILENT
         try:
-            self._session = runtime.InferenceSession(str(path), providers=options)
-            metadata = ExportMetadata.from_dict(
-                json.loads(self._session.get_modelmeta().custom_metadata_map[METADATA_KEY])
-            )
-            self.metadata = metadata.to_dict()
-            self.crop_size, self.num_classes = metadata.model.crop_size, len(metadata.classes)
-        except RuntimeUnavailableError:
-            raise
+            self._session = runtime.InferenceSession(str(path), quiet, providers=options)
+            self._try()
         except Exception as error:
             # ONNX Runtime has no common class for what is wrong with a file.
-            raise SettingsError(
-                f"{Path(path).name} is not a network exported by this app: {' '.join(str(error).split())[:200]}. "
-                "Export it from a checkpoint again."
-            ) from error
+            raise no_export(path) from error
+
+    def _try(self) -> None:
+        """Predict one small window: shapes and numbers must be those of such a network."""
+        side = _SMALLEST_WINDOW
+        logits, attention = self.context_logits(torch.zeros(1, 3, side, side))
+        channels = {1, self.num_classes}
+        fits = logits.shape == (1, self.num_classes, side // 4, side // 4)
+        fits = fits and attention.shape[1] in channels and attention.shape[2:] == logits.shape[2:]
+        if not fits or not torch.isfinite(logits).all() or not torch.isfinite(attention).all():
+            raise ValueError("another network than it says")
 
     context_images = staticmethod(HRDASegmentor.context_images)
     fuse = staticmethod(HRDAHead.fuse)
@@ -137,7 +153,7 @@ class OnnxNetwork:
 
     def context_logits(self, images: Tensor) -> tuple[Tensor, Tensor]:
         """Logits and attention, float32, of crops at half the resolution, B×3×h×w float32."""
-        logits, attention = self._session.run(["logits", "attention"], {"images": images.cpu().numpy()})
+        logits, attention = self._session.run([LOGITS, ATTENTION], {IMAGES: images.cpu().numpy()})
         return torch.from_numpy(logits).to(images.device), torch.from_numpy(attention).to(images.device)
 
 
@@ -160,6 +176,27 @@ def has_fast_bfloat16() -> bool:
     return bool(torch.ops.mkldnn._is_mkldnn_bf16_supported())
 
 
+@functools.cache
+def why_not_compiled(device_type: str) -> str | None:
+    """Why torch.compile does not work on devices of a kind here, as a sentence; None if it does.
+
+    It compiles an addition, which takes seconds; a network would take minutes to find out the same.
+    """
+    try:
+        with torch.inference_mode():
+            torch.compile(_add_one)(torch.zeros(64, device=device_type))
+    except Exception:
+        # Compilers, drivers and torch's own stages fail in classes of their own; each is a reason to go on without.
+        _log.debug("torch.compile does not work here", exc_info=True)
+        needed = "a C++ compiler (g++)" if device_type == "cpu" else "a C compiler (gcc), Python's headers and Triton"
+        return f"compile is asked for and does not work here: it needs {needed}. Predicted without it."
+    return None
+
+
+def _add_one(values: Tensor) -> Tensor:
+    return values + 1
+
+
 def import_onnxruntime() -> Any:
     """ONNX Runtime.
 
@@ -173,6 +210,22 @@ def import_onnxruntime() -> Any:
     return onnxruntime
 
 
+def require_provider(provider: str) -> None:
+    """Make sure that ONNX Runtime can compute through `provider` ('cpu', 'cuda' or 'tensorrt') here.
+
+    Raises:
+        RuntimeUnavailableError: it cannot. The message says what to install.
+    """
+    wanted, available = PROVIDERS[provider][0], import_onnxruntime().get_available_providers()
+    has_tensorrt = provider != "tensorrt" or importlib.util.find_spec("tensorrt") is not None
+    if wanted not in available or not has_tensorrt:
+        missing = f"has no {wanted}" if wanted not in available else "finds no TensorRT"
+        raise RuntimeUnavailableError(
+            f"ONNX Runtime {missing} here (it has {', '.join(available)}). Install onnxruntime-gpu"
+            f"{' and TensorRT' if provider == 'tensorrt' else ''}, choose another device or the runtime PyTorch."
+        )
+
+
 def export_onnx(
     model: HRDASegmentor,
     path: str | Path,
@@ -181,6 +234,7 @@ def export_onnx(
     palette: Sequence[Sequence[int]],
     settings: Mapping[str, Any],
     best_thresholds: Mapping[str, float],
+    source: str = "",
 ) -> None:
     """Write the network that one window goes through as ONNX (opset 18), with all that serving it needs.
 
@@ -189,22 +243,24 @@ def export_onnx(
 
     Args:
         model: in eval mode, on the CPU.
-        path: file to write.
+        path: file to write, in one step.
         classes: names by index.
         palette: RGB of each class.
         settings: plain settings of the checkpoint.
         best_thresholds: probability of each class at which it was found best in training.
+        source: SHA-256 sum of the checkpoint; empty if it is not known.
 
     Raises:
         RuntimeUnavailableError: the exporter's packages are not installed.
+        WriteError: the disk is full or not writable; what was there before is untouched.
     """
     try:
         import onnx
         import onnxscript  # noqa: F401  torch's exporter needs it and says so only in a traceback
     except ImportError as error:
         raise RuntimeUnavailableError("Exporting needs two packages. Run: pip install onnx onnxscript") from error
-    side = [edge // 2 for edge in model.crop_size]
-    # Two images, so that the exporter does not take the batch for the constant 1.
+    # Two images, and two cells at the coarsest stride: the exporter takes a size of 1 for a constant.
+    side = [max(edge // 2, _SMALLEST_WINDOW) for edge in model.crop_size]
     example = torch.from_numpy(np.zeros((2, 3, *side), np.float32))
     free = {0: torch.export.Dim.DYNAMIC, 2: torch.export.Dim.DYNAMIC, 3: torch.export.Dim.DYNAMIC}
     with warnings.catch_warnings():
@@ -212,8 +268,8 @@ def export_onnx(
         program = torch.onnx.export(
             WindowModule(model),
             (example,),
-            input_names=["images"],
-            output_names=["logits", "attention"],
+            input_names=[IMAGES],
+            output_names=[LOGITS, ATTENTION],
             dynamic_shapes={"images": free},
             opset_version=ONNX_OPSET,
             dynamo=True,
@@ -221,10 +277,13 @@ def export_onnx(
         )
     proto = program.model_proto
     metadata = {
+        "format": EXPORT_FORMAT,
         "classes": list(classes),
         "palette": [list(colour) for colour in palette],
         "settings": dict(settings),
         "best_thresholds": dict(best_thresholds),
+        "source": source,
     }
     onnx.helper.set_model_props(proto, {METADATA_KEY: json.dumps(metadata)})
-    onnx.save_model(proto, str(path))
+    with replacing(Path(path)) as file:
+        onnx.save_model(proto, file)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pickle
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -177,15 +178,15 @@ def test_prefixes_choose_the_part_and_nothing_is_left_over() -> None:
 
 
 def test_settings_follow_from_the_weights() -> None:
-    assert infer_model_settings(bundle().student.state_dict(), (64, 64)) == SETTINGS
+    assert infer_model_settings(bundle().student.state_dict()) == replace(SETTINGS, crop_size=(512, 512))
     single = ModelSettings(
         **{**SETTINGS.to_dict(), "attention_classwise": False, "num_classes": 4, "encoder": "mit_b2"}
     )
-    assert infer_model_settings(build_segmentor(single).state_dict(), (64, 64)) == single
+    assert infer_model_settings(build_segmentor(single).state_dict()) == replace(single, crop_size=(512, 512))
 
 
 def test_wrong_files_are_named_with_the_remedy(tmp_path: Path) -> None:
-    with pytest.raises(CheckpointError, match="There is no checkpoint at .*missing.pth"):
+    with pytest.raises(CheckpointError, match="There is no file at .*missing.pth"):
         load_checkpoint(tmp_path / "missing.pth")
     (tmp_path / "text.pth").write_text("not a checkpoint")
     with pytest.raises(CheckpointError, match="text.pth is not a checkpoint"):

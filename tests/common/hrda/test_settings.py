@@ -22,7 +22,7 @@ def test_settings_survive_json(settings) -> None:
         (lambda: ModelSettings(num_classes=1), "num_classes must be a whole number from 2"),
         (lambda: ModelSettings(crop_size=(500, 512)), "crop_size must be two positive multiples of 64"),
         (lambda: ModelSettings(crop_size=512), "crop_size must be two"),
-        (lambda: ModelSettings(decoder_channels=0), "decoder_channels must be a positive"),
+        (lambda: ModelSettings(decoder_channels=0), "decoder_channels must be a whole number from 1 to 4096"),
         (lambda: ModelSettings(drop_path=1.0), "drop_path must be a number from 0 to below 1"),
         (lambda: ModelSettings(detail_loss_weight=2), "detail_loss_weight must be a number from 0 to 1"),
         (lambda: ModelSettings(attention_classwise="yes"), "attention_classwise must be true or false"),

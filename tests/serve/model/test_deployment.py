@@ -161,7 +161,7 @@ def test_devices_that_are_not_here_are_refused(device: str | None, message: str)
 
 
 def test_class_that_is_named_twice_is_refused(make_checkpoint):
-    with pytest.raises(CheckpointError, match="names a class twice"):
+    with pytest.raises(CheckpointError, match="names of which none comes twice"):
         Deployment.from_file(make_checkpoint("twice.pth", classes=("__bg__", "crack", "crack")), "cpu")
 
 

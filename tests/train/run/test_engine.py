@@ -384,12 +384,12 @@ def test_initial_weights_are_taken_whole_or_as_far_as_the_encoder(finished):
     _, result, _ = finished
     model = ModelSettings(encoder="mit_b0", crop_size=(64, 64), decoder_channels=8, attention_channels=8)
     student = build_segmentor(model)
-    assert "All weights" in load_initial_weights(student, result.best)
+    assert "All weights" in load_initial_weights(student, result.best, ("__bg__", "crack"))
     trained = load_checkpoint(result.best).model.state_dict()
     assert all(torch.equal(value, trained[name]) for name, value in student.state_dict().items())
 
-    other = build_segmentor(dataclasses.replace(model, num_classes=3))
-    assert "Encoder weights" in load_initial_weights(other, result.best)
+    other = build_segmentor(dataclasses.replace(model, decoder_channels=16))
+    assert "Encoder weights" in load_initial_weights(other, result.best, ("__bg__", "crack"))
     state = other.state_dict()
     assert all(torch.equal(state[name], trained[name]) for name in state if name.startswith("backbone."))
 
@@ -398,7 +398,7 @@ def test_initial_weights_that_do_not_fit_are_refused(finished, tmp_path):
     _, result, _ = finished
     larger = build_segmentor(ModelSettings(encoder="mit_b1", crop_size=(64, 64), decoder_channels=8))
     with pytest.raises(SettingsError, match=r"Set model\.encoder"):
-        load_initial_weights(larger, result.best)
+        load_initial_weights(larger, result.best, ("__bg__", "crack"))
     (tmp_path / "text.pth").write_text("no weights")
     with pytest.raises(SettingsError, match="damaged"):
-        load_initial_weights(larger, tmp_path / "text.pth")
+        load_initial_weights(larger, tmp_path / "text.pth", ("__bg__", "crack"))

@@ -20,6 +20,7 @@ from train.run.initial_weights import (
 from train.settings.training import TrainSettings
 
 MODEL = ModelSettings(encoder="mit_b0", crop_size=(64, 64), decoder_channels=8, attention_channels=8)
+CLASSES = ("__bg__", "crack")
 DISTANCE = ("self_training.feature_distance_weight=0.005", "self_training.feature_distance_classes=[crack]")
 
 
@@ -74,7 +75,7 @@ def test_imagenet_weights_are_fetched_and_their_licence_is_said(settings, publis
     assert "non-commercial" in said[0]
     assert told[-1] == (start.encoder.name, start.encoder.stat().st_size, start.encoder.stat().st_size)
     student = build_segmentor(MODEL)
-    start_from(student, start, said.append)
+    start_from(student, start, CLASSES, said.append)
     assert all(torch.equal(value, state[name]) for name, value in student.backbone.state_dict().items())
     assert len(published.asked) == 1
     assert choose(settings(f"pretrained={wanted}"))[2] == [], "the second run finds them"
@@ -147,7 +148,7 @@ def test_feature_distance_compares_with_the_pretrained_encoder_whatever_the_stud
         chosen = settings("pretrained=auto", *DISTANCE)
         start, said, _ = choose(chosen, init, resumed_from=resumed_from)
         student = build_segmentor(MODEL)
-        start_from(student, start, said.append)
+        start_from(student, start, CLASSES, said.append)
         reference = frozen_encoder(student, start, chosen.self_training)
         assert all(torch.equal(value, state[name]) for name, value in reference.state_dict().items())
         assert not reference.training and not any(p.requires_grad for p in reference.parameters())
@@ -162,7 +163,7 @@ def test_feature_distance_without_pretrained_weights_compares_with_the_start(set
         choose(settings("pretrained=auto", *DISTANCE), resumed_from="none")
     start, said, _ = choose(chosen, encoder_file)
     student = build_segmentor(MODEL)
-    start_from(student, start, said.append)
+    start_from(student, start, CLASSES, said.append)
     reference = frozen_encoder(student, start, chosen.self_training)
     assert torch.equal(reference.state_dict()["layers.3.2.bias"], state["layers.3.2.bias"])
 
@@ -177,7 +178,7 @@ def test_published_encoder_file_loads_without_its_imagenet_classifier(state, tmp
     published = under_segformer_names(state) | {"head.weight": torch.zeros(1000, 256), "head.bias": torch.zeros(1000)}
     path = save(tmp_path / "mit_b0.pth", published)
     student = build_segmentor(MODEL)
-    sentence = load_initial_weights(student, path)
+    sentence = load_initial_weights(student, path, CLASSES)
     assert sentence.startswith("Encoder weights loaded") and sentence.endswith("Left out: head.weight, head.bias.")
     assert all(torch.equal(value, state[name]) for name, value in student.backbone.state_dict().items())
 
@@ -185,10 +186,10 @@ def test_published_encoder_file_loads_without_its_imagenet_classifier(state, tmp
 def test_decoder_of_a_segmentor_is_left_out_and_counted(state, tmp_path):
     decoder = {f"decode_head.convs.{number}.bias": torch.zeros(8) for number in range(6)}
     path = save(tmp_path / "segformer.pth", {"state_dict": {f"backbone.{n}": v for n, v in state.items()} | decoder})
-    assert load_initial_weights(build_segmentor(MODEL), path).endswith("Left out: 6 of decode_head.")
+    assert load_initial_weights(build_segmentor(MODEL), path, CLASSES).endswith("Left out: 6 of decode_head.")
 
 
 def test_incomplete_encoder_is_nothing_to_start_from(state, tmp_path):
     path = save(tmp_path / "half.pth", {n: v for n, v in state.items() if n != "layers.0.2.bias"})
     with pytest.raises(SettingsError, match=r"nothing to start from.*lacks 'layers.0.2.bias'"):
-        load_initial_weights(build_segmentor(MODEL), path)
+        load_initial_weights(build_segmentor(MODEL), path, CLASSES)

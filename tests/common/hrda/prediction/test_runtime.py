@@ -14,6 +14,7 @@ from common.hrda.catalogue import ENCODERS
 from common.hrda.checks import SettingsError
 from common.hrda.prediction.runtime import OnnxNetwork, RuntimeUnavailableError, TorchNetwork, export_onnx
 from common.hrda.sliding import sliding_logits
+from common.hrda.tensor_files import CheckpointError
 
 CLASSES = ("__bg__", "crack", "patch")
 SETTINGS = {"model": {"crop_size": [128, 128], "encoder": "mit_b0"}, "input": {"short_edge": 64, "long_edge": 96}}
@@ -103,14 +104,16 @@ def test_whole_images_are_the_same_in_onnx_runtime(model: HRDASegmentor, exporte
     network = OnnxNetwork(exported)
     expected = sliding_logits(model, x, InferenceSettings())
     torch.testing.assert_close(sliding_logits(network, x, InferenceSettings()), expected, atol=1e-3, rtol=0)
-    assert network.metadata["classes"] == list(CLASSES)
-    assert network.metadata["settings"] == SETTINGS
-    assert network.metadata["best_thresholds"] == {CLASSES[1]: 0.4}
+    assert network.metadata.classes == CLASSES
+    assert network.metadata.settings == SETTINGS
+    assert network.metadata.best_thresholds == {CLASSES[1]: 0.4}
 
 
 def test_what_is_no_export_of_ours_is_refused_with_a_sentence(exported: Path, tmp_path: Path) -> None:
     (tmp_path / "text.onnx").write_text("no network")
-    with pytest.raises(SettingsError, match=r"text.onnx is not a network exported by this app"):
+    with pytest.raises(CheckpointError, match=r"text.onnx is not a network exported by this app"):
         OnnxNetwork(tmp_path / "text.onnx")
+    with pytest.raises(CheckpointError, match=r"no exported network at .*none.onnx"):
+        OnnxNetwork(tmp_path / "none.onnx")
     with pytest.raises(RuntimeUnavailableError, match="Install onnxruntime-gpu and TensorRT"):
         OnnxNetwork(exported, "tensorrt")
