@@ -285,7 +285,7 @@ def require_runtime(runtime: str, device: str) -> None:
     """
     if runtime not in RUNTIMES:
         raise RequestError(f"The runtime must be one of {', '.join(RUNTIMES)}. Received: {received(runtime)}.")
-    missing = _missing(runtime, resolve_device(device))
+    missing = None if runtime == PYTORCH else _missing(runtime, resolve_device(device))
     if missing is not None:
         raise RequestError(f"The runtime {runtime} is not here: {missing}")
 

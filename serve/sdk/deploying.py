@@ -8,8 +8,8 @@ Private names that are overridden, and why:
 - `_download_custom_model`: nothing but the checkpoint is fetched, if it is not on this machine; it holds its own
   settings, and the former app's config.py is a program.
 - `_build_deploy_params_from_api`: there are no pretrained models to look up; said in a sentence.
-- `_download_model_files`, `_load_model_headless`: requests to deploy that lack optional parts are completed. Checkpoints
-  for other runtimes are exported before the SDK does it, which would remove what lies beside them.
+- `_download_model_files`, `_load_model_headless`: requests to deploy that lack optional parts are completed; for other
+  runtimes a checkpoint is exported before the SDK does it, which would remove what lies beside it.
 - `_set_model_meta_custom_model`: classes and colours come from the checkpoint, not from a file beside it.
 - `_check_serve_before_call`: that no model is deployed is told in a sentence; the SDK's error looks like a fault of
   the service, which its clients ask again for five minutes.

@@ -13,10 +13,10 @@ from supervisely.nn.utils import RuntimeType
 
 from common.hrda import InferenceSettings, Predictor, SettingsError, load_checkpoint
 from common.hrda.prediction.runtime import TorchNetwork
-from serve.batch import worker as worker_module
 from serve.batch.local import settings_of_words
 from serve.batch.worker import Worker
 from serve.errors import RequestError
+from serve.model import deployment as deployment_module
 from serve.model.deployment import PYTORCH, TENSORRT, Deployment
 from serve.model.settings import read_settings
 from tests.serve.conftest import CLASSES
@@ -94,7 +94,7 @@ def test_runtimes_have_the_names_of_the_sdk():
 
 def test_other_runtimes_get_an_export_of_the_checkpoint(monkeypatch: pytest.MonkeyPatch, deployment: Deployment):
     read = []
-    monkeypatch.setattr(worker_module, "export_beside", lambda path: path.with_suffix(".onnx"))
+    monkeypatch.setattr(deployment_module, "export_beside", lambda path: path.with_suffix(".onnx"))
     monkeypatch.setattr(Deployment, "from_file", lambda *args: read.append(args) or deployment)
     Worker.from_file("model.pth", "cpu", "ONNXRuntime")
     Worker.from_file("given.onnx", "cpu", "ONNXRuntime")

@@ -191,10 +191,11 @@ def test_training_starts_from_the_weights_of_the_chosen_former_checkpoint(team, 
     checkpoint, original = Path(app.model_files["checkpoint"]), bundle().student
     torch.manual_seed(1)
     student = build_segmentor(SETTINGS)
-    assert "All weights loaded" in load_initial_weights(student, checkpoint)
+    assert "All weights loaded" in load_initial_weights(student, checkpoint, ("__bg__", "crack"))
     assert all(torch.equal(value, original.state_dict()[name]) for name, value in student.state_dict().items())
     more_classes = build_segmentor(ModelSettings(**{**SETTINGS.to_dict(), "num_classes": 4}))
-    assert "Encoder weights loaded" in load_initial_weights(more_classes, checkpoint)
+    said = load_initial_weights(more_classes, checkpoint, ("__bg__", "moss", "crack", "stain"))
+    assert "kept: __bg__, crack; starting from random weights: moss, stain" in said
     kept = original.backbone.state_dict()
     assert all(torch.equal(value, kept[name]) for name, value in more_classes.backbone.state_dict().items())
 

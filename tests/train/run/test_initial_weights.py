@@ -1,9 +1,11 @@
 """What a run starts from: asked for, found or refused before any work, and really in the network then."""
 
+from dataclasses import replace
+
 import pytest
 import torch
 
-from common.hrda import SettingsError, build_segmentor
+from common.hrda import CheckpointBundle, SettingsError, build_segmentor, save_checkpoint
 from common.hrda.catalogue import ENCODERS
 from common.hrda.network import downloads
 from common.hrda.settings import ModelSettings
@@ -193,3 +195,77 @@ def test_incomplete_encoder_is_nothing_to_start_from(state, tmp_path):
     path = save(tmp_path / "half.pth", {n: v for n, v in state.items() if n != "layers.0.2.bias"})
     with pytest.raises(SettingsError, match=r"nothing to start from.*lacks 'layers.0.2.bias'"):
         load_initial_weights(build_segmentor(MODEL), path, CLASSES)
+
+
+def trained(path, classes, **changes):
+    """A checkpoint of a network with these classes, and the network."""
+    model = replace(MODEL, num_classes=len(classes), **changes)
+    torch.manual_seed(3)
+    student = build_segmentor(model).eval()
+    for module in student.modules():
+        if isinstance(module, torch.nn.Conv2d):
+            torch.nn.init.normal_(module.weight, std=0.1)
+    palette = tuple((0, 0, index) for index in range(len(classes)))
+    save_checkpoint(path, CheckpointBundle(student, tuple(classes), palette, settings={"model": model.to_dict()}))
+    return student
+
+
+def started(path, classes, **changes):
+    """A network with these classes that starts from the checkpoint, what it was before, and what was said."""
+    torch.manual_seed(4)
+    student = build_segmentor(replace(MODEL, num_classes=len(classes), **changes)).eval()
+    before = {name: value.clone() for name, value in student.state_dict().items()}
+    return student, before, load_initial_weights(student, path, classes)
+
+
+HAD = ("__bg__", "crack", "patch", "seal")
+LAST = ("decode_head.head.conv_seg.weight", "decode_head.head.conv_seg.bias")
+LAST_OF_ATTENTION = ("decode_head.scale_attention.conv_seg.weight", "decode_head.scale_attention.conv_seg.bias")
+
+
+@pytest.mark.parametrize("classwise", [True, False], ids=["attention by class", "one attention"])
+def test_same_classes_in_another_order_give_the_same_logits_in_that_order(tmp_path, classwise):
+    original = trained(tmp_path / "a.pth", HAD, attention_classwise=classwise)
+    wanted = ("seal", "__bg__", "patch", "crack")
+    student, _, said = started(tmp_path / "a.pth", wanted, attention_classwise=classwise)
+    assert said.startswith("All weights loaded") and "another order" in said
+    photo = torch.randn(1, 3, 64, 64, generator=torch.Generator().manual_seed(5))
+    with torch.no_grad():
+        expected, found = original.crop_logits(photo), student.crop_logits(photo)
+    assert expected.std(dim=1).mean() > 1e-3, "classes that cannot be told apart prove nothing"
+    torch.testing.assert_close(found, expected[:, [HAD.index(name) for name in wanted]])
+
+
+def test_rows_of_shared_classes_are_kept_and_those_of_new_ones_are_random(tmp_path):
+    original = trained(tmp_path / "a.pth", HAD).state_dict()
+    student, before, said = started(tmp_path / "a.pth", ("__bg__", "moss", "seal"))
+    assert "kept: __bg__, seal; starting from random weights: moss; left out: crack, patch" in said
+    state = student.state_dict()
+    for name in LAST + LAST_OF_ATTENTION:
+        for place, former in ((0, 0), (2, 3)):
+            assert torch.equal(state[name][place], original[name][former])
+        assert torch.equal(state[name][1], before[name][1])
+    others = state.keys() - set(LAST + LAST_OF_ATTENTION)
+    assert all(torch.equal(state[name], original[name]) for name in others)
+
+
+def test_decoder_of_another_build_starts_at_random_and_this_is_said(tmp_path):
+    original = trained(tmp_path / "a.pth", HAD).state_dict()
+    for change in ({"decoder_channels": 16}, {"attention_channels": 16}, {"attention_classwise": False}):
+        student, before, said = started(tmp_path / "a.pth", HAD, **change)
+        assert said.startswith("Encoder weights loaded") and "other channels or another attention" in said
+        state = student.state_dict()
+        assert all(torch.equal(state[name], original[name]) for name in state if name.startswith("backbone."))
+        assert all(torch.equal(state[name], before[name]) for name in state if name.startswith("decode_head."))
+
+
+@pytest.mark.parametrize("text", ["# A page\n", "croot:x:0\nroot:x:0\n"], ids=["page", "like a pickle"])
+def test_file_that_is_no_weights_is_told_in_our_words_alone(settings, tmp_path, text):
+    path = tmp_path / "README.md"
+    path.write_text(text)
+    with pytest.raises(SettingsError, match=r"nothing to start from: .*README.md is not .*not opened") as as_start:
+        load_initial_weights(build_segmentor(MODEL), path, CLASSES)
+    with pytest.raises(SettingsError, match=r"README.md is not .*not opened") as as_pretrained:
+        choose(settings(f"pretrained={path}"))
+    for refused in (as_start, as_pretrained):
+        assert not any(word in str(refused.value) for word in ("weights_only", "pickle", "A page", "x:0", "torch"))
