@@ -23,6 +23,9 @@ def _parse() -> argparse.Namespace:
         "--state", type=Path, default=Path("runs/sandbox"), help="folder of the state (default: %(default)s)"
     )
     parser.add_argument("--token", help="API token (default: the last run's, or a new one)")
+    parser.add_argument(
+        "--apps", action="store_true", help="start Train HRDA and Serve HRDA when a client asks for them by their API"
+    )
     return parser.parse_args()
 
 
@@ -47,7 +50,7 @@ def main() -> int:
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, lambda *_: stopped.set())
     try:
-        with running(arguments.state, arguments.data, arguments.port, arguments.token) as sandbox:
+        with running(arguments.state, arguments.data, arguments.port, arguments.token, apps=arguments.apps) as sandbox:
             _announce(sandbox, arguments.state)
             stopped.wait()
     except (ImportFailed, OSError) as error:

@@ -19,6 +19,7 @@ from sandbox import (
     errors,
     files,
     images,
+    models,
     page_assets,
     previews,
     projects,
@@ -57,11 +58,13 @@ def build_app(storage: Storage, token: str) -> FastAPI:
     app = FastAPI(title="Sandbox", docs_url=None, redoc_url=None, openapi_url=None, lifespan=lifespan)
     app.state.storage = storage
     app.state.token = token
+    # Set by whoever starts apps.
+    app.state.agent = None
     app.add_exception_handler(ApiError, errors.answer)
 
     for area in (
-        teams, projects, datasets, images, videos, annotations, files, entity_collections, ecosystem, tasks, apps,
-        proxy,
+        teams, projects, datasets, images, videos, annotations, files, entity_collections, ecosystem, models, tasks,
+        apps, proxy,
     ):  # fmt: skip
         app.include_router(area.router, dependencies=[Depends(_check_token)])
     app.include_router(proxy.net)

@@ -12,6 +12,7 @@ from pathlib import Path
 import uvicorn
 
 from sandbox import ecosystem, page_assets, tasks
+from sandbox.agent import Agent
 from sandbox.app import build_app
 from sandbox.importer import Imported, import_projects
 from sandbox.storage import TEAM_ID, USER_ID, USER_LOGIN, WORKSPACE_ID, Storage
@@ -71,7 +72,9 @@ class Sandbox:
 
 
 @contextlib.contextmanager
-def running(state: Path, data: Path | None = None, port: int = 0, token: str | None = None) -> Iterator[Sandbox]:
+def running(
+    state: Path, data: Path | None = None, port: int = 0, token: str | None = None, *, apps: bool = False
+) -> Iterator[Sandbox]:
     """Serve a sandbox in a thread until the block ends.
 
     Args:
@@ -79,6 +82,7 @@ def running(state: Path, data: Path | None = None, port: int = 0, token: str | N
         data: Folder with projects in Supervisely format to import; those already in the state are left alone.
         port: TCP port on 127.0.0.1; 0 takes a free one.
         token: The API token; the one of the last run, or a new one, if it is not given.
+        apps: Start Train HRDA and Serve HRDA of this checkout when ``tasks.run.app`` asks for them.
 
     Raises:
         ImportFailed: If ``data`` holds no project or a damaged one.
@@ -90,17 +94,21 @@ def running(state: Path, data: Path | None = None, port: int = 0, token: str | N
         with socket.socket() as listener:
             listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
             listener.bind((HOST, port))
-            config = uvicorn.Config(
-                build_app(storage, sandbox_token), log_level="warning", access_log=False, timeout_graceful_shutdown=3
-            )
+            app = build_app(storage, sandbox_token)
+            config = uvicorn.Config(app, log_level="warning", access_log=False, timeout_graceful_shutdown=3)
             server = uvicorn.Server(config)
             thread = threading.Thread(target=server.run, kwargs={"sockets": [listener]}, name="sandbox", daemon=True)
             address = f"http://{HOST}:{listener.getsockname()[1]}"
             thread.start()
             try:
                 _wait(server, thread)
-                yield Sandbox(address, sandbox_token, storage, imported)
+                sandbox = Sandbox(address, sandbox_token, storage, imported)
+                if apps:
+                    app.state.agent = Agent(storage, sandbox.env, (state / "apps").resolve())
+                yield sandbox
             finally:
+                if app.state.agent is not None:
+                    app.state.agent.close()
                 server.should_exit = True
                 thread.join()
 

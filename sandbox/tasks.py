@@ -109,19 +109,21 @@ def tasks_set_address(body: Json, store: Store) -> dict:
 
 
 @router.method("tasks.run.app")
-def tasks_run(body: Json, store: Store) -> list[dict]:
+def tasks_run(body: Json, store: Store, request: Request) -> list[dict]:
     module_id = integer(body, "moduleId", None) or integer(body, "appId")
+    module, agent = ecosystem.get(store, module_id), request.app.state.agent
+    wanted = {key: body.get(key) for key in ("workspaceId", "description", "params")}
+    wanted |= {"moduleId": module_id, "name": text(body, "taskName", module["name"])}
+    if agent is not None and agent.starts(module_id):
+        return [to_json(store, get(store, agent.start(wanted)))]
+    if module["address"] is None:
+        raise ApiError(
+            400,
+            f"The sandbox starts no apps but those of --apps: run {module['name']!r} yourself and tell its address by "
+            "sandbox.modules.add, or add a task by sandbox.tasks.add.",
+        )
     with store.transaction():
-        module = ecosystem.get(store, module_id)
-        if module["address"] is None:
-            raise ApiError(
-                400,
-                f"The sandbox starts no apps: run {module['name']!r} yourself and tell its address by "
-                "sandbox.modules.add, or add a task by sandbox.tasks.add.",
-            )
-        wanted = {key: body.get(key) for key in ("workspaceId", "description", "params")}
-        name, address = text(body, "taskName", module["name"]), module["address"]
-        task_id = create(store, {**wanted, "moduleId": module_id, "name": name, "address": address})
+        task_id = create(store, {**wanted, "address": module["address"]})
     return [to_json(store, get(store, task_id))]
 
 
@@ -165,10 +167,20 @@ def tasks_status(body: Json, store: Store) -> dict:
     return {"success": True}
 
 
+def end(storage: Storage, task_id: int, status: str) -> None:
+    """Note how the app of a task ended, unless that is known already: who stops a task has said so."""
+    with storage.transaction():
+        if get(storage, task_id)["status"] not in _ENDED:
+            _set_status(storage, task_id, status)
+
+
 @router.method("tasks.stop")
-def tasks_stop(body: Json, store: Store) -> dict:
-    """Marks the task as stopped; the app itself runs on, since the sandbox has not started it."""
-    _set_status(store, integer(body, "id"), "stopped")
+def tasks_stop(body: Json, store: Store, request: Request) -> dict:
+    """Marks the task as stopped. An app that the sandbox has not started runs on."""
+    task_id, agent = integer(body, "id"), request.app.state.agent
+    _set_status(store, task_id, "stopped")
+    if agent is not None:
+        agent.stop(task_id)
     return {"status": "stopped"}
 
 

@@ -9,8 +9,8 @@ from sandbox.paging import answer_page
 from sandbox.payload import integer, text
 from sandbox.storage import TEAM_ID, USER_ID, USER_LOGIN, now
 
-# What the SDK asks of an instance for its newest calls; the apps' manifests ask for 6.17.8.
-INSTANCE_VERSION = "6.17.8"
+INSTANCE_VERSION = "6.18.3"
+"""What the pinned SDK asks of an instance, and the apps' manifests too."""
 AGENT_ID = 1
 
 router = Methods()

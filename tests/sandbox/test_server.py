@@ -49,7 +49,8 @@ def test_body_that_is_no_json_object_is_refused_not_a_crash(sandbox):
 
 
 def test_instance_is_recent_enough_for_the_apps(api, sandbox):
-    assert api.is_version_supported("6.17.8")
+    assert api.is_version_supported("6.18.3")
+    assert not api.is_version_supported("6.18.4")
     assert [team.id for team in api.team.get_list()] == [sandbox.team_id]
     assert [workspace.id for workspace in api.workspace.get_list(sandbox.team_id)] == [sandbox.workspace_id]
     assert api.workspace.get_info_by_id(sandbox.workspace_id).team_id == sandbox.team_id

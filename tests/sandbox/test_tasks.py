@@ -143,6 +143,27 @@ def test_ecosystem_is_searched_by_category_name_and_slug(api, sandbox):
         api.task.start(agent_id=1, module_id=train["id"], workspace_id=sandbox.workspace_id)
 
 
+def test_list_of_models_has_what_was_added_page_by_page(api, sandbox):
+    """Apps that offer models for deployment ask for it when they start."""
+    modules = sandbox.add_module(TRAIN, slug="someone/hrda/train"), sandbox.add_module(SERVE)
+    models = api.nn.ecosystem_models_api
+    assert models.list_models() == models.list_models(local=True) == []
+    ids = [
+        models.add(name, "HRDA", "semantic segmentation", *(module["id"] for module in modules), params_m=3.7).json()
+        for name in ("mit_b0", "mit_b1")
+    ]
+    models.update_model(ids[1]["id"], params_m=13.7)
+    listed = models.list_models()
+    assert [(model["name"], model["task"], model["paramsM"]) for model in listed] == [
+        ("mit_b0", "semantic segmentation", 3.7),
+        ("mit_b1", "semantic segmentation", 13.7),
+    ]
+    paged = models.get_list_all_pages("ecosystem.models.list", {"localModels": False, "per_page": 1})
+    assert [model["id"] for model in paged] == [answer["id"] for answer in ids]
+    with pytest.raises(requests.HTTPError, match="module"):
+        models.add("mit_b2", "HRDA", "semantic segmentation", 999, 999)
+
+
 def test_calls_that_an_app_makes_in_production(sandbox, monkeypatch):
     task_id = sandbox.create_task("train")["id"]
     for name, value in sandbox.env(TASK_ID=task_id, ENV="production").items():
