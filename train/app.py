@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import shutil
 import threading
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -19,6 +19,7 @@ from common.data.choice import BACKGROUND
 from common.data.project import ProjectError
 from common.hrda import ModelSettings, SettingsError, load_checkpoint
 from common.hrda.checkpoints import CheckpointError
+from common.hrda.prediction.runtime import RuntimeUnavailableError, export_checkpoint, require_exporter
 from common.hrda.settings import SHAPING
 from train.benchmark import Measuring, run_benchmark
 from train.instance.domains import FoundDomain, InputError, check_apart, download, find, overlap_with_target, spoken
@@ -70,6 +71,7 @@ class HRDATrainApp(DomainTrainApp):
         super().__init__(FRAMEWORK, str(MODELS), str(DEFAULT_YAML), str(APP_OPTIONS), parts)
         self.leaving = Leaving(lambda: self.has_work_left, self.save_and_leave)
         self.start(self.train)
+        self.export_onnx(export_best)
         self.gui.training_process.stop_button.click(self.stop)
         self.gui.connect_cards()
 
@@ -144,7 +146,9 @@ class HRDATrainApp(DomainTrainApp):
             check_target(settings, inputs)
             found = find(self.api, inputs)
             check_apart(found, settings.mode)
-        except (SettingsError, InputError) as error:
+            if self.gui.hyperparameters_selector.is_export_required():
+                require_exporter()
+        except (SettingsError, InputError, RuntimeUnavailableError) as error:
             raise Refused(str(error)) from error
         overlap = overlap_with_target(found)
         if overlap:
@@ -310,6 +314,15 @@ def with_network_of(settings: TrainSettings, checkpoint: Path) -> TrainSettings:
     """
     stored = ModelSettings.from_dict(load_checkpoint(checkpoint).settings["model"])
     return replace(settings, model=replace(settings.model, **{name: getattr(stored, name) for name in SHAPING}))
+
+
+def export_best(experiment: Mapping[str, Any]) -> str:
+    """Write the network of an experiment's best checkpoint as ONNX; the path of the file."""
+    checkpoint = Path(experiment["best_checkpoint"])
+    path = checkpoint.parents[1] / "export" / f"{checkpoint.stem}.onnx"
+    path.parent.mkdir(exist_ok=True)
+    export_checkpoint(checkpoint, path)
+    return str(path)
 
 
 def scores_of_served_model(result: RunResult) -> dict[str, float]:

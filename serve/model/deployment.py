@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import logging
 import threading
 from collections.abc import Callable, Mapping, Sequence
@@ -25,8 +24,9 @@ from common.hrda.prediction.runtime import (
     OnnxNetwork,
     RuntimeUnavailableError,
     TorchNetwork,
-    export_onnx,
+    export_checkpoint,
     require_provider,
+    sum_of,
     why_not_compiled,
 )
 from common.hrda.sliding import WindowNetwork
@@ -177,17 +177,8 @@ def export(checkpoint: Path, path: Path) -> None:
         CheckpointError: not a checkpoint.
         RequestError: the exporter's packages are not installed, or the file cannot be written.
     """
-    bundle = load_checkpoint(checkpoint)
     try:
-        export_onnx(
-            bundle.model.eval(),
-            path,
-            classes=bundle.classes,
-            palette=bundle.palette,
-            settings=bundle.settings,
-            best_thresholds=bundle.best_thresholds,
-            source=_sum_of(checkpoint),
-        )
+        export_checkpoint(checkpoint, path)
     except (RuntimeUnavailableError, WriteError) as error:
         raise RequestError(str(error)) from error
 
@@ -225,7 +216,7 @@ def export_beside(checkpoint: Path) -> Path:
 
 def _require_export_of(checkpoint: Path, exported: Path) -> None:
     try:
-        is_its = read_export(exported).source == _sum_of(checkpoint)
+        is_its = read_export(exported).source == sum_of(checkpoint)
     except CheckpointError:
         is_its = False
     if not is_its:
@@ -234,11 +225,6 @@ def _require_export_of(checkpoint: Path, exported: Path) -> None:
             f"Deploy {exported.name} itself, move it away, or export to another file: python -m serve export --model "
             f"{checkpoint.name} --output OTHER{EXPORTED}"
         )
-
-
-def _sum_of(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def require_rgb(images: Sequence[np.ndarray]) -> None:

@@ -59,7 +59,7 @@ class Instance:
         self.api.project.update_meta(self.projects["source"], meta.add_obj_classes(others))
 
     def _start(self, data: Path | None = None) -> Sandbox:
-        return self._running.enter_context(running_sandbox(self.folder / "state", data, **self._address))
+        return self._running.enter_context(running_sandbox(self.folder / "state", data, apps=True, **self._address))
 
     def go_away(self) -> None:
         """Stop answering."""

@@ -5,15 +5,19 @@ import re
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from types import SimpleNamespace
 
 import pytest
 import requests
 import supervisely as sly
+import torch
 import yaml
 from supervisely.api.nn.utils import find_apps_by_framework, get_artifacts_dir_and_checkpoint_name
+from supervisely.api.task_api import TaskFinishedWithError
 from supervisely.nn.experiments import ExperimentInfo, get_experiment_infos
 
 from common.hrda import load_checkpoint
+from common.hrda.prediction.runtime import OnnxNetwork, TorchNetwork
 from tests.train.apps import (
     HYPERPARAMETERS,
     IMAGES,
@@ -24,7 +28,10 @@ from tests.train.apps import (
     running_instance,
     started,
 )
+from train.instance.domains import ROLES, Domain, Inputs
+from train.page.gui import HRDATrainGUI
 
+STARTS = 6
 PROGRESS = re.compile(r"Training: iteration [1-9]\d* of 500")
 
 
@@ -36,8 +43,8 @@ def instance(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Instance]:
 
 @pytest.fixture(scope="module")
 def production(instance: Instance) -> Iterator[App]:
-    # As the SDK's own client launches a training: it knows of one project only.
-    state = instance.state(input=None, start_training=True, options={"export": {"enable": False}})
+    # As the SDK's own client launches the app with autostart=False: it knows of one project only.
+    state = instance.state(input=None, start_training=False, options={"export": {"enable": False}})
     with started(instance, "production", **{"modal.state.guiState": json.dumps(state)}) as app:
         yield app
 
@@ -47,18 +54,19 @@ class Training:
     """A training in production mode, started without waiting for it."""
 
     experiment: ExperimentInfo
-    second_start: requests.Response
+    starts: list[requests.Response]
 
 
 @pytest.fixture(scope="module")
 def training(instance: Instance, production: App) -> Training:
-    request = {"app_state": instance.state(experiment_name="the first"), "wait": False}
-    answer = production.post("train_from_api", request)
-    assert answer.status_code == 200, f"{answer.text}\n{production.tail()}"
-    second = production.post("train_from_api", request)
+    options = {"model_benchmark": {"enable": False}, "export": {"enable": True, "ONNXRuntime": True}}
+    request = {"app_state": instance.state(experiment_name="the first", options=options), "wait": False}
+    with ThreadPoolExecutor(STARTS) as pool:
+        starts = list(pool.map(lambda _: production.post("train_from_api", request), range(STARTS)))
+    assert any(answer.ok for answer in starts), f"{[answer.text for answer in starts]}\n{production.tail()}"
     assert production.process.wait(TRAIN_LIMIT_S) == 0, production.tail()
     [experiment] = get_experiment_infos(instance.api, instance.sandbox.team_id, "HRDA")
-    return Training(experiment, second)
+    return Training(experiment, starts)
 
 
 @pytest.fixture(scope="module")
@@ -89,7 +97,10 @@ def test_launch_that_names_one_project_only_waits_for_a_person(production):
         ({"input": None}, "The app state must name the photos to use"),
         ({"input": {"target": {"project_id": 2}}}, "No validation project is named"),
         ({"input": {"validation": {"project_id": 999}, "target": {"project_id": 2}}}, "There is no project 999"),
-        ({"options": {"export": {"ONNXRuntime": True}}}, "does not export to ONNX"),
+        ({"options": {"export": {"TensorRT": True}}}, "does not export to TensorRT"),
+        ({"options": {"export": {"ONNXRuntime": "yes"}}}, "In options: In export: ONNXRuntime must be true or false"),
+        ({"options": {"exports": {}}}, "In options: Unknown setting 'exports': did you mean 'export'?"),
+        ({"options": [1]}, "options must be an object. Received: [1]."),
         ({"experiment_name": "a/b"}, "experiment_name must have no slashes"),
     ],
 )
@@ -196,9 +207,59 @@ def test_deployment_finds_model_and_serving_app(instance, trained):
     assert module["name"] == "Serve HRDA"
 
 
-def test_second_training_is_refused_while_one_runs(training):
-    assert training.second_start.status_code == 409
-    assert "A training is running" in training.second_start.json()["detail"]
+def test_of_six_starts_at_once_one_trains_and_the_others_are_told(training):
+    assert sorted(answer.status_code for answer in training.starts) == [200, *[409] * (STARTS - 1)]
+    told = {answer.json().get("detail") for answer in training.starts if not answer.ok}
+    assert told == {"A training is running in this app already. Wait for its end, or start another app."}
+
+
+def test_network_is_exported_at_the_end_where_that_was_asked_for(instance, trained):
+    """As `api.nn.train.run(…, export_onnx=True)` asks for it."""
+    assert trained.export == {"ONNXRuntime": "export/best.onnx"}
+    exported = OnnxNetwork(instance.read(trained, "export/best.onnx"))
+    bundle = load_checkpoint(instance.read(trained, "checkpoints/best.pth"))
+    assert tuple(exported.metadata["classes"]) == bundle.classes
+    classes = json.loads(instance.read(trained, "export/classes.json").read_text(encoding="utf-8"))
+    assert classes == {"0": "__bg__", "1": "crack"}, "by the index in the network's output"
+    windows = torch.randn(1, 3, 64, 64)
+    torch.testing.assert_close(
+        exported.detail_logits(windows), TorchNetwork(bundle.model, "cpu").detail_logits(windows), atol=1e-4, rtol=1e-4
+    )
+
+
+def test_launch_by_the_sdk_that_cannot_be_carried_out_ends_the_task_as_failed(instance):
+    """Whoever launched it waits for the task's end, which would never come."""
+    task_id = instance.api.nn.train.run(instance.projects["source"], model="HRDA/mit_b0", classes=["crack"])["id"]
+    with pytest.raises(TaskFinishedWithError):
+        instance.api.task.wait(task_id, instance.api.task.Status.FINISHED, wait_attempt_timeout_sec=1)
+    told = instance.api.task.get_info_by_id(task_id)["meta"]["output"]["general"]
+    assert (told["title"], told["isError"]) == ("The training could not be carried out", True)
+    assert told["description"].startswith("The app state must name the photos to use: input = {")
+    assert 'README.md shows a launch with all of them under "Train from a script"' in told["description"]
+
+
+def test_sdk_goes_on_from_an_experiment_with_the_app_state_that_the_page_wrote(instance, trained):
+    task_id = instance.api.nn.train.finetune(trained.task_id)["id"]
+    written = json.loads(instance.read(trained, "app_state.json").read_text(encoding="utf-8"))
+    assert written["options"]["export"] == {"enable": True, "ONNXRuntime": True, "TensorRT": False}
+    instance.api.app.send_request(task_id, "train_from_api", {"app_state": written, "wait": False}, raise_error=True)
+    instance.api.task.wait(task_id, instance.api.task.Status.FINISHED, wait_attempt_timeout_sec=1)
+    experiments = get_experiment_infos(instance.api, instance.sandbox.team_id, "HRDA")
+    [repeated] = [experiment for experiment in experiments if experiment.task_id == task_id]
+    assert json.loads(instance.read(repeated, "app_state.json").read_text(encoding="utf-8")) == written
+    assert repeated.export == trained.export
+
+
+def test_experiment_is_repeated_on_the_project_that_the_app_was_started_on():
+    """As `api.nn.train.finetune(task_id, project_id=…)` asks for it."""
+    domains = {role: {"project_id": number, "dataset_ids": [number]} for number, role in enumerate(ROLES[:3], 1)}
+    fitted = HRDATrainGUI.fit_to_launch(SimpleNamespace(project_id=9), {"input": domains, "classes": ["crack"]})
+    assert fitted["classes"] == ["crack"]
+    inputs = Inputs.from_state(fitted["input"], launched_project_id=9)
+    assert inputs.source == Domain(9), "all datasets: those of the experiment's own are not in it"
+    assert (inputs.target, inputs.validation) == (Domain(2, (2,)), Domain(3, (3,)))
+    same = {"input": domains}
+    assert HRDATrainGUI.fit_to_launch(SimpleNamespace(project_id=1), same) == same
 
 
 def test_platform_is_told_of_the_experiment(instance, production, trained):

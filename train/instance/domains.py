@@ -90,9 +90,13 @@ class Inputs:
         """
         example = '{"source": {"project_id": 1}, "target": {"project_id": 2}, "validation": {"project_id": 3}}'
         if not isinstance(state, Mapping):
-            raise InputError(
-                f"The app state must name the photos to use: input = {example}. Received: {received(state)}."
-            )
+            came = f" Received: {received(state)}."
+            if state is None:
+                came = (
+                    " The SDK's api.nn.train.run names one project only: README.md shows a launch with all of them "
+                    'under "Train from a script".'
+                )
+            raise InputError(f"The app state must name the photos to use: input = {example}.{came}")
         unknown = set(state) - {*ROLES, "project_id"}
         if unknown:
             raise InputError(f"Unknown key '{min(unknown)}' in input: expected {example}.")

@@ -99,6 +99,17 @@ class HRDATrainGUI(DomainTrainGUI):
         """The domains of an app state's `input`."""
         return Inputs.from_state(state, self.project_id)
 
+    def fit_to_launch(self, app_state: dict[str, Any]) -> dict[str, Any]:
+        """The app state of an experiment with the project that this app was started on as source.
+
+        That of the experiment may be another: then all datasets are used.
+        """
+        inputs = app_state.get("input")
+        source = inputs.get("source") if isinstance(inputs, Mapping) else None
+        if not isinstance(source, Mapping) or source.get("project_id") == self.project_id:
+            return app_state
+        return {**app_state, "input": {**inputs, "source": {"project_id": self.project_id}}}
+
     def check_input(self, inputs: Inputs) -> None:
         """Look the domains up on the instance."""
         find(self.api, inputs)

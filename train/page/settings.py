@@ -146,6 +146,9 @@ class SettingsSelector(HyperparametersSelector):
     def toggle_mb_speedtest(self, is_checked: bool) -> None:
         """Nothing: the SDK's speed test would predict 300 batches, which tells little for sliding windows."""
 
+    def set_export_tensorrt_checkbox_value(self, value: bool) -> None:
+        """Nothing: there is no such checkbox, and the SDK calls this all the same."""
+
     def validate_step(self) -> bool:
         """Check the YAML and say beside the button what is wrong."""
         try:

@@ -1,32 +1,31 @@
 """The app as the SDK sees it: every reach into names of `TrainApp` that the SDK does not promise lies here.
 
 The SDK's `TrainApp` knows one project, which it splits. This module turns that into hooks that `train/app.py` fills in
-with promised names only: which parts the page has, how the photos get here, what the splits are. The page's own reaches
-lie in `train/sdk/gui.py`, those for the model benchmark in `train/sdk/benchmark.py`. The SDK is pinned; `REACHES` lists
-what is overridden or used, and a test fails when another version of the SDK changes one of them.
+with promised names only: which parts the page has, how the photos get here, what the splits are. Others lie beside it:
+the page's own reaches in `train/sdk/gui.py`, those for the model benchmark in `train/sdk/benchmark.py`, those for how a
+training begins and ends in `train/sdk/starting.py`. The SDK is pinned; `REACHES` lists what is overridden or used, and
+a test fails when another version of the SDK changes one of them.
 """
 
 from __future__ import annotations
 
+import json
 import shutil
 import threading
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import supervisely.nn.training.gui.gui as gui_module
 import supervisely.nn.training.train_app as train_app_module
-from fastapi import FastAPI, Request
-from supervisely import Api, is_production, logger
+from supervisely import is_production, logger
 from supervisely.app.fastapi.websocket import WebsocketManager
 from supervisely.nn.training import resume_manifest
 
-from common.hrda.checks import received
-from train.sdk.benchmark import BenchmarkedTrainApp
 from train.sdk.browsers import tell_each_alone
 from train.sdk.gui import DomainTrainGUI, Refused, replaced
+from train.sdk.starting import StartedTrainApp
 
 __all__ = ["DomainTrainApp", "DomainTrainGUI", "Refused", "Split", "SplitItem", "replaced"]
 
@@ -39,11 +38,10 @@ REACHES = {
     "TrainApp._get_train_val_splits_for_app_state": "the app state names the domains instead of a split",
     "TrainApp._postprocess_splits": "the validation images lie in another project",
     "TrainApp._get_resume_app_state": "its 'input' would name the source only",
-    "TrainApp._wrapped_start_training": "one training at a time; errors reach an API user as one sentence",
     "TrainApp._wrapped_resume_upload": "the same button retries an upload without a restart of the app",
     "TrainApp._finalize": "an upload that breaks off is tried again before the app ends",
     "TrainApp._set_training_output": "the result card shows the best checkpoint",
-    "TrainApp._show_error": "the page and /train_status say what is wrong instead of pointing to the log",
+    "TrainApp._export_weights": "the classes beside an export are the network's, the background included",
     # Called or read
     "TrainApp._download_model": "last step of the preparation",
     "TrainApp._read_project": "sets sly_project, which exports and reports read",
@@ -54,8 +52,6 @@ REACHES = {
     "TrainApp._val_collection_id": "as _train_collection_id",
     "TrainApp._resume_ctx": "what a second try of the upload goes on from",
     "TrainApp._is_resume_upload": "whether the app was started again after a failed upload",
-    "TrainApp._api": "the instance",
-    "TrainApp._server": "to add a route",
 }
 """Private names of the SDK, and why they are needed."""
 
@@ -80,7 +76,7 @@ class Split:
     items: list[SplitItem]
 
 
-class DomainTrainApp(BenchmarkedTrainApp):
+class DomainTrainApp(StartedTrainApp):
     """A training app whose photos come from several projects."""
 
     def __init__(
@@ -95,19 +91,12 @@ class DomainTrainApp(BenchmarkedTrainApp):
             app_options: path of the SDK's options.
             parts: classes that take the place of the SDK's: `TrainGUI`, a `DomainTrainGUI`, and names of cards.
         """
-        self._training_lock = threading.Lock()
         self._retry = threading.Event()
-        self._retry_is_offered = self._is_finalized = False
-        self._somebody_watches = True
-        self.has_work_left = False
-        """Whether a training runs, or what it made is not uploaded yet."""
-        self.is_leaving = False
-        """Whether the app is to end once that is done."""
+        self._retry_is_offered = False
         cards = {name: part for name, part in parts.items() if name != "TrainGUI"}
         with replaced(gui_module, **cards), replaced(train_app_module, TrainGUI=parts["TrainGUI"]):
             super().__init__(framework_name, models, hyperparameters, app_options)
         self.gui.finish()
-        self._answer_training_requests()
         tell_each_alone(WebsocketManager())
         if not self._is_resume_upload:
             self.gui.training_process.resume_button.click(self._wrapped_resume_upload)
@@ -116,14 +105,8 @@ class DomainTrainApp(BenchmarkedTrainApp):
         """Download the photos, the source to `self.project_dir`; return what is learnt from and what measured on."""
         raise NotImplementedError
 
-    def begin_work(self) -> None:
-        """A training or an upload begins."""
-
     def uploaded(self) -> None:
         """The experiment is in Team Files; the app is about to end."""
-
-    def given_up(self) -> None:
-        """The work has ended without an experiment; the page goes on."""
 
     def kept_folders(self) -> Sequence[Path]:
         """Folders below `work_dir` that the next training needs."""
@@ -134,21 +117,6 @@ class DomainTrainApp(BenchmarkedTrainApp):
         self.is_leaving = True
         self._retry.set()
 
-    def start_in_thread(self) -> None:
-        """Train as soon as the server is up; nobody is expected at the page."""
-        self._somebody_watches = False
-        super().start_in_thread()
-
-    @property
-    def api(self) -> Api:
-        """The instance."""
-        return self._api
-
-    @property
-    def server(self) -> FastAPI:
-        """The app's own server."""
-        return self._server
-
     def get_app_state(self, experiment_info: dict | None = None) -> dict:
         """The app state with which this run can be repeated, its domains included."""
         state = super().get_app_state(experiment_info)
@@ -157,35 +125,6 @@ class DomainTrainApp(BenchmarkedTrainApp):
             "input": self.gui.input_selector.get_inputs().to_state(),
             "device": self.device,
         }
-
-    def _answer_training_requests(self) -> None:
-        route = "/train_from_api"
-        # The SDK's own answers a body that it does not understand with an internal error.
-        routes = self.server.router.routes
-        routes[:] = [known for known in routes if getattr(known, "path", None) != route]
-
-        @self.server.post(route)
-        def train_from_api(request: Request) -> dict[str, str]:
-            """Train as an app state says; with `wait` (the default) the answer comes when all is uploaded."""
-            body = getattr(request.state, "state", None)
-            if not isinstance(body, Mapping) or "app_state" not in body:
-                raise Refused(
-                    f'The body must look like {{"state": {{"app_state": {{…}}}}}}. Received: state = {received(body)}.'
-                )
-            self.gui.load_from_app_state(body["app_state"])
-            self._somebody_watches = False
-            if body.get("wait", True):
-                self._wrapped_start_training()
-                return {"result": "model was successfully trained"}
-            threading.Thread(target=self._train_unattended, name="training").start()
-            return {"result": "model training started"}
-
-    def _train_unattended(self) -> None:
-        try:
-            self._wrapped_start_training()
-        except Refused as refusal:
-            # Said on the page and by /train_status; there is nobody else to tell.
-            logger.info(f"Training from the API: {refusal}")
 
     def _prepare_working_dir(self) -> None:
         aside = Path(self.work_dir).with_name("kept")
@@ -250,50 +189,12 @@ class DomainTrainApp(BenchmarkedTrainApp):
         state = super()._get_resume_app_state(experiment_info)
         return state | {"input": self.gui.input_selector.get_inputs().to_state()}
 
-    def _wrapped_start_training(self) -> None:
-        with self._at_work("The training ended with an error"):
-            name = self.gui.training_process.get_experiment_name()
-            if not name or set("\\/") & set(name):
-                # The SDK would end the app.
-                refusal = Refused(f"Give the experiment a name without slashes. Received: {received(name)}.")
-                self.gui.show_status(f"Error: {refusal}", "error")
-                raise refusal
-            super()._wrapped_start_training()
-
     def _wrapped_resume_upload(self) -> None:
         if self._retry_is_offered:
             self._retry.set()
             return
         with self._at_work("The upload ended with an error"):
             super()._wrapped_resume_upload()
-
-    @contextmanager
-    def _at_work(self, problem: str) -> Iterator[None]:
-        # Who sees on the page that a training has failed may click before all of its end is done.
-        if not self._training_lock.acquire(timeout=2.0):
-            raise Refused("A training is running in this app already.", 409)
-        self.begin_work()
-        self._is_finalized = False
-        self.gui.is_training = self.has_work_left = True
-        self.gui.training_process.show_running(True)
-        try:
-            yield
-        except Refused:
-            raise
-        except Exception as error:
-            raise Refused(_sentence(problem, error), 500) from error
-        finally:
-            self.gui.is_training = self.has_work_left = False
-            self._somebody_watches = True
-            try:
-                # After uploading the app ends: what is not done by then would be cut off.
-                if not self._is_finalized:
-                    self.given_up()
-                    self.gui.training_process.show_running(False)
-            finally:
-                self._training_lock.release()
-                if self.is_leaving and not self._is_finalized:
-                    self.app.shutdown()
 
     def _finalize(self, experiment_info: dict, resume: bool = False) -> None:
         pauses = iter(RETRY_PAUSES_S)
@@ -331,6 +232,13 @@ class DomainTrainApp(BenchmarkedTrainApp):
         self.gui.training_process.offer_retry(None)
         return True
 
+    def _export_weights(self, experiment_info: dict) -> tuple[dict[str, str], str | None]:
+        exported, classes = super()._export_weights(experiment_info)
+        if classes is not None:
+            names = [obj_class.name for obj_class in self.create_model_meta(self.task_type).obj_classes]
+            Path(classes).write_text(json.dumps(dict(enumerate(names))), encoding="utf-8")
+        return exported, classes
+
     def _set_training_output(
         self, experiment_info: dict, remote_dir: str, file_info: Any, mb_eval_report: Any = None
     ) -> None:
@@ -340,16 +248,10 @@ class DomainTrainApp(BenchmarkedTrainApp):
             experiment_info["best_checkpoint"],
             experiment_info.get("evaluation_metrics") or {},
         )
-
-    def _show_error(self, message: str, e: Exception | None = None) -> None:
-        if isinstance(e, Refused):
-            # The sentence says it all; the SDK would log where it was raised.
-            message, e = f"Error: {e.detail}", None
-        elif e is not None:
-            message = _sentence(message, e)
-        super()._show_error(message, e)
-        self.gui.show_status(message, "error")
-
-
-def _sentence(message: str, error: Exception) -> str:
-    return str(error) if isinstance(error, Refused) else f"{message.rstrip('.')}. {type(error).__name__}: {error}"
+        if self.gui.hyperparameters_selector.is_export_required() and not experiment_info.get("export"):
+            # The SDK says so in the log only.
+            self.gui.show_status(
+                "The experiment is in Team Files, without the ONNX file: the log says why it could not be written. "
+                "Download the checkpoint and export it: python -m serve export --model best.pth --output best.onnx",
+                "warning",
+            )

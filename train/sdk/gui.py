@@ -8,7 +8,7 @@ from contextlib import contextmanager
 from html import escape
 from pathlib import Path
 from types import ModuleType
-from typing import Any
+from typing import Any, Self
 
 import requests
 import supervisely.nn.training.gui.utils as gui_utils
@@ -16,14 +16,77 @@ from fastapi import HTTPException
 from supervisely import Api, is_production, logger
 from supervisely.nn.training.gui.gui import TrainGUI
 
-from common.hrda.checks import received
+from common.hrda.checks import PlainSettings, SettingsError, received, schema, section
 
 REACHES = {
     "TrainGUI._init_input": "an app state's domains are shown and checked",
     "TrainGUI._init_model": "a model may also be a checkpoint of the former app, which has no task",
+    "TrainGUI._run_from_experiment": "an experiment that is gone does not keep the app from starting",
     "TrainGUI._api": "the instance",
 }
 """Private names of the SDK, and why they are needed."""
+
+
+@schema
+class BenchmarkOptions(PlainSettings):
+    """The report on the validation photos."""
+
+    enable: bool | None = None
+    """Whether it is made; null: in production."""
+    speed_test: bool = False
+    """Passed over: the SDK's speed test needs the serving app's class, which this app does not have."""
+
+
+@schema
+class ExportOptions(PlainSettings):
+    """Other formats of the best checkpoint."""
+
+    enable: bool = False
+    """Passed over: what counts is which format is asked for."""
+    ONNXRuntime: bool = False
+    """Whether it is exported as ONNX too."""
+    TensorRT: bool = False
+    """Refused: an engine fits only the graphics card that made it."""
+
+
+@schema
+class Options(PlainSettings):
+    """An app state's `options`, as the SDK's clients send them."""
+
+    convert_class_shapes: bool = True
+    """Passed over: shapes of all kinds are drawn."""
+    cache_project: bool = True
+    """Whether the agent keeps the photos for the next run."""
+    model_benchmark: section(BenchmarkOptions) = BenchmarkOptions()
+    """The report."""
+    export: section(ExportOptions) = ExportOptions()
+    """Other formats."""
+
+    @classmethod
+    def from_state(cls, options: Any) -> Self:
+        """Read them; what is null is left out.
+
+        Raises:
+            SettingsError: unknown or of a wrong kind, or an export that there is not.
+        """
+        if options is not None and not isinstance(options, dict):
+            raise SettingsError(f"options must be an object. Received: {received(options)}.")
+        try:
+            made = cls.from_dict({name: value for name, value in (options or {}).items() if value is not None})
+        except SettingsError as error:
+            raise SettingsError(f"In options: {error}") from error
+        if made.export.TensorRT:
+            raise SettingsError(
+                "The training does not export to TensorRT: an engine fits only the graphics card that made it, and "
+                "Serve HRDA makes it there. Leave options.export.TensorRT out; options.export.ONNXRuntime exports ONNX."
+            )
+        return made
+
+    def to_sdk(self) -> dict[str, Any]:
+        """What the SDK's page reads."""
+        enabled = is_production() if self.model_benchmark.enable is None else self.model_benchmark.enable
+        benchmark = {"enable": enabled, "speed_test": False}
+        return self.to_dict() | {"model_benchmark": benchmark, "export": {"ONNXRuntime": self.export.ONNXRuntime}}
 
 
 class Refused(HTTPException):
@@ -43,6 +106,8 @@ class DomainTrainGUI(TrainGUI):
         self.is_training = False
         self._is_built = False
         self._is_trusted = False
+        self.refused_launch: str | None = None
+        """Why the training that the launch of the task asked for cannot be."""
         super().__init__(*args)
         if not is_production():
             self.hyperparameters_selector.run_model_benchmark_checkbox.uncheck()
@@ -83,6 +148,10 @@ class DomainTrainGUI(TrainGUI):
         """Show on the start card what an app state says of device and continuing."""
         raise NotImplementedError
 
+    def fit_to_launch(self, app_state: dict[str, Any]) -> dict[str, Any]:
+        """The app state of an experiment, for the project that this app was started on."""
+        raise NotImplementedError
+
     def validate_app_state(self, app_state: dict) -> dict:
         """Check an app state and fill in what it leaves out.
 
@@ -91,15 +160,8 @@ class DomainTrainGUI(TrainGUI):
         """
         if not isinstance(app_state, dict):
             raise ValueError(f"app_state must be an object. Received: {received(app_state)}.")
-        options = dict(app_state.get("options") or {})
-        export = options.pop("export", None) or {}
-        if any(export.values()):
-            raise ValueError("This app does not export to ONNX or TensorRT. Leave options.export out.")
-        benchmark = options.get("model_benchmark") or {}
-        # The SDK's speed test needs the serving app's class, which this app does not have.
-        options["model_benchmark"] = {"enable": bool(benchmark.get("enable", is_production())), "speed_test": False}
-        options.setdefault("cache_project", True)
-        app_state = {**app_state, "options": options, "train_val_split": {}}
+        options = Options.from_state(app_state.get("options"))
+        app_state = {**app_state, "options": options.to_sdk(), "train_val_split": {}}
         if not self._is_trusted:
             self.check_state(app_state)
         model = app_state.get("model")
@@ -122,18 +184,28 @@ class DomainTrainGUI(TrainGUI):
         self._is_trusted = click_cb and not validate_steps
         try:
             app_state = _read_state(app_state)
+            if not click_cb and isinstance(app_state, dict):
+                # So the SDK shows an experiment that is to be repeated or gone on from, maybe on another project.
+                app_state = self.fit_to_launch(app_state)
             self._rewind()
             super().load_from_app_state(app_state, click_cb, validate_steps)
             self.show_start(app_state)
             if click_cb and validate_steps:
                 self._require_all_steps()
                 self.show_status("All steps are valid.", "success")
-        except KeyError as error:
-            self._refuse(str(error.args[0]), validate_steps or not click_cb, error)
-        except ValueError as error:
-            self._refuse(str(error), validate_steps or not click_cb, error)
+        except (KeyError, ValueError) as error:
+            sentence = str(error.args[0] if isinstance(error, KeyError) else error)
+            if not self._is_built and isinstance(app_state, dict) and app_state.get("start_training"):
+                self.refused_launch = sentence
+            self._refuse(sentence, validate_steps or not click_cb, error)
         except requests.RequestException as error:
             raise Refused(f"The instance does not answer as expected: {error}", 502) from error
+
+    def _run_from_experiment(self, train_task_id: int, train_mode: str) -> None:
+        try:
+            super()._run_from_experiment(train_task_id, train_mode)
+        except (KeyError, ValueError, requests.RequestException) as error:
+            self._refuse(f"The experiment of task {train_task_id} cannot be shown: {error}", True, error)
 
     def _init_input(self, input_settings: Any, options: dict, click_cb: bool = True, validate: bool = True) -> bool:
         inputs = self.read_input(input_settings)

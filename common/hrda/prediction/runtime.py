@@ -4,18 +4,21 @@ from __future__ import annotations
 
 import copy
 import functools
+import hashlib
 import importlib.util
 import json
 import logging
 import warnings
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
 
+from common.hrda.checkpoints import load_checkpoint
 from common.hrda.checks import SettingsError, closest
 from common.hrda.files import replacing
 from common.hrda.network.heads import HRDAHead
@@ -226,6 +229,20 @@ def require_provider(provider: str) -> None:
         )
 
 
+def require_exporter() -> ModuleType:
+    """The package onnx.
+
+    Raises:
+        RuntimeUnavailableError: a package that `export_onnx` needs is not installed.
+    """
+    try:
+        import onnx
+        import onnxscript  # noqa: F401  torch's exporter needs it and says so only in a traceback
+    except ImportError as error:
+        raise RuntimeUnavailableError("Exporting needs two packages. Run: pip install onnx onnxscript") from error
+    return onnx
+
+
 def export_onnx(
     model: HRDASegmentor,
     path: str | Path,
@@ -254,11 +271,7 @@ def export_onnx(
         RuntimeUnavailableError: the exporter's packages are not installed.
         WriteError: the disk is full or not writable; what was there before is untouched.
     """
-    try:
-        import onnx
-        import onnxscript  # noqa: F401  torch's exporter needs it and says so only in a traceback
-    except ImportError as error:
-        raise RuntimeUnavailableError("Exporting needs two packages. Run: pip install onnx onnxscript") from error
+    onnx = require_exporter()
     # Two images, and two cells at the coarsest stride: the exporter takes a size of 1 for a constant.
     side = [max(edge // 2, _SMALLEST_WINDOW) for edge in model.crop_size]
     example = torch.from_numpy(np.zeros((2, 3, *side), np.float32))
@@ -287,3 +300,28 @@ def export_onnx(
     onnx.helper.set_model_props(proto, {METADATA_KEY: json.dumps(metadata)})
     with replacing(Path(path)) as file:
         onnx.save_model(proto, file)
+
+
+def export_checkpoint(checkpoint: Path, path: Path) -> None:
+    """Write the network of a checkpoint as ONNX; see `export_onnx`.
+
+    Raises:
+        CheckpointError: not a checkpoint.
+        RuntimeUnavailableError, WriteError: as `export_onnx`.
+    """
+    bundle = load_checkpoint(checkpoint)
+    export_onnx(
+        bundle.model.eval(),
+        path,
+        classes=bundle.classes,
+        palette=bundle.palette,
+        settings=bundle.settings,
+        best_thresholds=bundle.best_thresholds,
+        source=sum_of(checkpoint),
+    )
+
+
+def sum_of(path: Path) -> str:
+    """The SHA-256 sum of a file, by which an export names its checkpoint."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()

@@ -27,9 +27,10 @@ from train.sdk import app as sdk
 from train.sdk import benchmark as sdk_benchmark
 from train.sdk import experiments as sdk_experiments
 from train.sdk import gui as sdk_gui
+from train.sdk import starting as sdk_starting
 
 OWNERS = {"TrainApp": TrainApp, "TrainGUI": TrainGUI, "ExperimentSelector": ExperimentSelector}
-MODULES = (sdk, sdk_gui, sdk_benchmark, sdk_experiments)
+MODULES = (sdk, sdk_gui, sdk_starting, sdk_benchmark, sdk_experiments)
 REACHES = {name: reason for module in MODULES for name, reason in module.REACHES.items()}
 
 # The first twelve digits of the SHA-256 of each method's source, in the release of the SDK that is pinned.
@@ -53,6 +54,8 @@ SOURCES = {
     "TrainApp._run_model_benchmark": "a2f9c1774c3d",
     "TrainApp._convert_and_split_gt_project": "0142beea89fd",
     "TrainApp._get_eval_results_dir_name": "5872556aeace",
+    "TrainApp._export_weights": "cc56240f49ba",
+    "TrainGUI._run_from_experiment": "939522cf7408",
     "TrainGUI._init_input": "dc088beb1c2c",
     "TrainGUI._init_model": "16436d4a5eb1",
     "ExperimentSelector._get_project_infos_map": "395a0c6da6d2",
@@ -106,6 +109,7 @@ def test_sdk_still_looks_its_parts_up_by_name(module: str, name: str):
 def test_overrides_take_what_the_sdk_passes():
     ours = {
         sdk.DomainTrainApp: TrainApp,
+        sdk_starting.StartedTrainApp: TrainApp,
         sdk_benchmark.BenchmarkedTrainApp: TrainApp,
         sdk_gui.DomainTrainGUI: TrainGUI,
         StartCard: TrainingProcess,
