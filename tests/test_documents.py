@@ -35,8 +35,10 @@ class Step:
     """How its first command begins."""
     answers: tuple[str, ...]
     """What it prints, among other things."""
-    serves: bool = False
-    """It is a server, which runs until stopped."""
+    serves: str | None = None
+    """It is a server, which runs until stopped; what answers once it is ready."""
+    tells: tuple[str, ...] = ()
+    """Variables that it prints as lines `NAME=value`, and a reader puts into the environment."""
 
 
 RUN: dict[str, tuple[Step, ...]] = {
@@ -44,13 +46,20 @@ RUN: dict[str, tuple[Step, ...]] = {
         Step(".venv/bin/python -m sandbox.synthetic", ("4 photos are in synthetic, dataset ds0.", "dataset checked.")),
         Step(".venv/bin/python -m train", ("Best checkpoint: runs/first/checkpoints/best.pth",)),
         Step(".venv/bin/python -m serve predict", ("[4/4]", "-> predictions/img/")),
+        Step(
+            ".venv/bin/python -m sandbox --data . --apps",
+            ("The sandbox is ready at http://127.0.0.1:",),
+            serves="",
+            tells=("SERVER_ADDRESS", "API_TOKEN", "TEAM_ID", "WORKSPACE_ID"),
+        ),
+        Step("import os", ("_HRDA/ best.pth {'ONNXRuntime': 'export/best.onnx'}",)),
         Step("from pathlib import Path", ("__bg__: ", "crack: ", "of the photo")),
     ),
     "serve/README.md": (
         Step("import supervisely as sly", ("Deployed in task",)),
         Step("api.task.send_request(", ()),
         Step("python -m serve predict", ("photo.jpg -> predictions/photo.jpg.json",)),
-        Step("python -m serve deploy", (), serves=True),
+        Step("python -m serve deploy", (), serves="is_ready"),
         Step("python -m serve export", ("Exported to model.onnx.", "photo.jpg -> predictions_onnx/photo.jpg.json")),
         Step("dataset_id = sly.env", ("Annotation", "Labels were added to")),
         Step("session = sly.nn", ("Annotations: 2",)),
@@ -65,6 +74,13 @@ RUN: dict[str, tuple[Step, ...]] = {
 }
 
 MARKED = {
+    ("docs/release.md", "docker build -f docker/Dockerfile -t supervisely/hrda:0.1.0 .", "needs docker"),
+    (
+        "docs/release.md",
+        ".github/release_branch.sh v0.1.0",
+        "makes a branch of the repository; tests/test_release.py runs it in a copy",
+    ),
+    ("docs/release.md", "git switch release-v0.1.0", "needs an instance; the manifests' tests run the command"),
     ("README.md", "make demo", "takes thirteen minutes; tests/test_end_to_end.py runs its parts"),
     (
         "README.md",
@@ -93,6 +109,7 @@ OUTPUTS = {
 """Blocks that show a folder or what a program printed: nothing to run."""
 
 SETTINGS = {
+    "iterations": 2,
     "batch_size": 2,
     "log_interval": 1,
     "self_training_start": 0.5,
@@ -136,11 +153,15 @@ class Reader:
         """What became of the document's blocks, in order, up to the first that failed."""
         if document not in self._outcomes:
             found = self._outcomes[document] = []
+            before = dict(self.place.env)
             for block, step in zip(to_run(document), RUN[document], strict=True):
-                found.append(self.place.run(block, self.variables, serves=step.serves))
+                found.append(self.place.run(block, self.variables, ready=step.serves))
                 if found[-1].code:
                     break
+                lines = dict(line.split("=", 1) for line in found[-1].output.splitlines() if "=" in line)
+                self.place.env |= {name: lines[name] for name in step.tells}
             self.place.end()
+            self.place.env = before
         return self._outcomes[document]
 
 

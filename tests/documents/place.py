@@ -64,20 +64,20 @@ class Place:
             "no_proxy": "127.0.0.1,localhost",
         }
 
-    def run(self, block: Fence, variables: Mapping[str, str], *, serves: bool = False) -> Outcome:
+    def run(self, block: Fence, variables: Mapping[str, str], *, ready: str | None = None) -> Outcome:
         """Run a block as it stands.
 
         Args:
             block: in a shell's language or in Python.
             variables: for the environment, those that the block names.
-            serves: the block runs until stopped. It is left running, with a port of its own, until the next such block
-                or the end, and later blocks find its address as URL.
+            ready: the block runs until stopped, and this path answers well once it is up. It is left running, with a
+                port of its own, until the next such block or the end, and later blocks find its address as URL.
         """
-        if block.language == PYTHON:
-            return self._run_python(block.text)
         env = self.env | dict(variables)
-        if serves:
-            return self._serve(block.text, env)
+        if block.language == PYTHON:
+            return self._run_python(block.text, env)
+        if ready is not None:
+            return self._serve(block.text, env, ready)
         process = subprocess.Popen(
             ["bash", "-e", "-c", block.text],
             cwd=self.folder,
@@ -96,7 +96,7 @@ class Place:
             return Outcome(1, f"{output}\nThe block did not end within {BLOCK_LIMIT_S} s.")
         return Outcome(process.returncode, output)
 
-    def _serve(self, text: str, env: dict[str, str]) -> Outcome:
+    def _serve(self, text: str, env: dict[str, str], ready: str) -> Outcome:
         self._end_server()
         port = free_port()
         log = self.folder / f"server_{port}.log"
@@ -116,17 +116,17 @@ class Place:
             if (code := self.server.poll()) is not None:
                 return Outcome(code or 1, log.read_text(errors="replace"))
             with contextlib.suppress(requests.RequestException):
-                if requests.get(f"{self.env['URL']}/is_ready", timeout=5).ok:
+                if requests.get(f"{self.env['URL']}/{ready}", timeout=5).ok:
                     return Outcome(0, log.read_text(errors="replace"))
             time.sleep(0.3)
         return Outcome(1, log.read_text(errors="replace"))
 
-    def _run_python(self, text: str) -> Outcome:
+    def _run_python(self, text: str, env: dict[str, str]) -> Outcome:
         if self.python is None:
             self.python = subprocess.Popen(
                 [self.folder / ".venv" / "bin" / "python", "-u", ROOT / "tests" / "documents" / "interpreter.py"],
                 cwd=self.folder,
-                env=self.env | {"PYTHONPATH": str(self.folder)},
+                env=env | {"PYTHONPATH": str(self.folder)},
                 stdin=subprocess.PIPE,
                 stdout=subprocess.PIPE,
                 stderr=subprocess.STDOUT,

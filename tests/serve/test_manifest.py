@@ -38,7 +38,7 @@ class Instance(BaseHTTPRequestHandler):
             }
         answers = {
             "users.me": {"id": 1, "login": "tester"},
-            "instance.version": {"version": "6.17.8"},
+            "instance.version": {"version": MANIFEST["instance_version"]},
             "ecosystem.info": {"id": 5},
             "ecosystem.release": {"success": True},
         }
@@ -119,13 +119,13 @@ def test_manifest_describes_this_app():
     assert MANIFEST["session_tags"] == ["deployed_nn"], "labelling tools find sessions by it"
     assert (MANIFEST["need_gpu"], MANIFEST["gpu"]) == (False, "preferred")
     assert MANIFEST["license"] == {"type": "Apache-2.0"}
-    assert [int(part) for part in MANIFEST["instance_version"].split(".")] >= [6, 17, 8]
+    assert [int(part) for part in MANIFEST["instance_version"].split(".")] >= [6, 18, 3]
 
 
 def test_manifest_is_found_by_the_framework_of_the_app():
     """`api.nn.deploy` looks for a serving app by these two categories."""
     assert {"serve", f"framework:{HRDAServer.FRAMEWORK_NAME}"} <= set(MANIFEST["categories"])
-    assert {"neural network", "images", "semantic segmentation"} <= set(MANIFEST["categories"])
+    assert {"neural network", "images", "videos", "semantic segmentation"} <= set(MANIFEST["categories"])
     assert "train" not in MANIFEST["categories"]
 
 

@@ -9,6 +9,8 @@ from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
+import supervisely
+import yaml
 
 from train.settings.training import DEFAULT_YAML, TrainSettings
 
@@ -70,6 +72,19 @@ def test_release_command_takes_both_manifests(sub_app: str | None, checkout: Pat
     assert released["files"] and all(Path(path).is_file() for path in released["files"].values())
 
 
+def wanted_of_an_instance() -> str:
+    """What the pinned SDK works with, by the table that it comes with: the last entry that is not newer than it."""
+    table = json.loads((Path(supervisely.__file__).parent / "versions.json").read_text(encoding="utf-8"))
+    known = {
+        instance: numbers(sdk) for instance, sdk in table.items() if numbers(sdk) <= numbers(supervisely.__version__)
+    }
+    return max(known, key=numbers)
+
+
+def numbers(version: str) -> list[int]:
+    return [int(part) for part in version.split(".")]
+
+
 def test_both_manifests_are_complete_and_of_one_release():
     manifests = [MANIFEST] + ([json.loads(SERVE.read_text(encoding="utf-8"))] if SERVE.is_file() else [])
     for manifest in manifests:
@@ -77,7 +92,10 @@ def test_both_manifests_are_complete_and_of_one_release():
         assert (manifest["type"], manifest["version"], manifest["port"]) == ("app", "2.0.0", 8000)
         assert {"neural network", "images", "semantic segmentation", "framework:HRDA"} <= set(manifest["categories"])
         assert manifest["license"] == {"type": "Apache-2.0"}
-        assert [int(part) for part in manifest["instance_version"].split(".")] >= [6, 17, 8]
+        assert manifest["instance_version"] == wanted_of_an_instance()
+        assert f"FROM nvidia/cuda:{manifest['cuda_version']}." in (ROOT / "docker" / "Dockerfile").read_text()
+        words = manifest["entrypoint"].split()
+        assert words[words.index("--ws") + 1] == "websockets"
     assert len({manifest["docker_image"] for manifest in manifests}) == 1
 
 
@@ -94,6 +112,15 @@ def test_framework_name_is_the_one_that_experiments_are_filed_under():
     assert MANIFEST["framework"]["name"] == FRAMEWORK
     assert f"framework:{FRAMEWORK}" in MANIFEST["categories"]
     assert MANIFEST["framework"]["models"] == len(MODELS)
+
+
+def test_manifest_says_the_formats_that_the_page_offers_to_export():
+    options = yaml.safe_load((ROOT / "train" / "app_options.yaml").read_text(encoding="utf-8"))
+    formats = {"ONNX": "onnx", "TensorRT": "tensorrt"}
+    offered = [name for name, key in formats.items() if options.get(f"export_{key}_supported", False)]
+    framework = MANIFEST["framework"]
+    assert framework["export"] == offered
+    assert [name for name, key in formats.items() if framework[key]] == offered
 
 
 def test_entrypoint_names_the_app_that_is_there():
