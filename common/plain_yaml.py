@@ -22,6 +22,7 @@ EXPONENT = re.compile(r"^[-+]?(\d+(\.\d*)?|\.\d+)[eE][-+]?\d+$")
 """1e-4, a number in YAML 1.2 and to people; PyYAML wants 1.0e-4."""
 _LONGEST_NUMBER = 400
 _NAME = "tag:yaml.org,2002:"
+_PLAIN_TAGS = frozenset(f"{_NAME}{kind}" for kind in ("int", "float", "bool", "null", "timestamp"))
 
 
 class Loader(getattr(yaml, "CSafeLoader", yaml.SafeLoader)):
@@ -38,6 +39,13 @@ class Loader(getattr(yaml, "CSafeLoader", yaml.SafeLoader)):
             raise _constructor_error(
                 node, f"the value is not of the kind {node.tag.removeprefix(_NAME)[:20]}"
             ) from error
+
+    def construct_mapping(self, node: yaml.Node, deep: bool = False) -> dict[Any, Any]:
+        """Construct keys with values; keys are names, and as such the text that was written: 1, no, 010."""
+        for key, _ in node.value if isinstance(node, yaml.MappingNode) else ():
+            if isinstance(key, yaml.ScalarNode) and key.tag in _PLAIN_TAGS:
+                key.tag = f"{_NAME}str"
+        return super().construct_mapping(node, deep)
 
 
 Loader.add_implicit_resolver(f"{_NAME}float", EXPONENT, list("-+.0123456789"))

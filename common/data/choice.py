@@ -3,20 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from typing import Annotated, Literal
+from typing import Literal
 
-from common.hrda.checks import Expected, FromList, PlainSettings, schema
+from common.hrda.checks import ClassNames, PlainSettings, schema
 from common.hrda.pixels import IGNORE_LABEL
 
 BACKGROUND = "__bg__"
 """Name of class 0. A project's own class of this name is background too."""
 
 UnchosenLabels = Literal["background", "ignore"]
-ClassNames = Annotated[
-    tuple[str, ...],
-    FromList,
-    Expected("names of classes, such as [person, car], in quotes where they are numbers or words such as no"),
-]
 
 
 @schema

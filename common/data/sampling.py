@@ -16,10 +16,11 @@ from typing import Annotated, Literal
 
 import numpy as np
 from numpy.typing import NDArray
+from pydantic import Field
 from scipy.optimize import brentq
 
 from common.data.transforms import crop_place_around, crop_place_holding
-from common.hrda.checks import AboveZero, Count, NotNegative, OffIsFalse, PlainSettings, SettingsError, schema
+from common.hrda.checks import Count, OffIsFalse, PlainSettings, SettingsError, schema
 
 RareClassMode = Literal["off", "auto", "explicit"]
 
@@ -37,11 +38,11 @@ class RareClassSettings(PlainSettings):
     mode: Annotated[RareClassMode, OffIsFalse] = "off"
     """'off': each photo once a pass. 'auto': by class, with temperature and thresholds that follow from the labels.
     'explicit': by class, with the values below, which are the published ones for street scenes."""
-    temperature: AboveZero = 0.01
+    temperature: Annotated[float, Field(gt=0, le=1000)] = 0.01
     """T of P(c) = softmax((1 − share of c) / T): the smaller, the more is drawn for the rarest classes alone."""
     min_pixels: Count = 3000
     """Photos are drawn for a class that have more than so many pixels of it, at the scale of training."""
-    min_crop_ratio: NotNegative = 2.0
+    min_crop_ratio: Annotated[float, Field(ge=0, le=1000)] = 2.0
     """Crops are drawn again, up to 10 times, until they hold more than this times `min_pixels`."""
 
 

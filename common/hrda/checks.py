@@ -45,6 +45,11 @@ NotNegative = Annotated[float, Field(ge=0)]
 AboveZero = Annotated[float, Field(gt=0)]
 Fraction = Annotated[float, Field(ge=0, le=1)]
 FractionBelowOne = Annotated[float, Field(ge=0, lt=1)]
+ClassNames = Annotated[
+    tuple[str, ...],
+    Strict(False),
+    Expected("names of classes, such as [person, car], in quotes where they are numbers or words such as no"),
+]
 # Plain data has lists where settings hold tuples, which cannot change.
 FromList = Strict(False)
 # YAML 1.1 reads an unquoted off as false.
@@ -301,5 +306,9 @@ def _number(kind: str, bounds: Iterable[Any]) -> str:
         return f"a {kind}"
     if most is None:
         return f"a {kind} above {least:g}" if "gt" in found else f"a {kind} of {least:g} or more"
-    low = f"above {least:g}" if "gt" in found else f"{least:g}"
-    return f"a {kind} from {low} to {'below ' if 'lt' in found else ''}{most:g}"
+    low = f"above {_plain_number(least)}" if "gt" in found else _plain_number(least)
+    return f"a {kind} from {low} to {'below ' if 'lt' in found else ''}{_plain_number(most)}"
+
+
+def _plain_number(bound: float) -> str:
+    return str(bound) if isinstance(bound, int) else f"{bound:g}"

@@ -13,12 +13,12 @@ from pydantic import AfterValidator, Field
 
 from common.hrda.catalogue import ENCODERS
 from common.hrda.checks import (
+    ClassNames,
     Count,
     Expected,
     Fraction,
     FractionBelowOne,
     FromList,
-    NotNegative,
     PlainSettings,
     SettingsError,
     closest,
@@ -59,6 +59,8 @@ LONGEST_EDGE = 16384
 _LONGEST_CROP, _WIDEST_DECODER = 4096, 4096
 
 PositiveWhole = Annotated[int, Field(gt=0)]
+_Weight = Annotated[float, Field(ge=0, le=100)]
+_Margin = Annotated[int, Field(ge=0, le=65535)]
 _MultipleOf64, _MultipleOf8 = (Annotated[int, Field(gt=0, multiple_of=edge)] for edge in (64, 8))
 CropSize = Annotated[
     tuple[_MultipleOf64, _MultipleOf64], FromList, Expected("two positive multiples of 64: height, width")
@@ -192,27 +194,24 @@ class SelfTrainingSettings(PlainSettings):
     """Range of the brightness, contrast, saturation and hue factors; 0.5 is half of the hue circle."""
     blur_probability: Fraction = 0.5
     """Chance, drawn once an iteration, that the mixed images are blurred (σ from 0.15 to 1.15)."""
-    masked_weight: NotNegative = 0.0
+    masked_weight: _Weight = 0.0
     """Weight of masked image consistency (MIC): a third pass on target images of which blocks are masked, towards the
     same pseudo-labels (in the control arm: on source images, towards their labels). 0 switches it off; published: 1."""
     mask_ratio: Fraction = 0.7
     """Share of the blocks that are masked."""
     mask_block_size: Annotated[
-        PositiveWhole | None, Expected("a positive whole number of pixels, or null for a sixteenth of the crop")
+        Annotated[int, Field(ge=1, le=4096)] | None,
+        Expected("a whole number of pixels from 1 to 4096, or null for a sixteenth of the crop"),
     ] = None
     """Side of a block in pixels; None: a sixteenth of the crop's shorter side, as published (64 of 1024)."""
-    feature_distance_weight: NotNegative = 0.0
+    feature_distance_weight: _Weight = 0.0
     """λ of the feature distance to a frozen ImageNet encoder; 0 switches it off (published: 0.005)."""
-    feature_distance_classes: Annotated[
-        tuple[str, ...],
-        FromList,
-        Expected("names of classes, such as [person, car], in place of the indices of former settings"),
-    ] = ()
+    feature_distance_classes: ClassNames = ()
     """Names of the classes whose features are held near ImageNet's: things that ImageNet knows."""
     ignore_margins: Annotated[
-        tuple[Count, Count, Count, Count],
+        tuple[_Margin, _Margin, _Margin, _Margin],
         FromList,
-        Expected("four whole numbers of 0 or more: top, bottom, left, right"),
+        Expected("four whole numbers from 0 to 65535: top, bottom, left, right"),
     ] = (0, 0, 0, 0)
     """Rows and columns at the top, bottom, left and right of the target image whose pseudo-labels
     get weight 0 (a vignette, the bonnet of a car)."""

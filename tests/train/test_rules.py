@@ -66,8 +66,8 @@ def test_cuts_masks_and_ramp_go_on_to_the_last_bit() -> None:
 
 
 def test_warning_reaches_log_and_state(tmp_path, monkeypatch: pytest.MonkeyPatch) -> None:
-    for name in ("source", "val"):
-        write_project(tmp_path / name, name.replace("val", "source"), 1, seed=1, size=(96, 80), workers=1)
+    for seed, name in enumerate(("source", "val")):
+        write_project(tmp_path / name, "source", 1, seed=seed, size=(96, 80), workers=1)
     monkeypatch.setattr(CollapseWatch, "look", lambda self, scalars: [f"{sorted(scalars)[0]} is worth a warning."])
     settings = SETTINGS.with_overrides(
         ["mode=source-only", "iterations=1", "data.workers=0", "data.scale={long_edge: null, short_edge: null}"]

@@ -225,6 +225,8 @@ class TrainingLoop:
             # It waits for the device, so that what is timed is done and not only ordered.
             if is_told or self._is_save_due or self._is_timed():
                 progress.guard.read()
+            if progress.done == settings.iterations:
+                progress.guard.require_any()
         except TrainingError as error:
             # What is on the disk was written when all was well; the weights of now have not led to anything since.
             raise TrainingError(f"{error} {self._checkpoints.what_is_left()}") from error

@@ -305,6 +305,8 @@ def check_class_weights(weights: ClassWeights, names: Sequence[str]) -> None:
         for name in weights:
             if name not in known:
                 raise SettingsError(f"class_weights names '{name}', which is not trained: {closest(name, known)}")
+        if not any(weights.get(name, 1.0) for name in known):
+            raise SettingsError("class_weights must be above 0 for one class at least, or nothing is learnt.")
 
 
 def class_weights(weights: ClassWeights, data: PreparedData) -> Tensor | None:

@@ -80,6 +80,16 @@ class StepGuard:
         if self.counts.in_a_row >= self._settings.skip_limit:
             raise TrainingError(self._diverged())
 
+    def require_any(self) -> None:
+        """Make sure that something was learnt, at the end of a run.
+
+        Raises:
+            TrainingError: all iterations were skipped.
+        """
+        self._count()
+        if self.counts.total == self._done:
+            raise TrainingError(self._diverged())
+
     def take_news(self) -> bool:
         """Whether more were skipped than when this was last asked, as of the last `read`."""
         before, self._reported = self._reported, self.counts.total

@@ -5,18 +5,19 @@ from __future__ import annotations
 from dataclasses import field
 from typing import Annotated, Literal
 
-from common.data.choice import ClassNames, Unchosen, UnchosenLabels
+from pydantic import Field
+
+from common.data.choice import Unchosen, UnchosenLabels
 from common.data.labelled import TrainingScale
 from common.data.labels import LabelScaling
 from common.data.sampling import RareClassSettings
 from common.data.transforms import AugmentationSettings, InputScale
 from common.hrda.checks import (
-    AboveZero,
     AtLeastOne,
+    ClassNames,
     Count,
     Expected,
     Fraction,
-    NotNegative,
     PlainSettings,
     SettingsError,
     schema,
@@ -24,20 +25,23 @@ from common.hrda.checks import (
 )
 from common.hrda.settings import Precision
 
+Interval = Annotated[int, Field(ge=1, le=1_000_000)]
+"""Iterations between what comes again and again."""
+
 
 @schema
 class OptimizerSettings(PlainSettings):
     """AdamW and its learning rate over the run."""
 
-    lr: AboveZero = 1e-4
+    lr: Annotated[float, Field(gt=0, le=1)] = 1e-4
     """Learning rate of the encoder after the warm-up."""
-    head_lr_factor: NotNegative = 10.0
+    head_lr_factor: Annotated[float, Field(ge=0, le=1000)] = 10.0
     """Learning rate of the decoder as a multiple of `lr`."""
-    weight_decay: NotNegative = 1e-4
+    weight_decay: Annotated[float, Field(ge=0, le=10)] = 1e-4
     """Decay of all weights but those of norms and position blocks."""
     warmup_iterations: Count = 500
     """Iterations over which the rate grows to its value."""
-    power: NotNegative = 1.0
+    power: Annotated[float, Field(ge=0, le=10)] = 1.0
     """Power of the polynomial by which the rate falls to 0 at the end of the run; 0 keeps it constant."""
     skip_limit: AtLeastOne = 20
     """An iteration whose loss or gradient is no finite number changes nothing; so many in a row end the run."""
@@ -68,9 +72,9 @@ class DataSettings(PlainSettings):
     """Names of single classes that are not trained and become 'ignore', whatever becomes of the others."""
     skip_broken: bool = False
     """Leave unreadable photos out, with a warning, instead of stopping."""
-    workers: Count = 2
+    workers: Annotated[int, Field(ge=0, le=256)] = 2
     """Processes that prepare batches ahead; 0 prepares them in the training process."""
-    memory_cache_mb: Count = 2048
+    memory_cache_mb: Annotated[int, Field(ge=0, le=16_000_000)] = 2048
     """Decoded photos are kept in memory up to this many megabytes; 0 decodes them every time."""
     cache_dir: Annotated[str | None, Expected("a folder or null")] = None
     """Folder for the masks drawn from labels; null: the folder `cache` of the run."""
@@ -98,11 +102,11 @@ class DataSettings(PlainSettings):
 class ValidationSettings(PlainSettings):
     """When the student and the teacher are measured."""
 
-    interval: AtLeastOne = 1000
+    interval: Interval = 1000
     """Iterations between measurements; there is always one at the end."""
     max_images: Annotated[AtLeastOne | None, Expected("a whole number of 1 or more, or null for all")] = None
     """At most so many validation photos, picked at even distances; null: all."""
-    previews: Count = 4
+    previews: Annotated[int, Field(ge=0, le=1000)] = 4
     """Pictures are written of so many validation photos and as many target photos at each measurement; 0 is off."""
 
 
@@ -110,9 +114,9 @@ class ValidationSettings(PlainSettings):
 class CheckpointSettings(PlainSettings):
     """When the run is written to disk."""
 
-    interval: AtLeastOne = 1000
+    interval: Interval = 1000
     """Iterations between writes of the last checkpoint; it is also written at the end and when stopped."""
-    keep: AtLeastOne = 2
+    keep: Annotated[int, Field(ge=1, le=1000)] = 2
     """So many of the last states are kept. A run can be resumed from each of them."""
 
 
@@ -130,7 +134,7 @@ class ComputeSettings(PlainSettings):
     says so and goes on without."""
     accumulate: AtLeastOne = 1
     """Parts of the batch that go through the network one after the other: less memory; batch norm sees one part."""
-    clip_norm: AboveZero | None = None
+    clip_norm: Annotated[float, Field(gt=0, le=1_000_000)] | None = None
     """The gradient of all weights is shortened to this length where it is longer; null: never."""
     activation_checkpointing: bool = False
     """Compute the encoder's blocks once more in the backward pass instead of keeping what they computed: less memory

@@ -11,12 +11,10 @@ import yaml
 from pydantic import AfterValidator, BeforeValidator, Field
 
 from common.hrda.checks import (
-    AtLeastOne,
     Count,
     Expected,
     Fraction,
     FromList,
-    NotNegative,
     OffIsFalse,
     PlainSettings,
     SettingsError,
@@ -35,6 +33,7 @@ from train.settings.sections import (
     CheckpointSettings,
     ComputeSettings,
     DataSettings,
+    Interval,
     OptimizerSettings,
     ValidationSettings,
 )
@@ -75,12 +74,13 @@ Pretrained = Annotated[
     AfterValidator(_known_pretrained),
     Expected(f"{RANDOM}, {IMAGENET}, {AUTO}, or the path or URL of a .pth file"),
 ]
+_Weight = Annotated[float, Field(ge=0, le=1000)]
 ClassWeights = Annotated[
     Literal["off", "auto"]
-    | Annotated[tuple[NotNegative, ...], FromList, Field(min_length=1)]
-    | Annotated[dict[str, NotNegative], Field(min_length=1)],
+    | Annotated[tuple[_Weight, ...], FromList, Field(min_length=1)]
+    | Annotated[dict[str, _Weight], Field(min_length=1)],
     OffIsFalse,
-    Expected("'off', 'auto', a list of numbers of 0 or more, or names with such"),
+    Expected("'off', 'auto', a list of numbers from 0 to 1000, or names with such"),
 ]
 
 
@@ -91,13 +91,13 @@ class TrainSettings(PlainSettings):
     mode: Mode = "uda"
     """'source-only': supervised on the source. 'control': with a second pass on strongly augmented source in
     place of the mixed images. 'uda': HRDA. 'supervised': on a labelled target, as an upper bound."""
-    iterations: AtLeastOne = 20000
+    iterations: Annotated[int, Field(ge=1, le=10_000_000)] = 20000
     """Optimiser steps of the run."""
-    batch_size: AtLeastOne = 6
+    batch_size: Annotated[int, Field(ge=1, le=4096)] = 6
     """Crops of each domain in an iteration."""
     seed: Count = 0
     """Decides every random choice; equal seeds give equal runs on a CPU."""
-    log_interval: AtLeastOne = 50
+    log_interval: Interval = 50
     """Iterations between progress lines and points of the curves."""
     self_training_start: Fraction = 0.0
     """Share of the iterations that train on the source alone before self-training starts."""
@@ -130,6 +130,12 @@ class TrainSettings(PlainSettings):
             "optimizer.warmup_iterations",
             f"below iterations ({self.iterations}), or the learning rate never gets to its value",
             self.optimizer.warmup_iterations,
+        )
+        require(
+            not isinstance(self.class_weights, tuple) or any(self.class_weights),
+            "class_weights",
+            "above 0 for one class at least, or nothing is learnt",
+            list(self.class_weights),
         )
         require(
             self.batch_size % self.compute.accumulate == 0,

@@ -40,8 +40,11 @@ def test_settings_survive_json(settings) -> None:
         (lambda: SelfTrainingSettings(mixing="clas"), "did you mean 'class'"),
         (lambda: SelfTrainingSettings(jitter_strength=0.9), "jitter_strength must be a number from 0 to 0.5"),
         (lambda: SelfTrainingSettings(feature_distance_weight=0.1), "at least the name of one class"),
-        (lambda: SelfTrainingSettings(feature_distance_classes=(7, 8)), "in place of the indices of former settings"),
-        (lambda: SelfTrainingSettings(masked_weight=-1), "masked_weight must be a number of 0 or more"),
+        (
+            lambda: SelfTrainingSettings(feature_distance_classes=(7, 8)),
+            "must be names of classes, such as [person, car]",
+        ),
+        (lambda: SelfTrainingSettings(masked_weight=-1), "masked_weight must be a number from 0 to 100"),
         (lambda: SelfTrainingSettings(mask_ratio=1.5), "mask_ratio must be a number from 0 to 1"),
         (lambda: SelfTrainingSettings(mask_block_size=0), "null for a sixteenth of the crop"),
         (lambda: SelfTrainingSettings(balance_source=2), "balance_source must be a number from 0 to 1"),

@@ -9,7 +9,7 @@ import torch
 from common.hrda import SettingsError, build_segmentor, load_checkpoint
 from common.hrda.settings import ModelSettings
 from sandbox.synthetic.projects import write_project
-from train.run import engine
+from train.run import engine, learner
 from train.run.engine import ITERATIONS_TIMED, run
 from train.run.initial_weights import load_initial_weights
 from train.run.preparation import Domains, PreparedData, check_class_weights, class_weights
@@ -318,12 +318,9 @@ def test_device_that_is_not_here_is_refused(domains, name, tmp_path):
         run(RunRequest(settings(), domains, tmp_path, device=name))
 
 
-def test_diverged_training_ends_with_the_remedy(domains, tmp_path):
-    wild = settings(
-        "mode=source-only",
-        "optimizer={lr: 1e30, warmup_iterations: 0, skip_limit: 2}",
-        "validation.interval=9",
-    )
+def test_diverged_training_ends_with_the_remedy(domains, tmp_path, monkeypatch):
+    monkeypatch.setattr(learner, "lr_factor", lambda *_: 1e34)
+    wild = settings("mode=source-only", "optimizer={warmup_iterations: 0, skip_limit: 2}", "validation.interval=9")
     with pytest.raises(TrainingError, match="Lower optimizer.lr.* No checkpoint was written before: start again"):
         run(RunRequest(wild, domains, tmp_path, device="cpu"))
 

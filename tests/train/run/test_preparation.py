@@ -229,6 +229,19 @@ def test_margins_that_leave_nothing_of_the_target_are_refused_and_of_some_told(d
     )
 
 
+@pytest.mark.parametrize(
+    ("weights", "message"),
+    [
+        ("{1: 2}", "names '1', which is not trained: expected one of: __bg__, crack"),
+        ("{crack: 0, __bg__: 0}", "above 0 for one class at least"),
+        ("[1, 2, 3]", "one weight for each of __bg__, crack"),
+    ],
+)
+def test_weights_that_do_not_fit_the_classes_are_refused(domains, tmp_path, weights, message):
+    with pytest.raises(SettingsError, match=message):
+        prepare(settings(f"class_weights={weights}"), domains, None, tmp_path, lambda _: None)
+
+
 def test_measuring_on_the_labelled_part_of_the_target_is_refused_before_anything_is_read(domains, tmp_path):
     same = dataclasses.replace(domains, labelled_target=domains.val)
     with pytest.raises(SettingsError, match="2 labelled target photos are validation photos too, such as ds0/"):

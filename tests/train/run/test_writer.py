@@ -176,6 +176,12 @@ def test_iteration_that_is_no_number_changes_nothing_and_is_counted(domains, tmp
         assert all(torch.isfinite(value).all() for value in final[part].values())
 
 
+def test_run_that_learnt_nothing_ends_as_a_failure_however_short_it_is(domains, tmp_path, spoil):
+    spoil({1, 2, 3}, [])
+    with pytest.raises(TrainingError, match=r"from iteration 1 to 3 loss/source .* None of these 3 iterations was"):
+        run(RunRequest(SETTINGS.with_overrides(["iterations=3"]), domains, tmp_path / "run", device="cpu"))
+
+
 def test_too_many_in_a_row_end_the_run_with_its_last_good_checkpoint(domains, tmp_path, spoil):
     out = tmp_path / "run"
     several = SETTINGS.with_overrides(["iterations=9", "optimizer.skip_limit=3", "checkpoint.interval=1"])

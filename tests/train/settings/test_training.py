@@ -120,10 +120,10 @@ def test_settings_survive_yaml():
         ("data.rare_class_sampling.min_pixel=1", "did you mean 'min_pixels'"),
         ("data.rare_class_sampling=auto", "data.rare_class_sampling must be keys with values"),
         ("data={rare_class_share: 0.5, rare_class_sampling: {mode: auto}}", "set rare_class_share to 0"),
-        ("iterations=0", "iterations must be a whole number of 1 or more"),
+        ("iterations=0", "iterations must be a whole number from 1 to"),
         ("iterations=many", "Received: 'many'"),
         ("seed=-1", "seed"),
-        ("optimizer.lr=0", "In optimizer: lr must be a number above 0"),
+        ("optimizer.lr=0", "In optimizer: lr must be a number from above 0 to 1"),
         ("optimizer.warmup_iterations=20000", "below iterations"),
         ("self_training_start=1.5", "from 0 to 1"),
         ("self_training.ignore_margins=3", "In self_training"),
@@ -131,10 +131,29 @@ def test_settings_survive_yaml():
         ("data.augmentation.scale=[2, 1]", "In data.augmentation"),
         ("data.scale=null", "data.scale must be keys with values"),
         ("class_weights=heavy", "'off', 'auto'"),
-        ("class_weights=[1, -3]", "of 0 or more"),
+        ("class_weights=[1, -3]", "numbers from 0 to 1000"),
+        ("class_weights=[0, 0]", "above 0 for one class at least, or nothing is learnt. Received: [0.0, 0.0]"),
+        ("class_weights=[1, .inf]", "a list of numbers from 0 to 1000"),
+        ("class_weights={crack: .inf}", "a list of numbers from 0 to 1000"),
+        ("class_weights={}", "or names with such"),
+        ("optimizer.lr=.inf", "In optimizer: lr must be a number from above 0 to 1. Received: inf"),
+        ("optimizer.lr=50", "In optimizer: lr must be a number from above 0 to 1. Received: 50"),
+        ("optimizer.head_lr_factor=1e9", "In optimizer: head_lr_factor must be a number from 0 to 1000"),
+        ("model.crop_size=[8192, 8192]", "two positive multiples of 64 up to 4096"),
+        ("model.decoder_channels=100000", "decoder_channels must be a whole number from 1 to 4096"),
+        ("iterations=99999999", "iterations must be a whole number from 1 to 10000000"),
+        ("validation.interval=99999999", "In validation: interval must be a whole number from 1 to 1000000"),
+        ("checkpoint.interval=99999999", "In checkpoint: interval must be a whole number from 1 to 1000000"),
+        ("log_interval=99999999", "log_interval must be a whole number from 1 to 1000000"),
+        ("batch_size=1000000", "batch_size must be a whole number from 1 to 4096"),
+        ("data.workers=5000", "In data: workers must be a whole number from 0 to 256"),
+        ("data.scale.long_edge=1600000", "In data.scale"),
+        ("self_training.ignore_margins=[99999, 0, 0, 0]", "four whole numbers from 0 to 65535"),
+        ("data.ignored_classes=[no]", "in quotes where they are numbers or words such as no. Received: False"),
+        ("data.label_scaling=area", "Unknown label_scaling 'area': expected one of: keep_thin, nearest"),
         ("validation.max_images=0", "In validation"),
         ("checkpoint.interval=0", "In checkpoint"),
-        ("checkpoint.keep=0", "In checkpoint: keep must be a whole number of 1 or more"),
+        ("checkpoint.keep=0", "In checkpoint: keep must be a whole number from 1 to 1000"),
         ("optimizer.skip_limit=0", "skip_limit"),
         ("model.encoder=mit_b9", "mit_b"),
         ("seed", "key=value"),
@@ -149,6 +168,14 @@ def test_setting_that_cannot_work_is_refused_with_the_remedy(override, hint):
 def test_numbers_as_people_write_them_are_numbers():
     settings = TrainSettings().with_overrides(["optimizer.lr=1e-3", "optimizer.weight_decay=5E-2"])
     assert (settings.optimizer.lr, settings.optimizer.weight_decay) == (1e-3, 5e-2)
+
+
+def test_names_of_classes_are_the_text_that_was_written():
+    """Index masks give classes such names, which YAML reads as numbers and flags."""
+    settings = TrainSettings.from_yaml("class_weights: {1: 2.0, no: 3, 010: 4, ~: 1, crack: 5}")
+    assert settings.class_weights == {"1": 2.0, "no": 3.0, "010": 4.0, "~": 1.0, "crack": 5.0}
+    assert TrainSettings.from_yaml(settings.to_yaml()) == settings
+    assert TrainSettings().with_overrides(["class_weights={1: 2, no: 3}"]).class_weights == {"1": 2.0, "no": 3.0}
 
 
 def test_unquoted_off_means_off():
