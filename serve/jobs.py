@@ -44,10 +44,15 @@ class Job(InferenceRequest):
     details: Iterator[Mapping[str, Any]] | None = None
     """What the results, in their order, say besides their annotations, e.g. which image they belong to."""
 
+    note = ""
+    """What its client should know besides the results."""
+
     def add_results(self, results: list[dict[str, Any]]) -> None:
         """Results that are ready to be fetched."""
         if self.details is not None:
             results = [result | next(self.details) for result in results]
+        if self.note:
+            results = [result | {"message": self.note} for result in results]
         super().add_results(results)
 
     def goes_on(self) -> bool:
@@ -189,7 +194,9 @@ class Jobs(InferenceRequestsManager):
             return func(*args, **kwargs)
 
     def _new(self, name: str | None = None) -> Job:
-        return Job(uuid_=name or uuid.uuid4().hex, ttl=self._limits.job_ttl_s, manager=self)
+        job, call = Job(uuid_=name or uuid.uuid4().hex, ttl=self._limits.job_ttl_s, manager=self), CURRENT.get()
+        job.note = call.note if call else ""
+        return job
 
     def _submit(self, job: Job, func: Callable[..., Any], args: tuple, kwargs: dict[str, Any]) -> Future:
         call = CURRENT.get()

@@ -5,17 +5,22 @@ from __future__ import annotations
 import io
 import itertools
 import json
+import math
 from collections.abc import Sequence
 from pathlib import Path
 from time import perf_counter
 from typing import Any
 
 import numpy as np
+import yaml
 from fastapi import FastAPI
+from supervisely import logger
+from supervisely.app.widgets import Container, Widget
 from supervisely.nn.prediction_dto import PredictionSegmentation
 from supervisely.nn.utils import CheckpointInfo, RuntimeType
 
 from common.hrda.checks import received
+from common.plain_yaml import read_yaml
 from serve.batch.local import predict_local
 from serve.batch.worker import Worker
 from serve.errors import RequestError
@@ -25,12 +30,14 @@ from serve.jobs import Job
 from serve.model.areas import check_wanted
 from serve.model.deployment import Deployment, offered_runtimes
 from serve.model.labels import LabelledMask
-from serve.model.settings import read_settings, without_client_arguments
+from serve.model.settings import BEST, ServeSettings, read_settings, said
+from serve.page import ThresholdsCard
 from serve.routes import add_routes
 from serve.sdk.server import SdkServer
 
 _HERE = Path(__file__).parent
-_NO_THRESHOLDS = "\nthresholds: {}"
+_THRESHOLDS = f"\nthresholds: {BEST}\n"
+_MOST_NAMED = 10
 
 
 class HRDAServer(SdkServer):
@@ -49,10 +56,20 @@ class HRDAServer(SdkServer):
     INFERENCE_SETTINGS = str(_HERE / "inference_settings.yaml")
 
     def __init__(self, host: str = "0.0.0.0", port: int = 8000, **options: Any) -> None:
+        self.thresholds_card: ThresholdsCard | None = None
         super().__init__(host, port, **options)
         if getattr(self.gui, "runtime_select", None) is not None:
             # The SDK offers what app_options.yaml lists, whatever is installed.
             self.gui.runtime_select.set(list(offered_runtimes()))
+
+    def get_ui(self) -> Widget | None:
+        """The SDK's cards, and ours."""
+        cards = super().get_ui()
+        if cards is None:
+            return None
+        if self.thresholds_card is None:
+            self.thresholds_card = ThresholdsCard(lambda: self.gui.set_inference_settings(self))
+        return Container([cards, self.thresholds_card.card])
 
     def load_model(
         self,
@@ -78,6 +95,13 @@ class HRDAServer(SdkServer):
         """
         deployment = Deployment.from_file(model_files["checkpoint"], device, runtime)
         self.deployment = deployment
+        best = self.best_thresholds
+        if best:
+            logger.info(
+                f"Thresholds that were best in the model's validation, used unless told otherwise: {said(best)}"
+            )
+        if self.thresholds_card is not None:
+            self.thresholds_card.show(best)
         if self.checkpoint_info is None:
             self.checkpoint_info = CheckpointInfo(
                 checkpoint_name=deployment.name,
@@ -147,7 +171,9 @@ class HRDAServer(SdkServer):
         def work(inference_request: Job) -> None:
             deployment = self.require_deployment()
             decoded = list(images)
-            [probabilities] = deployment.probabilities(decoded, read_settings(settings))
+            [probabilities] = deployment.probabilities(
+                decoded, read_settings(self.settings_of({"settings": settings})[0])
+            )
             self.count(decoded)
             file = io.BytesIO()
             np.savez_compressed(file, probabilities=probabilities, classes=np.array(deployment.classes))
@@ -173,13 +199,32 @@ class HRDAServer(SdkServer):
 
     @property
     def custom_inference_settings(self) -> str:
-        """The default settings as commented YAML, with what suits the deployed model best, for a person to edit."""
+        """The default settings as commented YAML, with the thresholds of the deployed model, for a person to edit."""
         text = super().custom_inference_settings
-        best = self.deployment.best_thresholds if self.deployment is not None else {}
+        best = self.best_thresholds
         if not best:
             return text
-        # JSON is YAML too, and is one line whatever the classes are called.
-        return text.replace(_NO_THRESHOLDS, f"{_NO_THRESHOLDS} # best in validation: {json.dumps(best)}")
+        one_line = yaml.safe_dump(best, default_flow_style=True, width=math.inf, sort_keys=False).strip()
+        filled = f"{one_line} # best in validation; {{}}: as at 0.5" if self.uses_best else "{}"
+        return text.replace(_THRESHOLDS, f"\nthresholds: {filled}\n")
+
+    @property
+    def custom_inference_settings_dict(self) -> dict[str, Any]:
+        """The same as plain data, which the SDK fills requests with."""
+        return read_yaml(self.custom_inference_settings)
+
+    @property
+    def best_thresholds(self) -> dict[str, float]:
+        """Those of the deployed model by class name; empty where none were measured."""
+        deployment = self.deployment
+        if deployment is None:
+            return {}
+        return ServeSettings().chosen_thresholds(deployment.classes, deployment.best_thresholds)
+
+    @property
+    def uses_best(self) -> bool:
+        """Whether they count where a request does not say its thresholds; the page can switch them off."""
+        return self.thresholds_card is None or self.thresholds_card.uses_best
 
     def get_info(self) -> dict[str, Any]:
         """What labelling tools and scripts show about this session."""
@@ -188,6 +233,7 @@ class HRDAServer(SdkServer):
             "model_name": f"HRDA {deployment.encoder}",
             "checkpoint_name": deployment.name,
             "device": str(deployment.device),
+            "thresholds": said(self.best_thresholds if self.uses_best else {}) or "the most probable class",
             "max_batch_size": self.limits.max_batch_size,
             "tracking_algorithms": [],
         }
@@ -201,12 +247,9 @@ class HRDAServer(SdkServer):
         """
         super().validate_inference_state(state, log_error)
         given = json.loads(state) if isinstance(state, str) else state
-        settings = given.get("settings")
-        if settings is None:
-            settings = {}
-        if not isinstance(settings, dict):
-            raise RequestError(f"settings must be names and values. Received: {received(settings)}.")
-        chosen = read_settings(without_client_arguments(settings, given))
+        settings, passed_over = self.settings_of(given)
+        self.note_passed_over(passed_over)
+        chosen = read_settings(settings)
         if self.deployment is not None:
             chosen.complete(self.deployment.crop_size)
             chosen.rule(self.deployment.classes)
@@ -220,6 +263,13 @@ class HRDAServer(SdkServer):
         for rectangle in rectangles:
             if rectangle is not None:
                 read_rectangle(rectangle)
+
+    def note_passed_over(self, names: Sequence[str]) -> None:
+        """Tell the log, and the answer of the present request, which of its settings are not of this model."""
+        call = CURRENT.get()
+        if names and call is not None:
+            call.note = f"This model does not have and passes over: {', '.join(names[:_MOST_NAMED])}."
+            logger.warning(call.note, extra={"request_id": call.id})
 
     def add_routes(self, server: FastAPI) -> None:
         """Our routes, in place of those of the SDK that would answer wrongly."""

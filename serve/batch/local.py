@@ -15,6 +15,7 @@ from common.hrda.checks import received
 from common.plain_yaml import read_yaml
 from serve.batch.worker import Worker
 from serve.errors import RequestError
+from serve.model.settings import said
 
 BACKGROUND = "__bg__"
 
@@ -38,6 +39,12 @@ def predict_local(worker: Worker, source: Path, output: Path, *, draw: bool) -> 
     images = find_images(source)
     folder = output / source.resolve().name if source.is_dir() else output
     folder.mkdir(parents=True, exist_ok=True)
+    if worker.best_thresholds:
+        print(
+            f"Thresholds that were best in the model's validation: {said(worker.best_thresholds)}. "
+            "--settings thresholds={} takes the most probable class, as at 0.5.",
+            flush=True,
+        )
     written, unreadable = [], []
     for number, path in enumerate(images, start=1):
         try:

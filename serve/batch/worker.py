@@ -13,7 +13,7 @@ from common.hrda.prediction.predictor import Segmentation
 from serve.batch.annotations import annotation
 from serve.model.areas import check_wanted, find_areas
 from serve.model.deployment import PYTORCH, Deployment, runnable_file
-from serve.model.settings import SDK_SETTINGS, read_settings
+from serve.model.settings import BEST, SDK_SETTINGS, read_settings, with_thresholds
 
 WANTED = "classes"
 """The setting that names the classes to answer with; the only one of the SDK's that a worker knows."""
@@ -35,7 +35,7 @@ class Worker:
     """
 
     def __init__(self, deployment: Deployment, settings: Mapping[str, Any] | None = None) -> None:
-        given = dict(settings or {})
+        given = with_thresholds(settings or {})
         wanted = given.pop(WANTED, None)
         for name in given:
             if name in SDK_SETTINGS:
@@ -46,6 +46,13 @@ class Worker:
         self.settings.rule(deployment.classes)
         check_wanted(wanted, deployment.classes)
         self._wanted = None if wanted == "all" else wanted
+
+    @property
+    def best_thresholds(self) -> dict[str, float]:
+        """Those of the model by class name, where they are what counts; else empty."""
+        if self.settings.thresholds != BEST:
+            return {}
+        return self.settings.chosen_thresholds(self.deployment.classes, self.deployment.best_thresholds)
 
     @classmethod
     def from_file(

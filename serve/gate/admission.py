@@ -109,6 +109,10 @@ class Call:
     """Its place in the queue, when it computes something."""
     megapixels: float = 0.0
     """What was predicted for it while it waited for the answer."""
+    is_of_tool: bool = False
+    """Whether it came by `api.task.send_request`, as those of labelling tools do."""
+    note: str = ""
+    """What its sender should know besides the answer."""
 
 
 CURRENT: ContextVar[Call | None] = ContextVar("the request that is being answered", default=None)

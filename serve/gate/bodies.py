@@ -98,6 +98,11 @@ def read_body(route: str, body: bytes, limits: Limits) -> dict[str, Any]:
     return content
 
 
+def is_of_tool(content: Mapping[str, Any]) -> bool:
+    """Whether the body of a request came by `api.task.send_request` of the SDK, which labelling tools use."""
+    return "outside_request" in (content.get("context") or {})
+
+
 def check_state(route: str, state: Mapping[str, Any], limits: Limits) -> None:
     """Refuse a `state` without what `route` needs, or with values of a wrong type.
 

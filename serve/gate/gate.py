@@ -23,7 +23,7 @@ from supervisely import logger
 from serve.answers import is_unexpected, status_and_message
 from serve.errors import RequestError, TooLarge, TooSlow
 from serve.gate.admission import CURRENT, Admission, Call
-from serve.gate.bodies import NEEDED, read_body
+from serve.gate.bodies import NEEDED, is_of_tool, read_body
 from serve.gate.monitoring import Metrics
 from serve.limits import Limits
 
@@ -135,6 +135,8 @@ class Gate:
                 raise RequestError('Send the request as JSON, Content-Type: application/json: {"state": {…}}.')
             return scope, body.receive
         content = read_body(route, await body.read(int(self._limits.max_json_mb * 2**20)), self._limits)
+        if (call := CURRENT.get()) is not None:
+            call.is_of_tool = is_of_tool(content)
         if content.pop("server_address", None) is None or self._limits.any_instance:
             return scope, body.again()
         # Ids belong to the instance of SERVER_ADDRESS: the SDK would send its requests wherever a caller says.

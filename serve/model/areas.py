@@ -43,8 +43,10 @@ def find_areas(
         classes: names by index, the background first.
         confidences: mean probability of each class in the mask, or None.
         background: whether the background counts as an area.
-        wanted: names of classes; the pixels of others count as background. None: all.
+        wanted: names of classes; the pixels of others count as background, which is an area only where it is wanted
+            too. None: all.
     """
+    background = background and (wanted is None or classes[BACKGROUND] in wanted)
     unwanted = [
         index for index, name in enumerate(classes) if index != BACKGROUND and wanted is not None and name not in wanted
     ]

@@ -121,7 +121,7 @@ class Deployment:
             OutOfMemory: not even one window at a time fits.
         """
         require_rgb(images)
-        rule = settings.rule(self.classes)
+        rule = settings.rule(self.classes, self.best_thresholds)
         return self._in_turn(
             settings, lambda predictor: predictor.segment(images, rule, confidence=settings.confidence)
         )

@@ -51,7 +51,7 @@ class LabelledMask(PredictionSegmentation):
         """One bitmap a class that is present.
 
         Args:
-            wanted: names of classes; the pixels of others count as background. None: all.
+            wanted: names of classes, as in `find_areas`. None: all.
         """
         areas = find_areas(
             self.mask,

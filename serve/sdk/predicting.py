@@ -26,17 +26,25 @@ from supervisely import Annotation, Api, Label
 from supervisely.nn.inference.inference_request import InferenceRequest
 from supervisely.nn.model.prediction import Prediction
 
+from common.hrda.checks import received
 from serve.errors import RequestError
+from serve.gate.admission import CURRENT
 from serve.gate.bodies import IMAGE_IDS
 from serve.gate.rectangles import check_inside
 from serve.jobs import Job, Jobs
 from serve.limits import Limits
 from serve.model.labels import LabelledMask
-from serve.model.settings import without_client_arguments
+from serve.model.settings import with_thresholds, without_client_arguments, without_foreign
 from serve.sdk.deploying import DeployingServer
 from serve.sources.instance_images import InstanceImages, find_images, require_image_project
 from serve.sources.uploads import UploadedImages
 from serve.sources.videos import FrameChoice, Frames, FrameSource, InstanceVideo, UploadedVideo
+
+
+def _is_for_evaluation(state: Mapping[str, Any]) -> bool:
+    """Whether predictions go into a project of their own, as the SDK's evaluators ask: they need the background there,
+    and name only the classes that the truth has too."""
+    return state.get("output_project_id") is not None and state.get("upload_mode") is None
 
 
 class PredictingServer(DeployingServer):
@@ -94,6 +102,22 @@ class PredictingServer(DeployingServer):
         request, _ = self.inference_requests_manager.schedule_task(self._run_speedtest, api, dict(state))
         return request.uuid
 
+    def settings_of(self, state: Mapping[str, Any]) -> tuple[dict[str, Any], list[str]]:
+        """The settings of a request in our words, and what in them is of other models and is passed over.
+
+        Raises:
+            RequestError: they are not names and values.
+            SettingsError: a value that cannot be.
+        """
+        given = {} if state.get("settings") is None else state["settings"]
+        if not isinstance(given, dict):
+            raise RequestError(f"settings must be names and values. Received: {received(given)}.")
+        settings = with_thresholds(without_client_arguments(given, state))
+        deployment, call = self.deployment, CURRENT.get()
+        if deployment is None or call is None or not call.is_of_tool:
+            return settings, []
+        return without_foreign(settings, deployment.classes)
+
     def probabilities(self, images: Sequence[np.ndarray], settings: dict[str, Any]) -> bytes:
         """All classes' probabilities of an image, as numpy's compressed archive."""
         raise NotImplementedError
@@ -136,7 +160,10 @@ class PredictingServer(DeployingServer):
         super()._run_speedtest(api, state, inference_request)
 
     def _get_inference_settings(self, state: dict[str, Any]) -> dict[str, Any]:
-        settings = without_client_arguments(state.get("settings") or {}, state)
+        settings, _ = self.settings_of(state)
+        wanted = settings.get("classes")
+        if isinstance(wanted, list) and _is_for_evaluation(state):
+            settings["classes"] = [*wanted, *self.require_deployment().classes[:1]]
         given = {**state, "settings": settings}
         for place in (given, settings):
             if place.get("rectangle", ...) is None:

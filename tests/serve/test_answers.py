@@ -57,7 +57,7 @@ def test_background_is_left_out_where_it_is_not_wanted(running: SimpleNamespace,
 
 
 def test_unwanted_classes_and_the_background_make_one_label(running: SimpleNamespace, photo: Path):
-    labels = annotation(running, photo, classes=["crack"], thresholds={"crack": 0.3}).labels
+    labels = annotation(running, photo, classes=["__bg__", "crack"], thresholds={"crack": 0.3}).labels
     assert sorted(label.obj_class.name for label in labels) == ["__bg__", "crack"]
     assert sum(int(mask(labels, name, (90, 140)).sum()) for name in ("__bg__", "crack")) == 90 * 140
 

@@ -8,7 +8,6 @@ from pathlib import Path
 import numpy as np
 import pytest
 import requests
-import yaml
 from PIL import Image
 
 from serve.model.settings import ServeSettings
@@ -163,10 +162,20 @@ def test_rectangle_of_null_means_the_whole_image(running, image):
 def test_class_filter_turns_other_pixels_into_background(running, image):
     mask = expected(running, image)
     wanted = CLASSES[int(np.bincount(mask.ravel(), minlength=3)[1:].argmax()) + 1]
-    found = to_mask(upload(running, encoded(image), {"settings": {"classes": [wanted]}}).json()["annotation"])
     index = CLASSES.index(wanted)
+    found = to_mask(upload(running, encoded(image), {"settings": {"classes": ["__bg__", wanted]}}).json()["annotation"])
     assert index in found
     np.testing.assert_array_equal(found, np.where(mask == index, index, 0))
+
+
+def test_background_is_answered_only_where_it_is_among_the_wanted_classes(running, image):
+    """A labelling tool whose user unticked the background keeps it out of the project."""
+    mask = expected(running, image)
+    wanted = CLASSES[int(np.bincount(mask.ravel(), minlength=3)[1:].argmax()) + 1]
+    answer = upload(running, encoded(image), {"settings": {"classes": [wanted]}}).json()["annotation"]
+    assert [label["classTitle"] for label in answer["objects"]] == [wanted]
+    np.testing.assert_array_equal(to_mask(answer) == CLASSES.index(wanted), mask == CLASSES.index(wanted))
+    assert upload(running, encoded(image), {"settings": {"classes": []}}).json()["annotation"]["objects"] == []
 
 
 def test_other_model_is_deployed_by_request_and_a_bad_one_is_explained(running, checkpoint, image, tmp_path):
@@ -198,21 +207,3 @@ def test_other_model_is_deployed_by_request_and_a_bad_one_is_explained(running, 
     finally:
         assert deploy(checkpoint).status_code == 200
     assert post(running, "is_ready").status_code == 200
-
-
-def test_settings_to_edit_say_at_which_thresholds_the_model_was_best(running, checkpoint, make_checkpoint):
-    def text() -> str:
-        return post(running, "get_custom_inference_settings").json()["settings"]
-
-    plain = Path(running.server.INFERENCE_SETTINGS).read_text(encoding="utf-8")
-    assert text() == plain, "nothing was measured"
-    names = ("__bg__", "crack, fine: \n#", "stain", "joint")
-    measured = dict.fromkeys((f"student/best_threshold/{name}" for name in names), 0.38)
-    measured["student/best_threshold/stain"] = float("nan")
-    other = make_checkpoint("measured.pth", classes=names[:3], metrics=measured)
-    try:
-        assert deploy_files(running, {"checkpoint": str(other)}).status_code == 200
-        assert '\nthresholds: {} # best in validation: {"crack, fine: \\n#": 0.38}\n' in text()
-        assert yaml.safe_load(text()) == yaml.safe_load(plain), "a hint changes no mask"
-    finally:
-        assert deploy_files(running, {"checkpoint": str(checkpoint)}).status_code == 200

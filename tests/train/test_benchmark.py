@@ -17,6 +17,7 @@ import pytest
 import supervisely as sly
 import torch
 from supervisely.nn.benchmark.base_benchmark import WORKSPACE_NAME
+from supervisely.nn.benchmark.comparison.model_comparison import ModelComparison
 from supervisely.task.progress import tqdm_sly
 
 from common.data.project import open_project, prepare_labelled
@@ -53,7 +54,9 @@ def write_model(path: Path) -> Path:
     model = build_segmentor(MODEL).eval()
     settings = {"model": MODEL.to_dict()}
     palette = ((0, 0, 0), (220, 20, 60))
-    save_checkpoint(path, CheckpointBundle(student=model, classes=CLASSES, palette=palette, settings=settings))
+    # Served with it nearly all pixels would be cracks; the report must not make use of it.
+    metrics = {"student/best_threshold/crack": 0.02}
+    save_checkpoint(path, CheckpointBundle(model, CLASSES, palette, settings=settings, metrics=metrics))
     return path
 
 
@@ -156,7 +159,7 @@ def test_report_agrees_with_our_own_validation(served, tmp_path):
 
     [overview] = [path for path in files if "markdown_overview" in path]
     text = read(served, overview, tmp_path)
-    assert "1 class, 5 images in train, 4 images in validation" in text
+    assert "2 classes, 5 images in train, 4 images in validation" in text
     assert f"{ARTIFACTS}/checkpoints/best.pth" in text.replace("\\", "")
     [table] = [path for path in files if "model_predictions_table" in path and "click" not in path]
     rows = [row["row"][0] for row in json.loads(read(served, table, tmp_path))["content"]]
@@ -172,6 +175,27 @@ def test_report_agrees_with_our_own_validation(served, tmp_path):
     chart = json.loads(read(served, matrix, tmp_path))["chartContent"]["data"][0]
     assert (chart["x"], chart["y"]) == (["crack", "__bg__"], ["__bg__", "crack"])
     assert chart["z"][1][0] == pytest.approx(ours["recall/crack"], abs=5e-4)
+
+    compare(served, [served.trained.remote_dir] * 2, tmp_path)
+
+
+def compare(setting: Setting, evaluations: list[str], folder: Path) -> None:
+    """As the app Compare Models does, with the SDK's own comparison."""
+    comparison = ModelComparison(
+        setting.api, evaluations, workdir=str(folder / "compared"), team_id=setting.sandbox.team_id
+    )
+    for evaluation in comparison.eval_results:
+        classes = evaluation.inference_info["inference_settings"]["classes"]
+        assert [*classes, "mean"] == evaluation.mp.class_names == ["crack", "__bg__", "mean"]
+    comparison.visualize()
+    remote = comparison.upload_results(setting.sandbox.team_id, "/model-comparison/1_cracks/HRDA vs HRDA")
+    files = setting.api.file.listdir(setting.sandbox.team_id, remote, recursive=True)
+    [chart] = [
+        path for path in files if "frequently_confused" in path and "click" not in path and path.endswith("json")
+    ]
+    bars = json.loads(read(setting, chart, folder))["chartContent"]["data"]
+    assert [sorted(bar["x"]) for bar in bars] == [["__bg__-crack", "crack-__bg__"]] * 2
+    assert comparison.get_report_link().endswith(f"/model-benchmark?id={comparison.report.id}")
 
 
 def test_model_that_finds_nothing_is_reported_with_a_note(served, tmp_path, monkeypatch):

@@ -45,6 +45,7 @@ def test_labels_are_those_of_the_predictor(checkpoint: Path, image: np.ndarray):
         {"confidence": True},
         {"background": False, "min_component": 20},
         {"classes": ["crack"], "thresholds": {"crack": 0.3}, "confidence": True},
+        {"classes": ["crack", "__bg__"], "conf": 0.3},
         {"classes": "all", "stride": 64},
     ],
 )

@@ -8,7 +8,7 @@ import pytest
 import yaml
 
 from common.hrda.checks import SettingsError
-from serve.model.settings import SDK_SETTINGS, ServeSettings, read_settings, without_client_arguments
+from serve.model.settings import SDK_SETTINGS, ServeSettings, read_settings, without_client_arguments, without_foreign
 
 SHIPPED = Path(__file__).parents[3] / "serve" / "inference_settings.yaml"
 
@@ -36,7 +36,11 @@ def test_shipped_file_states_every_setting_with_its_default_and_a_comment():
             {"thresholds": {"crack": 0.35}, "scales": (0.5, 1.0)},
         ),
         ({"precision": "bfloat16", "background": "false"}, {"precision": "bfloat16", "background": False}),
-        ({"conf": 0.5, "inference_mode": "full_image", "classes": ["crack"], "rectangle": {}}, {}),
+        ({"inference_mode": "full_image", "classes": ["crack"], "rectangle": {}}, {}),
+        ({"conf": 0.4}, {"thresholds": 0.4}),
+        ({"conf": "0.4", "thresholds": {"crack": 0.3}}, {"thresholds": {"crack": 0.3}}),
+        ({"conf": None, "thresholds": "best"}, {}),
+        ({"thresholds": 0.5}, {"thresholds": 0.5}),
     ],
 )
 def test_values_are_read_in_every_form_that_clients_send(given, read):
@@ -63,7 +67,12 @@ def test_values_are_read_in_every_form_that_clients_send(given, read):
         ({"long_side": 0}, "a whole number from 16, or null"),
         ({"min_component": -1}, "0 or more"),
         ({"thresholds": {"crack": 3}}, "probabilities from 0 to 1 by class name"),
-        ({"thresholds": 0.3}, "by class name"),
+        ({"thresholds": "bst"}, "best, probabilities from 0 to 1 by class name.*or one for all classes.*'bst'"),
+        ({"thresholds": 1.3}, "or one for all classes"),
+        ({"conf": 1.3}, "conf must be a probability from 0 to 1. Received: 1.3"),
+        ({"conf": True}, "conf must be a probability"),
+        ({"conf": "high"}, "conf must be a probability"),
+        ({"conf": float("nan")}, "conf must be a probability"),
         ({"confidence": "often"}, "true or false"),
         ([1], "names and values"),
     ],
@@ -95,6 +104,30 @@ def test_a_threshold_for_a_class_that_is_not_there_is_refused():
     for name in ("cracks", "__bg__"):
         with pytest.raises(SettingsError, match=f"thresholds names '{name}'"):
             ServeSettings(thresholds={name: 0.2}).rule(("__bg__", "crack", "stain"))
+
+
+@pytest.mark.parametrize(
+    ("given", "thresholds"),
+    [
+        ("best", {1: 0.3}),
+        ({}, {}),
+        (0.5, {1: 0.5, 2: 0.5}),
+        ({"stain": 0.2}, {2: 0.2}),
+    ],
+)
+def test_thresholds_are_the_best_unless_told_otherwise(given, thresholds):
+    """What was measured for a class that the model does not have, as a foreign file may say, does not count."""
+    best = {"crack": 0.3, "moss": 0.9, "__bg__": 0.4}
+    assert ServeSettings(thresholds=given).rule(("__bg__", "crack", "stain"), best).thresholds == thresholds
+
+
+def test_what_belongs_to_other_models_is_told_apart():
+    ours = {"stride": 64, "rectangle": None, "conf": 0.4, "thresholds": "best", "classes": "all"}
+    assert without_foreign(ours, ("__bg__", "crack")) == (ours, [])
+    given = {"confidence_threshold": 0.5, "classes": ["crack", "dog"], "thresholds": {"dog": 0.1, "crack": 0.2}}
+    kept, passed_over = without_foreign(given, ("__bg__", "crack"))
+    assert kept == {"classes": ["crack"], "thresholds": {"crack": 0.2}}
+    assert passed_over == ["setting 'confidence_threshold'", "class 'dog'", "threshold of 'dog'"]
 
 
 def test_arguments_of_predict_are_not_taken_for_ours():
