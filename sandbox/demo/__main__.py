@@ -113,7 +113,8 @@ def demonstrate(given: argparse.Namespace) -> None:
         serve_task = new_task(sandbox, "serve/config.json")
         serve_hrda = until_end.enter_context(serve_app(sandbox, serve_task, given.out))
         deploy(serve_hrda, checkpoint)
-        say(f"Serve HRDA runs at {serve_hrda.address} with that checkpoint.")
+        thresholds = api.task.send_request(serve_task, "get_session_info", data={})["thresholds"]
+        say(f"Serve HRDA runs at {serve_hrda.address} with that checkpoint. Thresholds: {thresholds}.")
         annotate(api, serve_task, uploaded["target"], say)
 
         compared.finish(say)
@@ -230,12 +231,12 @@ def annotate(api: sly.Api, task_id: int, target: domains.Domain, say: Callable[[
 
 
 def served_masks(api: sly.Api, task_id: int, val: domains.Domain, photos: list[report.Photo]) -> list[np.ndarray]:
-    """Foreground of validation photos as the served model answers: H×W bool arrays."""
+    """Foreground of validation photos as the served model answers at 0.5, as the other arms: H×W bool arrays."""
     model = api.nn.connect(task_id)
     ids = {image.name: image.id for image in val.images(api)}
     masks = []
     for photo in photos:
-        [prediction] = model.predict(image_id=ids[photo.name], show_progress=False)
+        [prediction] = model.predict(image_id=ids[photo.name], settings={"thresholds": {}}, show_progress=False)
         mask = np.zeros(photo.truth.shape, dtype=np.uint8)
         for label in prediction.annotation.labels:
             if label.obj_class.name != "__bg__":

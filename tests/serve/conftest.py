@@ -143,12 +143,14 @@ def page(no_instance: pytest.MonkeyPatch) -> Iterator["HRDAServer"]:
 
 @contextlib.contextmanager
 def own_app() -> Iterator[None]:
-    """The SDK keeps one app a process, and how it renders: those of other tests are put aside meanwhile."""
+    """The SDK keeps one app a process, its data and how it renders: those of other tests are put aside meanwhile."""
+    from supervisely.app import DataJson, StateJson
     from supervisely.app.fastapi.subapp import Application, _MainServer
     from supervisely.app.singleton import Singleton
     from supervisely.app.widgets_context import JinjaWidgets
 
-    kept = {kind: Singleton._instances.pop(kind, None) for kind in (Application, _MainServer, JinjaWidgets)}
+    kinds = (Application, _MainServer, JinjaWidgets, DataJson, StateJson)
+    kept = {kind: Singleton._instances.pop(kind, None) for kind in kinds}
     try:
         yield
     finally:
