@@ -90,6 +90,7 @@ def test_launch_that_names_one_project_only_waits_for_a_person(production):
         ({"classes": ["crack", "axis"]}, "The class 'axis' is of shape line, which covers no area"),
         ({"classes": ["__bg__"]}, "The source project has no class '__bg__'"),
         ({"classes": []}, "classes must be a list of class names"),
+        ({"hyperparameters": "data: {ignored_classes: [crack]}"}, "ignored_classes names 'crack', which is trained"),
         ({"model": {"source": "Pretrained models", "model_name": "mit_b9"}}, "There is no model 'mit_b9'"),
         ({"model": {"source": "Custom models", "task_id": 99}}, "has no HRDA experiment of task 99"),
         ({"model": {"source": "Custom models", "checkpoint_path": "/x.pth"}}, "a checkpoint of the former HRDA app"),

@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterator, Sequence
 from html import escape
 from typing import Any
 
 import supervisely.nn.training.gui.classes_selector as classes_module
-from supervisely.app.widgets import Card, ClassesTable, Container, Field, Table
+from supervisely.app import StateJson
+from supervisely.app.widgets import Card, ClassesTable, Container, Field, Select, Table
 from supervisely.nn.training.gui.classes_selector import ClassesSelector
 
-from common.data.choice import BACKGROUND
+from common.data.choice import BACKGROUND, background_twice, named, pronoun
 from common.data.project import DRAWABLE
 from train.instance.facts import ClassFacts, DomainFacts
 from train.page.domain_view import percent
+from train.page.live import put, send
 from train.sdk.app import replaced
 
 _COLUMNS = [
@@ -34,7 +37,19 @@ class AnyShapeClassesSelector(ClassesSelector):
             self._counts, "In the chosen datasets", "Pixels are counted on some of the images, as step Photos says."
         )
         self._counts_field.hide()
-        self.display_widgets.insert(self.display_widgets.index(self.classes_table) + 1, self._counts_field)
+        self._ignored: list[str] = []
+        self._ignored_select = Select(
+            [], filterable=True, placeholder="none", multiple=True, width_percent=100, widget_id="ignored_classes"
+        )
+        ignored_field = Field(
+            self._ignored_select,
+            "Ignored classes",
+            "Not trained, and no loss and no score where they are labelled. Labels of all others that are not chosen "
+            "become what data.unchosen_classes says, the background unless that is changed.",
+        )
+        self.show_ignored(())
+        after = self.display_widgets.index(self.classes_table) + 1
+        self.display_widgets[after:after] = [self._counts_field, ignored_field]
         self.container = Container(self.display_widgets)
         self.card = Card(
             title=self.title,
@@ -44,6 +59,38 @@ class AnyShapeClassesSelector(ClassesSelector):
             collapsable=app_options.get("collapsable", False),
         )
         self.card.lock()
+
+    @property
+    def widgets_to_disable(self) -> list:
+        """What cannot be changed once the step is done."""
+        return [*super().widgets_to_disable, self._ignored_select]
+
+    def show_ignored(self, names: Sequence[str]) -> None:
+        """Show which classes are ignored."""
+        every = [c.name for c in self.classes_table.project_meta.obj_classes if c.name != BACKGROUND]
+        # The validation may have classes of its own.
+        offered = [*every, *(name for name in names if name not in every)]
+        self._ignored = list(names)
+        put(self._ignored_select, items=[Select.Item(name).to_json() for name in offered])
+        StateJson()[self._ignored_select.widget_id]["value"] = list(names)
+        StateJson().send_changes()
+        send()
+
+    def on_ignored(self, callback: Callable[[list[str]], None]) -> None:
+        """Call `callback` with the names of the classes to ignore when a person has changed them."""
+
+        def changed(names: list[str]) -> None:
+            # Browsers also report values that were not chosen there but sent to them.
+            if names != self._ignored:
+                self._ignored = list(names)
+                callback(self._ignored)
+
+        self._ignored_select.value_changed(changed)
+
+    def refuse(self, sentence: str) -> None:
+        """Say in the card what is wrong."""
+        self.validator_text.set(escape(sentence, quote=False), "error")
+        self.validator_text.show()
 
     def get_wrong_shape_classes(self, task_type: str) -> list[str]:
         """None: no class is converted, whatever its shape."""
@@ -61,20 +108,33 @@ class AnyShapeClassesSelector(ClassesSelector):
     def validate_step(self) -> bool:
         """Check that a class is chosen, and say which of them lack labels."""
         chosen = [name for name in self.get_selected_classes() if name != BACKGROUND]
-        lacking = [sentence for name in chosen if (sentence := self._lack(name))]
+        both = [name for name in chosen if name in self._ignored]
         if not chosen:
-            self.validator_text.set("Choose at least one class besides the background.", "error")
+            self.refuse("Choose at least one class besides the background.")
+        elif both:
+            self.refuse(f"Chosen and ignored at once: {named(both)}. Untick {pronoun(both)} in one of the two lists.")
         else:
-            sentences = [f"Classes: {', '.join(chosen)}.", *lacking]
-            self.validator_text.set(escape(" ".join(sentences), quote=False), "warning" if lacking else "success")
-        self.validator_text.show()
-        return bool(chosen)
+            doubts = [*self._doubts(chosen)]
+            sentences = [f"Classes: {', '.join(chosen)}.", *doubts]
+            self.validator_text.set(escape(" ".join(sentences), quote=False), "warning" if doubts else "success")
+            self.validator_text.show()
+        return bool(chosen) and not both
 
-    def _lack(self, name: str) -> str | None:
-        for facts, where in ((self._source, "source"), (self._validation, "validation")):
-            if facts is not None and not facts.classes.get(name, _NOTHING).images:
-                return f"No labels of '{name}' in the {where}: leave it out, or label some."
-        return None
+    def _doubts(self, chosen: Sequence[str]) -> Iterator[str]:
+        lacking = {
+            where: [name for name in chosen if facts is not None and not facts.classes.get(name, _NOTHING).images]
+            for where, facts in (("source", self._source), ("validation", self._validation))
+        }
+        if lacking["source"]:
+            names = lacking["source"]
+            yield f"No labels of {named(names)} in the source: leave {pronoun(names)} out, or label some."
+        unmeasured = [name for name in lacking["validation"] if name not in lacking["source"]]
+        if unmeasured:
+            found = "it is found" if len(unmeasured) == 1 else "they are found"
+            yield f"No labels of {named(unmeasured)} in the validation: how well {found} is not measured."
+        twice = background_twice(chosen)
+        if twice:
+            yield twice
 
 
 _NOTHING = ClassFacts(0, 0)

@@ -16,6 +16,7 @@ from common.hrda.checks import closest, received
 from train.instance.domains import InputError, Inputs, check_apart, find
 from train.page.samples import SampleSource
 from train.run.folder import Resumable, resumable
+from train.run.preparation import check_ignored
 from train.sdk.gui import DomainTrainGUI
 from train.settings.training import TrainSettings
 
@@ -52,7 +53,15 @@ class HRDATrainGUI(DomainTrainGUI):
         self.model_selector.weights.on_change(
             lambda pretrained: self.hyperparameters_selector.set_value("pretrained", pretrained)
         )
+        self.hyperparameters_selector.on_change(lambda settings: classes.show_ignored(settings.data.ignored_classes))
+        classes.on_ignored(self._ignore_classes)
         self.model_selector.show_settings(self.hyperparameters_selector.settings)
+
+    def _ignore_classes(self, names: list[str]) -> None:
+        try:
+            self.hyperparameters_selector.set_value("data.ignored_classes", names)
+        except SettingsError as error:
+            self.classes_selector.refuse(str(error))
 
     def _sample_source(self) -> SampleSource:
         chosen = [name for name in self.classes_selector.get_selected_classes() if name != BACKGROUND]
@@ -93,6 +102,7 @@ class HRDATrainGUI(DomainTrainGUI):
             check_apart(find(self.api, inputs), settings.mode)
         self._check_model(app_state.get("model"))
         self._check_classes(app_state.get("classes"))
+        check_ignored(settings.data.ignored_classes, app_state["classes"])
         self._check_start(app_state)
 
     def read_input(self, state: Any) -> Inputs:

@@ -152,7 +152,8 @@ def _check_classes(
         SettingsError, ProjectError: as `prepare`.
     """
     check_class_weights(settings.class_weights, names)
-    check_ignored(settings.data.ignored_classes, names, [one for one in (source, validation, more) if one])
+    known = [name for project in (source, validation, more) if project for name in project.class_names]
+    check_ignored(settings.data.ignored_classes, names, known)
     if settings.self_training.feature_distance_weight > 0:
         class_indices(settings.self_training.feature_distance_classes, (BACKGROUND, *names))
     said = [*check_labelled(source, names, "source"), *check_labelled(validation, names, "validation")]
@@ -276,19 +277,23 @@ def refuse_measured(learnt: Project, validation: Project, role: str) -> None:
         )
 
 
-def check_ignored(ignored: Sequence[str], names: Sequence[str], projects: Sequence[Project]) -> None:
+def check_ignored(ignored: Sequence[str], names: Sequence[str], known: Sequence[str] | None = None) -> None:
     """Refuse classes to ignore that are trained, or that no project has.
+
+    Args:
+        ignored: their names.
+        names: of the classes that are trained.
+        known: of all classes of the projects; None: they are not known yet.
 
     Raises:
         SettingsError: it names the class.
     """
-    known = [name for project in projects for name in project.class_names]
     for name in ignored:
         if name in names:
             raise SettingsError(
                 f"data.ignored_classes names '{name}', which is trained: leave it out there, or out of the classes."
             )
-        if name not in known:
+        if known is not None and name not in known:
             raise SettingsError(f"data.ignored_classes names '{name}', which no project has: {closest(name, known)}")
 
 

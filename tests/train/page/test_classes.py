@@ -73,7 +73,52 @@ def test_chosen_class_without_labels_is_warned_of(card):
     assert (card.validator_text.text, card.validator_text.status) == ("Classes: crack.", "success")
     card.set_classes(["crack", "joint"])
     assert card.validate_step(), "the photos decide, which are only here later"
-    assert "No labels of 'joint' in the validation: leave it out" in card.validator_text.text
+    assert "No labels of the class 'joint' in the validation: how well it is found is not measured." in (
+        card.validator_text.text
+    )
+    assert card.validator_text.status == "warning"
+
+
+def test_all_classes_without_labels_are_named_at_once(card):
+    card.set_facts(facts(crack=ClassFacts(8, 20, 0.01)), facts())
+    card.set_classes(["crack", "joint", "soft"])
+    assert card.validate_step()
+    assert card.validator_text.text == (
+        "Classes: crack, joint, soft. No labels of the classes 'joint', 'soft' in the source: leave them out, or label "
+        "some. No labels of the class 'crack' in the validation: how well it is found is not measured."
+    )
+
+
+def test_classes_to_ignore_are_chosen_on_the_card_and_shown_as_the_yaml_has_them(card):
+    heard = []
+    card.on_ignored(heard.append)
+    widget = card._ignored_select
+    card.show_ignored(["soft", "of the validation"])
+    offered = [item["value"] for item in DataJson()["ignored_classes"]["items"]]
+    assert (widget.get_value(), set(offered)) == (
+        ["soft", "of the validation"],
+        {"crack", "joint", "soft", "axis", "of the validation"},
+    )
+    widget._value_changed_callback(["soft", "of the validation"])
+    assert heard == [], "what was sent to the browser is no choice"
+    widget._value_changed_callback(["soft"])
+    assert heard == [["soft"]]
+    card.set_facts(None, None)
+    card.set_classes(["crack", "soft"])
+    assert not card.validate_step()
+    assert (
+        "Chosen and ignored at once: the class 'soft'. Untick it in one of the two lists." in card.validator_text.text
+    )
+    card.set_classes(["crack"])
+    assert card.validate_step()
+    card.show_ignored([])
+
+
+def test_class_called_background_is_offered_to_be_the_background(card, monkeypatch):
+    monkeypatch.setattr(card, "get_selected_classes", lambda: ["crack", "Background"])
+    card.set_facts(None, None)
+    assert card.validate_step()
+    assert "'Background' would be trained as a class of its own" in card.validator_text.text
     assert card.validator_text.status == "warning"
 
 
