@@ -19,14 +19,14 @@ LabelScaling = Literal["keep_thin", "nearest"]
 # Share, of the most that a class covers in any of the small pixels around, from which it gets a pixel: where one of
 # them is covered whole, and where hardly anything of one is. Half for thin lines, too, would tear some of them where
 # they change from one row of pixels to the next.
-_WIDE, _THIN = 0.5, 0.3
+_WIDE, _THIN = 0.5, 0.2
 _NEIGHBOURS = np.ones((3, 3), np.uint8)
 
 
 def resize_labels(labels: np.ndarray, size: tuple[int, int], scaling: LabelScaling = "keep_thin") -> np.ndarray:
     """Class indices at another size; indices are picked, never blended.
 
-    With 'keep_thin', a small pixel gets a class that covers a third to a half as much of it as of any of the pixels
+    With 'keep_thin', a small pixel gets a class that covers a fifth to a half as much of it as of any of the pixels
     around. Inside and along the border of what is wide, some pixel around is covered whole: there it is the majority.
     A line thinner than a small pixel stays a line of one, now and then two. Of several classes that reach their share,
     the one that exceeds it most gets the pixel; where none does, the background. What does not count needs half of it.

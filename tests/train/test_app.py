@@ -83,7 +83,10 @@ def test_launch_that_names_one_project_only_waits_for_a_person(production):
     ("change", "message"),
     [
         ({"hyperparameters": "iteration: 4"}, "Unknown setting 'iteration': did you mean 'iterations'?"),
-        ({"hyperparameters": "optimizer: {lr: fast}"}, "In optimizer: lr must be a number above 0. Received: 'fast'."),
+        (
+            {"hyperparameters": "optimizer: {lr: fast}"},
+            "In optimizer: lr must be a number from above 0 to 1. Received: 'fast'.",
+        ),
         ({"hyperparameters": "model: [1"}, "The settings are not valid YAML"),
         ({"hyperparameters": {"iterations": 4}}, "hyperparameters must be YAML text"),
         ({"classes": ["crak"]}, "The source project has no class 'crak': did you mean 'crack'?"),
