@@ -222,7 +222,7 @@ def test_network_is_exported_at_the_end_where_that_was_asked_for(instance, train
     assert trained.export == {"ONNXRuntime": "export/best.onnx"}
     exported = OnnxNetwork(instance.read(trained, "export/best.onnx"))
     bundle = load_checkpoint(instance.read(trained, "checkpoints/best.pth"))
-    assert tuple(exported.metadata["classes"]) == bundle.classes
+    assert tuple(exported.metadata.classes) == bundle.classes
     classes = json.loads(instance.read(trained, "export/classes.json").read_text(encoding="utf-8"))
     assert classes == {"0": "__bg__", "1": "crack"}, "by the index in the network's output"
     windows = torch.randn(1, 3, 64, 64)

@@ -4,10 +4,11 @@ import json
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import Any
 
 import pytest
+from supervisely.nn.benchmark.comparison.model_comparison import ModelComparison
 from supervisely.nn.experiments import ExperimentInfo, get_experiment_infos
 
 from tests.train.apps import HYPERPARAMETERS, IMAGES, TRAIN_LIMIT_S, App, Instance, running_instance, started
@@ -141,3 +142,18 @@ def test_saved_app_state_brings_the_same_page_back(instance, state, run):
     assert again["target_project"]["value"] == instance.projects["target"]
     assert (again["classes_table"]["checkboxes"], saved["classes"]) == ([True, False], ["crack"])
     assert again["settings_editor"]["text"] == state["hyperparameters"]
+
+
+def test_evaluation_of_a_training_is_read_and_compared_by_the_sdk(instance, run, tmp_path):
+    """As the apps Evaluator and Compare Models read what lies in Team Files."""
+    report = instance.api.file.get_info_by_id(run.experiment.evaluation_report_id)
+    folder = str(PurePosixPath(report.path).parents[1])
+    comparison = ModelComparison(instance.api, [folder, folder], workdir=str(tmp_path))
+    comparison.visualize()
+    scores = run.experiment.evaluation_metrics
+    for evaluation in comparison.eval_results:
+        assert evaluation.gt_project_id == instance.projects["validation"]
+        assert evaluation.key_metrics["mIoU"] == pytest.approx(scores["mIoU"])
+        assert evaluation.val_images_cnt == IMAGES
+    uploaded = comparison.upload_results(instance.sandbox.team_id, "/model-comparison/twice")
+    assert instance.api.file.dir_exists(instance.sandbox.team_id, uploaded)
