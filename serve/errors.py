@@ -47,6 +47,10 @@ class OutOfMemory(Unavailable):
     """The device's memory does not suffice, even for one window at a time."""
 
 
+class Stopped(Exception):
+    """Nobody waits for a prediction any more: a client has had its time, or a job was stopped."""
+
+
 class TimedOut(RequestError):
     """The answer takes longer than the service lets a client wait."""
 

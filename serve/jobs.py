@@ -14,7 +14,8 @@ import uuid
 from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
 from concurrent.futures import TimeoutError as NotInTime
-from contextlib import AbstractContextManager, nullcontext
+from contextlib import AbstractContextManager, nullcontext, suppress
+from contextvars import ContextVar
 from typing import Any
 
 from supervisely import logger
@@ -22,7 +23,7 @@ from supervisely.nn.inference.inference_request import InferenceRequest, Inferen
 
 from common.hrda.checks import received
 from serve.answers import forget_frames, status_and_message
-from serve.errors import NotFound, RequestError, TimedOut
+from serve.errors import NotFound, RequestError, Stopped, TimedOut
 from serve.gate.admission import CURRENT
 from serve.gate.monitoring import Metrics
 from serve.limits import Limits
@@ -87,6 +88,20 @@ class Job(InferenceRequest):
         forget_frames(error)
 
 
+PRESENT: ContextVar[Job | None] = ContextVar("the prediction that is being worked on", default=None)
+"""Known in the thread that predicts, whatever of the SDK lies between."""
+
+
+def require_wanted() -> None:
+    """Asked by what predicts before each batch of windows.
+
+    Raises:
+        Stopped: nobody waits for the result any more.
+    """
+    if (job := PRESENT.get()) is not None and job.is_stopped():
+        raise Stopped
+
+
 class Jobs(InferenceRequestsManager):
     """Runs predictions on two pools of threads: one for requests whose clients wait, one for jobs.
 
@@ -137,7 +152,8 @@ class Jobs(InferenceRequestsManager):
         """Predict and wait for the results.
 
         Raises:
-            TimedOut: it takes longer than the service lets a client wait. What has begun ends at its next batch.
+            TimedOut: it takes longer than the service lets a client wait. What has begun ends at its next batch of
+                windows.
         """
         job = self._new()
         job.is_waited_for = True
@@ -180,7 +196,7 @@ class Jobs(InferenceRequestsManager):
         return job, future
 
     def stop_all(self) -> None:
-        """Let every job end at its next batch."""
+        """Let every job end at its next batch of windows."""
         for job in list(self._jobs.values()):
             job.stop()
 
@@ -189,9 +205,12 @@ class Jobs(InferenceRequestsManager):
         self.stop_all()
         self._waited_for.shutdown(wait=False, cancel_futures=True)
 
-    def _work(self, func: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
-        with self._around():
-            return func(*args, **kwargs)
+    def _work(self, func: Callable[..., Any], *args: Any, inference_request: Job, **kwargs: Any) -> Any:
+        PRESENT.set(inference_request)
+        # A job that was stopped has not failed, and a client that has had its time was told so.
+        with suppress(Stopped), self._around():
+            require_wanted()
+            return func(*args, inference_request=inference_request, **kwargs)
 
     def _new(self, name: str | None = None) -> Job:
         job, call = Job(uuid_=name or uuid.uuid4().hex, ttl=self._limits.job_ttl_s, manager=self), CURRENT.get()

@@ -44,6 +44,10 @@ class Limits:
     """Bytes that those may have uploaded, in megabytes; more are answered 429."""
     max_batch_size: PositiveWhole = 16
     """Largest `batch_size` of a request: images that are decoded at once."""
+    max_windows: PositiveWhole = 100_000
+    """Windows of both resolutions that are computed for a request whose client waits, and for one image of a job."""
+    max_window_megapixels: Amount = 32
+    """Windows that go through the network together, in millions of pixels: their number times that of one."""
     max_frames: PositiveWhole = 1000
     """Most frames of a video that are predicted while a client waits; a job predicts any number."""
     workers: PositiveWhole = 4

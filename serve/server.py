@@ -26,7 +26,8 @@ from serve.batch.worker import Worker
 from serve.errors import RequestError
 from serve.gate.admission import CURRENT
 from serve.gate.rectangles import read_rectangle
-from serve.jobs import Job
+from serve.gate.work import require_bounded, require_few_probabilities
+from serve.jobs import Job, require_wanted
 from serve.model.areas import check_wanted
 from serve.model.deployment import Deployment, offered_runtimes
 from serve.model.labels import LabelledMask
@@ -134,7 +135,9 @@ class HRDAServer(SdkServer):
         deployment = self.require_deployment()
         chosen = read_settings(settings)
         times.append(perf_counter())
-        found = deployment.predict(images_np, chosen)
+        for image in images_np:
+            require_bounded([image.shape[:2]], chosen, deployment, self.limits)
+        found = deployment.predict(images_np, chosen, require_wanted)
         self.count(images_np)
         times.append(perf_counter())
         predictions = [
@@ -170,10 +173,12 @@ class HRDAServer(SdkServer):
 
         def work(inference_request: Job) -> None:
             deployment = self.require_deployment()
+            chosen = read_settings(self.settings_of({"settings": settings})[0])
             decoded = list(images)
-            [probabilities] = deployment.probabilities(
-                decoded, read_settings(self.settings_of({"settings": settings})[0])
-            )
+            for image in decoded:
+                require_bounded([image.shape[:2]], chosen, deployment, self.limits)
+                require_few_probabilities(image.shape[:2], deployment)
+            [probabilities] = deployment.probabilities(decoded, chosen, require_wanted)
             self.count(decoded)
             file = io.BytesIO()
             np.savez_compressed(file, probabilities=probabilities, classes=np.array(deployment.classes))
@@ -254,15 +259,16 @@ class HRDAServer(SdkServer):
             chosen.complete(self.deployment.crop_size)
             chosen.rule(self.deployment.classes)
             check_wanted(settings.get("classes"), self.deployment.classes)
-        several = settings.get("rectangles") or []
-        if not isinstance(several, list):
+        several = settings.get("rectangles")
+        if not isinstance(several, list | None):
             raise RequestError(
                 f"rectangles must be a list with a rectangle for each image. Received: {received(several)}."
             )
-        rectangles = [given.get("rectangle"), settings.get("rectangle"), *several]
-        for rectangle in rectangles:
+        for rectangle in (given.get("rectangle"), settings.get("rectangle")):
             if rectangle is not None:
                 read_rectangle(rectangle)
+        for rectangle in several or []:
+            read_rectangle(rectangle)
 
     def note_passed_over(self, names: Sequence[str]) -> None:
         """Tell the log, and the answer of the present request, which of its settings are not of this model."""

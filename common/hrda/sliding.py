@@ -8,8 +8,8 @@ forgotten: time grows with the number of pixels, memory with the image's width.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
-from typing import NamedTuple, Protocol
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from typing import NamedTuple, Protocol, Self
 
 import torch
 import torch.nn.functional as F
@@ -26,6 +26,8 @@ from common.hrda.windows import (
     window_starts,
 )
 
+Asked = Callable[[], None]
+"""Called before each batch of windows; what it raises ends the prediction."""
 RowSink = Callable[[int, Tensor], None]
 """Gets finished rows from top to bottom: the first row's number and logits C×rows×W float32."""
 
@@ -76,13 +78,19 @@ def pad_to(pixels: Tensor, box: Box) -> Tensor:
 
 
 @torch.no_grad()
-def sweep(network: WindowNetwork, photos: Iterable[tuple[Pixels, RowSink]], settings: InferenceSettings) -> None:
+def sweep(
+    network: WindowNetwork,
+    photos: Iterable[tuple[Pixels, RowSink]],
+    settings: InferenceSettings,
+    before_batch: Asked = lambda: None,
+) -> None:
     """Predict images of any sizes; they share the batches of windows.
 
     Args:
         network: in eval mode; with batch statistics the result would depend on what shares a batch.
         photos: images and where their rows go. An image's buffers are made when its turn comes.
         settings: windows, and how many of them go through the network at once.
+        before_batch: called before each batch of windows.
     """
     waiting, active = iter(photos), []
     while True:
@@ -94,10 +102,39 @@ def sweep(network: WindowNetwork, photos: Iterable[tuple[Pixels, RowSink]], sett
             active.append(_ImageSweep(network, *photo, settings))
         if not active:
             return
-        _run_missing(network, active, settings.batch_size)
+        _run_missing(network, active, settings.batch_size, before_batch)
         for one in active:
             one.finish_row()
         active = [one for one in active if one.missing]
+
+
+@torch.no_grad()
+def finished_rows(
+    network: WindowNetwork, pixels: Pixels, settings: InferenceSettings, before_batch: Asked = lambda: None
+) -> Iterator[Tensor]:
+    """Rows of one image, as `sweep` hands them over, computed when they are asked for: C×rows×W float32 each."""
+    came: list[Tensor] = []
+    one = _ImageSweep(network, pixels, lambda _, logits: came.append(logits), settings)
+    while one.missing:
+        _run_missing(network, [one], settings.batch_size, before_batch)
+        one.finish_row()
+        yield from came
+        came.clear()
+
+
+def count_windows(size: tuple[int, int], crop_size: tuple[int, int], settings: InferenceSettings) -> int:
+    """How many windows of both resolutions go through the network for an image.
+
+    Args:
+        size: height and width of the image.
+        crop_size: of the network.
+        settings: windows; mirrored ones are counted too.
+    """
+    layout = _Layout.of(size, crop_size, settings.complete(crop_size))
+    rows = {top + box.top for top in layout.tops for box in layout.detail_boxes}
+    columns = {left + box.left for left in layout.lefts for box in layout.detail_boxes}
+    count = len(layout.tops) * len(layout.lefts) + len(rows) * len(columns)
+    return count * (2 if settings.flip else 1)
 
 
 def sliding_logits(network: WindowNetwork, images: Tensor, settings: InferenceSettings) -> Tensor:
@@ -123,6 +160,28 @@ def sliding_logits(network: WindowNetwork, images: Tensor, settings: InferenceSe
     return torch.stack([torch.cat(parts, dim=1) for parts in rows])
 
 
+class _Layout(NamedTuple):
+    """Where the windows of an image lie."""
+
+    size: tuple[int, int]
+    """Height and width of the image, filled up to what the network can take."""
+    crop: tuple[int, int]
+    tops: list[int]
+    lefts: list[int]
+    detail_boxes: list[Box]
+    """High-resolution windows in pixels of a crop; the same for all crops, which all have the same size."""
+
+    @classmethod
+    def of(cls, size: tuple[int, int], crop_size: tuple[int, int], settings: InferenceSettings) -> Self:
+        """The layout of an image of `size` for complete settings."""
+        size = tuple(max(-(-side // BOX_GRID) * BOX_GRID, MIN_SIDE) for side in size)
+        crop = tuple(min(w, side) for w, side in zip(settings.window, size, strict=True))
+        starts = (window_starts(*each) for each in zip(size, crop, settings.stride, strict=True))
+        detail = (crop_size[0] // 2, crop_size[1] // 2)
+        detail_stride = (detail[0] // 2, detail[1] // 2) if settings.detail_overlap else detail
+        return cls(size, crop, *starts, window_boxes(crop, detail, detail_stride))
+
+
 class _Job(NamedTuple):
     """A window that must go through the network."""
 
@@ -136,14 +195,8 @@ class _ImageSweep:
     def __init__(self, network: WindowNetwork, pixels: Pixels, sink: RowSink, settings: InferenceSettings) -> None:
         self._network, self._pixels, self._sink = network, pixels, sink
         settings = settings.complete(network.crop_size)
-        self._size = tuple(max(-(-side // BOX_GRID) * BOX_GRID, MIN_SIDE) for side in pixels.size)
-        self._crop = tuple(min(w, side) for w, side in zip(settings.window, self._size, strict=True))
-        self._tops = window_starts(self._size[0], self._crop[0], settings.stride[0])
-        self._lefts = window_starts(self._size[1], self._crop[1], settings.stride[1])
-        detail = (network.crop_size[0] // 2, network.crop_size[1] // 2)
-        detail_stride = (detail[0] // 2, detail[1] // 2) if settings.detail_overlap else detail
-        # In pixels of a crop; the same for all crops, which all have the same size.
-        self._detail_boxes = window_boxes(self._crop, detail, detail_stride)
+        layout = _Layout.of(pixels.size, network.crop_size, settings)
+        self._size, self._crop, self._tops, self._lefts, self._detail_boxes = layout
         self._weights = crop_weights(self._crop, settings.blending)
         self._row = 0
         self._details: dict[Box, Tensor] = {}
@@ -232,7 +285,7 @@ def crop_weights(size: tuple[int, int], blending: str) -> Tensor:
     return rows[:, None] * columns
 
 
-def _run_missing(network: WindowNetwork, images: Sequence[_ImageSweep], batch_size: int) -> None:
+def _run_missing(network: WindowNetwork, images: Sequence[_ImageSweep], batch_size: int, before_batch: Asked) -> None:
     groups: dict[tuple[bool, tuple[int, int]], list[tuple[_ImageSweep, _Job]]] = {}
     for image in images:
         for job in image.missing:
@@ -240,6 +293,7 @@ def _run_missing(network: WindowNetwork, images: Sequence[_ImageSweep], batch_si
             groups.setdefault((job.is_context, size), []).append((image, job))
     for (is_context, _), jobs in groups.items():
         for first in range(0, len(jobs), batch_size):
+            before_batch()
             batch = jobs[first : first + batch_size]
             pixels = torch.stack([image.pixels(job) for image, job in batch])
             answers = network.context_logits(pixels) if is_context else (network.detail_logits(pixels),)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Annotated, Any
 
 import numpy as np
@@ -43,6 +44,43 @@ def read_rectangle(value: Any) -> Rectangle:
             'rectangle must be {"points": {"exterior": [[left, top], [right, bottom]], "interior": []}}. '
             f"Received: {received(value)}."
         ) from error
+
+
+def require_for_each(settings: Mapping[str, Any], count: int) -> None:
+    """Refuse `rectangles` that are not as many as the images.
+
+    Raises:
+        RequestError: with both numbers.
+    """
+    rectangles = settings.get("rectangles")
+    if rectangles is not None and len(rectangles) != count:
+        raise RequestError(
+            f"rectangles must hold one rectangle for each image, in the order of the images. "
+            f"Received: {len(rectangles)} rectangles for {count} images."
+        )
+
+
+def refuse_for_each(settings: Mapping[str, Any]) -> None:
+    """Refuse `rectangles` where the request does not name its images one by one.
+
+    Raises:
+        RequestError: it says what to send.
+    """
+    if settings.get("rectangles") is not None:
+        raise RequestError(
+            "rectangles belong to images that a request names one by one, and a project has no order of images. "
+            "Send rectangle, which holds for all images, or ids of images."
+        )
+
+
+def region_size(settings: Mapping[str, Any], index: int, size: tuple[int, int]) -> tuple[int, int]:
+    """(H, W) of what is predicted of image `index` of `size`: its region, where the checked `settings` name one."""
+    rectangles = settings.get("rectangles")
+    value = rectangles[index] if rectangles is not None else settings.get("rectangle")
+    if value is None:
+        return size
+    rectangle = read_rectangle(value)
+    return (rectangle.height, rectangle.width)
 
 
 def check_inside(value: Any, image: np.ndarray) -> None:

@@ -19,7 +19,7 @@ from common.hrda.files import WriteError
 from common.hrda.metadata import NetworkMetadata
 from common.hrda.out_of_memory import is_out_of_memory
 from common.hrda.prediction.exported import read_export
-from common.hrda.prediction.predictor import Segmentation
+from common.hrda.prediction.predictor import Segmentation, Work
 from common.hrda.prediction.runtime import (
     OnnxNetwork,
     RuntimeUnavailableError,
@@ -29,7 +29,8 @@ from common.hrda.prediction.runtime import (
     sum_of,
     why_not_compiled,
 )
-from common.hrda.sliding import WindowNetwork
+from common.hrda.settings import InferenceSettings
+from common.hrda.sliding import Asked, WindowNetwork
 from common.hrda.tensor_files import CheckpointError
 from serve.errors import OutOfMemory, RequestError
 from serve.model.settings import ServeSettings
@@ -105,7 +106,9 @@ class Deployment:
 
         return cls(path.name, bundle.metadata, target, build, runtime, bundle.best_thresholds)
 
-    def predict(self, images: Sequence[np.ndarray], settings: ServeSettings) -> list[Segmentation]:
+    def predict(
+        self, images: Sequence[np.ndarray], settings: ServeSettings, before_batch: Asked = lambda: None
+    ) -> list[Segmentation]:
         """Class indices of images, and their confidences where asked for; one call at a time.
 
         Requests wait for their turn here: side by side they would share the same cores or the same GPU
@@ -114,6 +117,7 @@ class Deployment:
         Args:
             images: H×W×3 uint8 RGB, sizes may differ; they share batches of windows.
             settings: of the request.
+            before_batch: called before each batch of windows; what it raises ends the prediction.
 
         Raises:
             RequestError: an array is not an RGB image.
@@ -123,30 +127,50 @@ class Deployment:
         require_rgb(images)
         rule = settings.rule(self.classes, self.best_thresholds)
         return self._in_turn(
-            settings, lambda predictor: predictor.segment(images, rule, confidence=settings.confidence)
+            settings, lambda predictor: predictor.segment(images, rule, confidence=settings.confidence), before_batch
         )
 
-    def probabilities(self, images: Sequence[np.ndarray], settings: ServeSettings) -> list[np.ndarray]:
+    def probabilities(
+        self, images: Sequence[np.ndarray], settings: ServeSettings, before_batch: Asked = lambda: None
+    ) -> list[np.ndarray]:
         """Class probabilities of images, each C×H×W float16.
 
         Raises:
             As `predict`.
         """
         require_rgb(images)
-        return self._in_turn(settings, lambda predictor: predictor.probabilities(images, np.float16))
+        return self._in_turn(settings, lambda predictor: predictor.probabilities(images, np.float16), before_batch)
 
-    def _in_turn(self, settings: ServeSettings, work: Callable[[Predictor], list[Any]]) -> list[Any]:
+    def work(self, size: tuple[int, int], settings: ServeSettings) -> Work:
+        """What the prediction of an image of `size` (H, W) takes."""
+        return self._predictor(self._network("float32", False), settings, settings).work(size)
+
+    def _predictor(
+        self,
+        network: WindowNetwork,
+        settings: ServeSettings,
+        windows: InferenceSettings,
+        before_batch: Asked = lambda: None,
+    ) -> Predictor:
+        return Predictor(
+            network,
+            windows,
+            device=self.device,
+            input_scale=self.input_scale if settings.input_scale == "trained" else None,
+            long_side=settings.long_side,
+            before_batch=before_batch,
+        )
+
+    def _in_turn(
+        self, settings: ServeSettings, work: Callable[[Predictor], list[Any]], before_batch: Asked
+    ) -> list[Any]:
         windows = settings.complete(self.crop_size)
         with self._turn:
+            # Others may have taken all the time that there was.
+            before_batch()
             network = self._network(settings.precision, settings.compile)
             while True:
-                predictor = Predictor(
-                    network,
-                    windows,
-                    device=self.device,
-                    input_scale=self.input_scale if settings.input_scale == "trained" else None,
-                    long_side=settings.long_side,
-                )
+                predictor = self._predictor(network, settings, windows, before_batch)
                 try:
                     return work(predictor)
                 except Exception as error:

@@ -5,14 +5,17 @@ Private names that are overridden, and why:
 - `_format_output`: the SDK's own clients and command line still read `image_name`, which it calls `name` now.
 - `_get_inference_settings`: a client's settings are checked before the SDK adds the defaults.
 - `_create_label`: the SDK makes a label of the background in any case and has no place for confidences.
-- `_inference_auto`: a `rectangle` that does not fit the image is told in a sentence.
+- `_inference_images`: what is too much is refused before it begins, and it is asked before each image whether it is
+  still wanted.
+- `_inference_auto`: a `rectangle` that does not fit the image is told in a sentence; of `rectangles` every batch gets
+  its own.
 - `_inference_image_ids`: waits for its own threads for a second at every request, where no labels are uploaded.
 - `_inference_video_id`: see `serve.sources.videos` for what the SDK does to videos.
 - `_inference_project_id`, `_run_speedtest`: what is not there is told in a sentence, before the SDK fails at it (or,
   at a project without images, never ends).
 - `_inference_by_cli_deploy_args`: local images are read one by one, with their EXIF orientation.
 
-Private names that are read: `_args`, `_inference_images`.
+Private names that are read: `_args`.
 """
 
 from __future__ import annotations
@@ -30,14 +33,15 @@ from common.hrda.checks import received
 from serve.errors import RequestError
 from serve.gate.admission import CURRENT
 from serve.gate.bodies import IMAGE_IDS
-from serve.gate.rectangles import check_inside
+from serve.gate.rectangles import check_inside, refuse_for_each, region_size, require_for_each
+from serve.gate.work import require_bounded
 from serve.jobs import Job, Jobs
 from serve.limits import Limits
 from serve.model.labels import LabelledMask
-from serve.model.settings import with_thresholds, without_client_arguments, without_foreign
+from serve.model.settings import read_settings, with_thresholds, without_client_arguments, without_foreign
 from serve.sdk.deploying import DeployingServer
 from serve.sources.instance_images import InstanceImages, find_images, require_image_project
-from serve.sources.uploads import UploadedImages
+from serve.sources.uploads import Images, UploadedImages, WantedImages
 from serve.sources.videos import FrameChoice, Frames, FrameSource, InstanceVideo, UploadedVideo
 
 
@@ -54,16 +58,19 @@ class PredictingServer(DeployingServer):
     cache: InstanceImages
     inference_requests_manager: Jobs
 
-    def predict_now(self, images: Sequence[np.ndarray], state: Mapping[str, Any]) -> list[dict[str, Any]]:
+    def predict_now(self, images: UploadedImages, state: Mapping[str, Any]) -> list[dict[str, Any]]:
         """Results for `images`, in the form that the SDK's clients expect."""
         return self.inference_requests_manager.run(self._inference_images, images, dict(state))
 
     def predict_later(self, images: UploadedImages, state: Mapping[str, Any]) -> str:
-        """Start a job over `images`; its uuid, by which the SDK's routes give progress and results."""
-        jobs = self.inference_requests_manager
-        job = jobs.create()
-        images.ask_before_each(job.goes_on)
-        jobs.schedule_task(self._inference_images, images, dict(state), inference_request=job)
+        """Start a job over `images`; its uuid, by which the SDK's routes give progress and results.
+
+        Raises:
+            RequestError: what `require_feasible` refuses.
+        """
+        if self.deployment is not None:
+            self.require_feasible(images.sizes, self._get_inference_settings(dict(state)), together=False)
+        job, _ = self.inference_requests_manager.schedule_task(self._inference_images, images, dict(state))
         return job.uuid
 
     def predict_video_later(self, video: UploadedVideo, state: Mapping[str, Any]) -> str:
@@ -118,7 +125,26 @@ class PredictingServer(DeployingServer):
             return settings, []
         return without_foreign(settings, deployment.classes)
 
-    def probabilities(self, images: Sequence[np.ndarray], settings: dict[str, Any]) -> bytes:
+    def require_feasible(
+        self, sizes: Sequence[tuple[int, int]], settings: Mapping[str, Any], *, together: bool
+    ) -> None:
+        """Refuse a request before it begins: lists by image of another length, or more work than one may ask for.
+
+        Args:
+            sizes: (H, W) of each image, (0, 0) where it is not known.
+            settings: of the request, defaults included.
+            together: whether a client waits for all of them at once; in a job each image is looked at by itself.
+
+        Raises:
+            RequestError, TooLarge: it says what and how much.
+        """
+        require_for_each(settings, len(sizes))
+        known = [region_size(settings, index, size) for index, size in enumerate(sizes) if 0 not in size]
+        chosen, deployment = read_settings(settings), self.require_deployment()
+        for group in [known] if together else [[size] for size in set(known)]:
+            require_bounded(group, chosen, deployment, self.limits)
+
+    def probabilities(self, images: UploadedImages, settings: dict[str, Any]) -> bytes:
         """All classes' probabilities of an image, as numpy's compressed archive."""
         raise NotImplementedError
 
@@ -128,22 +154,29 @@ class PredictingServer(DeployingServer):
 
     # Overrides of private names
 
+    def _inference_images(self, images: Images, state: dict[str, Any], inference_request: Job) -> None:
+        settings = self._get_inference_settings(dict(state))
+        self.require_feasible(images.sizes, settings, together=inference_request.is_waited_for)
+        super()._inference_images(WantedImages(images, inference_request.goes_on), state, inference_request)
+
     def _inference_image_ids(self, api: Api, state: dict[str, Any], inference_request: Job) -> None:
         ids = next(state[name] for name in IMAGE_IDS if state.get(name) is not None)
         ids = ids if isinstance(ids, list) else [ids]
         if len(set(ids)) < len(ids):
             raise RequestError("An image must not be named twice.")
         if state.get("upload_mode") is None and state.get("output_project_id") is None:
-            infos = find_images(api, ids)
+            infos, sizes = find_images(api, ids)
             inference_request.details = iter(infos)
-            images = self.cache.images(api, ids, inference_request.goes_on)
+            images = self.cache.images(api, ids, sizes)
             self._inference_images(images, state, inference_request)
         else:
+            require_for_each(state.get("settings") or {}, len(ids))
             super()._inference_image_ids(api, state | {"batch_ids": ids}, inference_request)
 
     def _inference_project_id(self, api: Api, state: dict[str, Any], inference_request: InferenceRequest) -> None:
         project_id = state.get("projectId") or state.get("project_id")
         require_image_project(api, project_id)
+        refuse_for_each(state.get("settings") or {})
         super()._inference_project_id(api, state | {"project_id": project_id}, inference_request)
 
     def _inference_video_id(self, api: Api, state: dict[str, Any], inference_request: Job) -> None:
@@ -153,6 +186,7 @@ class PredictingServer(DeployingServer):
 
     def _run_speedtest(self, api: Api, state: dict[str, Any], inference_request: InferenceRequest) -> None:
         require_image_project(api, state["projectId"])
+        refuse_for_each(state.get("settings") or {})
         chosen = state.get("dataset_ids")
         found = api.dataset.get_list(state["projectId"], recursive=True)
         if not any(each.items_count for each in found if chosen is None or each.id in chosen):
@@ -166,8 +200,9 @@ class PredictingServer(DeployingServer):
             settings["classes"] = [*wanted, *self.require_deployment().classes[:1]]
         given = {**state, "settings": settings}
         for place in (given, settings):
-            if place.get("rectangle", ...) is None:
-                del place["rectangle"]
+            for name in ("rectangle", "rectangles"):
+                if place.get(name, ...) is None:
+                    del place[name]
         return super()._get_inference_settings(given)
 
     def _format_output(self, predictions: list[Prediction]) -> list[dict[str, Any]]:
@@ -179,11 +214,18 @@ class PredictingServer(DeployingServer):
     def _inference_auto(
         self, source: list[str | np.ndarray], settings: dict[str, Any]
     ) -> tuple[list[Annotation], list[dict[str, Any]]]:
+        listed, own = settings.get("rectangles"), dict(settings)
+        if listed is not None:
+            own["rectangles"] = listed[: len(source)]
         shared = [settings["rectangle"]] * len(source) if "rectangle" in settings else []
-        for image, rectangle in zip(source, settings.get("rectangles") or shared, strict=False):
+        for image, rectangle in zip(source, own.get("rectangles") or shared, strict=False):
             if isinstance(image, np.ndarray):
                 check_inside(rectangle, image)
-        return super()._inference_auto(source, settings)
+        answer = super()._inference_auto(source, own)
+        if listed is not None:
+            # The SDK gives every batch the settings of the whole request, and would take the first ones each time.
+            settings["rectangles"] = listed[len(source) :]
+        return answer
 
     def _inference_by_cli_deploy_args(self) -> None:
         args = self._args

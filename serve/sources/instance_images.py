@@ -8,7 +8,7 @@ the same image wait for minutes. Here the encoded bytes are kept in memory, for 
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor, wait
 from contextlib import closing
 from typing import Any
@@ -59,9 +59,9 @@ class InstanceImages(InferenceImageCache):
         """Images of one dataset, in the order of their ids."""
         return [self.download_image(api, image_id) for image_id in image_ids]
 
-    def images(self, api: Api, image_ids: Sequence[int], goes_on: Callable[[], bool]) -> FetchedImages:
-        """Images one after the other, the next ones on their way; none any more once `goes_on` says no."""
-        return FetchedImages(self, api, image_ids, goes_on)
+    def images(self, api: Api, image_ids: Sequence[int], sizes: Sequence[tuple[int, int]]) -> FetchedImages:
+        """Images of known sizes one after the other, the next ones on their way."""
+        return FetchedImages(self, api, image_ids, sizes)
 
     def begin(self, api: Api, image_id: int) -> Future:
         """Start to fetch an image that will soon be asked for; what fails is told when it is."""
@@ -112,8 +112,16 @@ class InstanceImages(InferenceImageCache):
 class FetchedImages(Sequence[np.ndarray]):
     """Images of the instance, fetched a few ahead and decoded when they are needed."""
 
-    def __init__(self, source: InstanceImages, api: Api, image_ids: Sequence[int], goes_on: Callable[[], bool]) -> None:
-        self._source, self._api, self._ids, self._goes_on = source, api, image_ids, goes_on
+    def __init__(
+        self,
+        source: InstanceImages,
+        api: Api,
+        image_ids: Sequence[int],
+        sizes: Sequence[tuple[int, int]],
+    ) -> None:
+        self._source, self._api, self._ids = source, api, image_ids
+        self.sizes = list(sizes)
+        """Height and width of each by what the instance says."""
 
     def __len__(self) -> int:
         return len(self._ids)
@@ -123,14 +131,14 @@ class FetchedImages(Sequence[np.ndarray]):
 
     def __iter__(self) -> Iterator[np.ndarray]:
         ahead = [self._source.begin(self._api, image_id) for image_id in self._ids[1:FETCHED_AHEAD]]
-        for index in range(len(self)):
-            if not self._goes_on():
-                break
-            if index > 0 and index + FETCHED_AHEAD <= len(self):
-                ahead.append(self._source.begin(self._api, self._ids[index + FETCHED_AHEAD - 1]))
-            yield self[index]
-        for each in ahead:
-            each.cancel()
+        try:
+            for index in range(len(self)):
+                if index > 0 and index + FETCHED_AHEAD <= len(self):
+                    ahead.append(self._source.begin(self._api, self._ids[index + FETCHED_AHEAD - 1]))
+                yield self[index]
+        finally:
+            for each in ahead:
+                each.cancel()
 
 
 def fetch(api: Api, method: str, body: dict[str, Any], name: str, limits: Limits) -> bytes:
@@ -156,15 +164,17 @@ def fetch(api: Api, method: str, body: dict[str, Any], name: str, limits: Limits
     return bytes(content)
 
 
-def find_images(api: Api, image_ids: list[int]) -> list[dict[str, Any]]:
-    """Which images these are: `name`, `image_id`, `dataset_id`, `project_id` of each, as results tell them.
+def find_images(api: Api, image_ids: list[int]) -> tuple[list[dict[str, Any]], list[tuple[int, int]]]:
+    """Which images these are, and their sizes (H, W).
+
+    Of each image `name`, `image_id`, `dataset_id` and `project_id` are found, as results tell them.
 
     Raises:
         KeyError: the SDK says which is not there.
     """
     infos = api.image.get_info_by_id_batch(image_ids)
     projects = {each: api.dataset.get_info_by_id(each).project_id for each in {info.dataset_id for info in infos}}
-    return [
+    found = [
         {
             "name": info.name,
             "image_name": info.name,
@@ -174,6 +184,7 @@ def find_images(api: Api, image_ids: list[int]) -> list[dict[str, Any]]:
         }
         for info in infos
     ]
+    return found, [(info.height or 0, info.width or 0) for info in infos]
 
 
 def require_image_project(api: Api, project_id: int) -> None:

@@ -249,7 +249,7 @@ class Frames:
     Args:
         source: the video.
         choice: what is asked for.
-        goes_on: asked before each frame, whether it is still wanted.
+        goes_on: asked while frames are counted, whether they are still wanted.
         most: frames that a client may wait for; None: any number.
 
     Raises:
@@ -260,7 +260,7 @@ class Frames:
     def __init__(
         self, source: FrameSource, choice: FrameChoice, goes_on: Callable[[], bool], most: int | None = None
     ) -> None:
-        self._source, self._goes_on = source, goes_on
+        self._source = source
         self._indices = source.choose(choice, goes_on, most)
         self._together = _DECODED_BACKWARD if choice.backward else 1
         self._handed_over: deque[int] = deque()
@@ -268,14 +268,15 @@ class Frames:
     def __len__(self) -> int:
         return len(self._indices)
 
+    @property
+    def sizes(self) -> list[tuple[int, int]]:
+        """Height and width of each frame."""
+        return [self._source.size] * len(self)
+
     def __iter__(self) -> Iterator[np.ndarray]:
         for chunk in (self._indices[at : at + self._together] for at in range(0, len(self), self._together)):
-            if not self._goes_on():
-                return
             found = self._source.read(chunk)
             for index in chunk:
-                if not self._goes_on():
-                    return
                 if index not in found:
                     raise ImageError(f"Frame {index} of video {self._source.name} cannot be read: it is damaged there.")
                 self._handed_over.append(index)

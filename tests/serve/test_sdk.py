@@ -1,6 +1,7 @@
 """The bent SDK: every private name is still there, and does what this app needs it to do."""
 
 import inspect
+import json
 import re
 import sys
 from types import SimpleNamespace
@@ -18,7 +19,7 @@ from serve.model import deployment
 from serve.sdk import deploying, predicting
 from serve.sdk import server as sdk_server
 from serve.sdk.server import SdkServer
-from tests.serve.requests_of_clients import encoded, upload
+from tests.serve.requests_of_clients import encoded, expected, finished, refused, to_mask, upload
 
 PARTS = {
     deploying: deploying.DeployingServer,
@@ -155,6 +156,35 @@ def test_rectangles_are_checked_for_the_image_that_each_belongs_to(running):
         running.server._inference_auto([image, image], settings)
     annotations, _ = running.server._inference_auto([image], settings)
     assert annotations[0].img_size == (80, 100)
+
+
+def test_of_a_list_of_rectangles_each_image_gets_its_own_in_every_batch(running, image):
+    """The SDK gives each batch the list of all."""
+    corners = [(5 * n, 3 * n, 5 * n + 63, 3 * n + 63) for n in range(7)]
+    rectangles = [
+        {"points": {"exterior": [[left, top], [right, bottom]], "interior": []}} for left, top, right, bottom in corners
+    ]
+    files = [("files", (f"{n}.png", encoded(image))) for n in range(7)]
+    state = {"batch_size": 2, "settings": {"rectangles": rectangles}}
+    form = {"state": json.dumps(state)}
+    results = requests.post(f"{running.url}/inference_batch", files=files, data=form, timeout=60).json()
+    job = requests.post(f"{running.url}/inference_batch_async", files=files, data=form, timeout=60)
+    for answer in (results, finished(running, job)["pending_results"]):
+        assert len(answer) == 7
+        for (left, top, right, bottom), result in zip(corners, answer, strict=True):
+            mask, place = to_mask(result["annotation"]), (slice(top, bottom + 1), slice(left, right + 1))
+            np.testing.assert_array_equal(mask[place], expected(running, np.ascontiguousarray(image[place])))
+            mask[place] = 255
+            assert (mask == 255).all(), "nothing lies outside of the image's own region"
+    for given, words in (
+        (rectangles[:6], "6 rectangles for 7 images"),
+        ([*rectangles, rectangles[0]], "8 rectangles for 7 images"),
+        ([], "0 rectangles for 7 images"),
+        ([*rectangles[:6], None], "rectangle must be"),
+    ):
+        form = {"state": json.dumps({"settings": {"rectangles": given}})}
+        for route in ("inference_batch", "inference_batch_async"):
+            refused(requests.post(f"{running.url}/{route}", files=files, data=form, timeout=60), words)
 
 
 def test_model_sleeps_on_the_cpu_and_wakes_on_its_gpu(running, checkpoint, image, monkeypatch):

@@ -18,8 +18,18 @@ from common.hrda.prediction.labelling import (
     mean_confidences,
     remove_small_components,
 )
+from common.hrda.prediction.scales import average, scaled_sizes
 from common.hrda.settings import InferenceSettings
-from common.hrda.sliding import RowSink, WindowNetwork, pad_to, sliding_logits, sweep
+from common.hrda.sliding import (
+    Asked,
+    RowSink,
+    WindowNetwork,
+    count_windows,
+    finished_rows,
+    pad_to,
+    sliding_logits,
+    sweep,
+)
 from common.hrda.windows import Box
 
 
@@ -52,6 +62,16 @@ class Segmentation:
     """Mean probability of each class over its pixels, None for a class without any; None if not asked for."""
 
 
+@dataclass(frozen=True)
+class Work:
+    """What a prediction takes."""
+
+    windows: int
+    """That go through the network, of both resolutions and all scales."""
+    pixels: int
+    """Of the photo at its largest scale."""
+
+
 class Predictor:
     """Predicts images of any size with a trained model.
 
@@ -62,6 +82,7 @@ class Predictor:
         input_scale: (short_edge, long_edge) to which images are scaled first, keeping their aspect ratio,
             as in training; None: the image's own resolution.
         long_side: images whose longest side would still be larger are scaled down to it; None: never.
+        before_batch: called before each batch of windows; what it raises ends the prediction.
 
     Example:
         >>> predictor = Predictor(model, InferenceSettings(window=(512, 512)), device="cuda")
@@ -75,12 +96,14 @@ class Predictor:
         device: str | torch.device = "cpu",
         input_scale: tuple[int, int] | None = None,
         long_side: int | None = None,
+        before_batch: Asked = lambda: None,
     ) -> None:
         self.device = torch.device(device)
         self.model = model.to(self.device).eval() if isinstance(model, nn.Module) else model
         self.settings = settings or InferenceSettings()
         self.input_scale = input_scale
         self.long_side = long_side
+        self._before_batch = before_batch
         self._network = MirroredNetwork(self.model) if self.settings.flip else self.model
 
     def logits(self, images: Tensor) -> Tensor:
@@ -116,15 +139,8 @@ class Predictor:
         """
         rule = rule or LabelRule()
         scaled = self._scaled(images)
-        if self.settings.scales == (1.0,):
-            sinks = [LabelRows(image.shape[:2], rule, confidence=confidence) for image in scaled]
-            self._sweep(scaled, sinks)
-        else:
-            sinks = []
-            for image in scaled:
-                sink = LabelRows(image.shape[:2], rule, confidence=confidence)
-                sink(0, log_of(self._mean_over_scales(image)))
-                sinks.append(sink)
+        sinks = [LabelRows(image.shape[:2], rule, confidence=confidence) for image in scaled]
+        self._run(scaled, sinks)
         return [
             finish(sink, image.shape[:2], rule, self.model.num_classes)
             for sink, image in zip(sinks, images, strict=True)
@@ -146,20 +162,15 @@ class Predictor:
         [scaled] = self._scaled([image])
         rule, size = LabelRule(), image.shape[:2]
         labels = LabelRows(scaled.shape[:2], rule, confidence=False)
-        if self.settings.scales == (1.0,):
-            rows = ProbabilityRows(self.model.num_classes, scaled.shape[:2])
+        rows = ProbabilityRows(self.model.num_classes, scaled.shape[:2])
 
-            def take(top: int, logits: Tensor) -> None:
-                labels(top, logits)
-                rows(top, logits)
+        def take(top: int, logits: Tensor) -> None:
+            labels(top, logits)
+            rows(top, logits)
 
-            self._sweep([scaled], [take])
-            maps = rows.probabilities
-        else:
-            maps = self._mean_over_scales(scaled)
-            labels(0, log_of(maps))
+        self._run([scaled], [take])
         prediction = finish(labels, size, rule, self.model.num_classes).labels
-        return prediction, (resize_map(plane, size) for plane in maps)
+        return prediction, (resize_map(plane, size) for plane in rows.probabilities)
 
     def probabilities(self, images: Sequence[np.ndarray], dtype: type[np.floating] = np.float32) -> list[np.ndarray]:
         """Class probabilities of RGB images: one C×H×W array of `dtype` an image.
@@ -169,29 +180,37 @@ class Predictor:
         """
         maps = []
         for image, scaled in zip(images, self._scaled(images), strict=True):
-            if self.settings.scales == (1.0,) and scaled.shape == image.shape:
-                # The usual case: each row is rounded as it comes, and no larger map is ever held.
-                sink = ProbabilityRows(self.model.num_classes, image.shape[:2], dtype)
-                self._sweep([image], [sink])
-                maps.append(sink.probabilities)
-                continue
-            own = self._mean_over_scales(scaled)
-            maps.append(np.stack([resize_map(plane, image.shape[:2]) for plane in own]).astype(dtype, copy=False))
+            is_own = scaled.shape == image.shape
+            # Of a photo at its own size each row is rounded as it comes, and no larger map is ever held.
+            sink = ProbabilityRows(self.model.num_classes, scaled.shape[:2], dtype if is_own else np.float32)
+            self._run([scaled], [sink])
+            planes = sink.probabilities
+            if not is_own:
+                planes = np.stack([resize_map(plane, image.shape[:2]).astype(dtype, copy=False) for plane in planes])
+            maps.append(planes)
         return maps
 
-    def _sweep(self, images: Sequence[np.ndarray], sinks: Sequence[RowSink]) -> None:
-        photos = (PhotoPixels(image, self.device) for image in images)
-        sweep(self._network, zip(photos, sinks, strict=True), self.settings)
+    def work(self, size: tuple[int, int]) -> Work:
+        """What the prediction of an image of `size` (H, W) takes."""
+        sizes = scaled_sizes(self._scaled_size(size), self.settings.scales)
+        windows = sum(count_windows(each, self.model.crop_size, self.settings) for each in sizes)
+        return Work(windows, max(height * width for height, width in sizes))
 
-    def _mean_over_scales(self, image: np.ndarray) -> np.ndarray:
-        total = None
-        for scale in self.settings.scales:
-            size = tuple(max(round(side * scale), 1) for side in image.shape[:2])
-            sink = ProbabilityRows(self.model.num_classes, size)
-            self._sweep([resize_image(image, size)], [sink])
-            planes = np.stack([resize_map(plane, image.shape[:2]) for plane in sink.probabilities])
-            total = planes if total is None else total + planes
-        return total / len(self.settings.scales)
+    def _run(self, images: Sequence[np.ndarray], sinks: Sequence[RowSink]) -> None:
+        """Predict images at the input scale; every sink gets the rows of its image, averaged over the scales."""
+        if self.settings.scales == (1.0,):
+            photos = (PhotoPixels(image, self.device) for image in images)
+            sweep(self._network, zip(photos, sinks, strict=True), self.settings, self._before_batch)
+            return
+        for image, sink in zip(images, sinks, strict=True):
+            passes = [
+                (own, weight, self._rows(resize_image(image, own)))
+                for own, weight in scaled_sizes(image.shape[:2], self.settings.scales).items()
+            ]
+            average(image.shape[:2], passes, sink)
+
+    def _rows(self, image: np.ndarray) -> Iterator[Tensor]:
+        return finished_rows(self._network, PhotoPixels(image, self.device), self.settings, self._before_batch)
 
     def _scaled(self, images: Sequence[np.ndarray]) -> list[np.ndarray]:
         """RGB images at the input scale."""
@@ -242,11 +261,6 @@ def finish(sink: LabelRows, size: tuple[int, int], rule: LabelRule, num_classes:
         remove_small_components(labels, rule.min_component, num_classes)
     means = None if confidence is None else mean_confidences(labels, confidence, num_classes)
     return Segmentation(labels, means)
-
-
-def log_of(probabilities: np.ndarray) -> Tensor:
-    """Logits whose softmax `probabilities` C×H×W float are: labels are chosen from logits."""
-    return torch.from_numpy(probabilities).float().clamp_min(1e-8).log()
 
 
 def resize_map(plane: np.ndarray, size: tuple[int, int]) -> np.ndarray:

@@ -1,10 +1,12 @@
 import io
+import struct
 
 import cv2
 import numpy as np
 import pytest
 from PIL import Image
 
+from common.data import images
 from common.data.images import ImageError, ImageTooLarge, decode_image, read_image, read_size
 
 
@@ -77,9 +79,57 @@ def test_alpha_is_dropped_not_composited(kind, options):
     assert np.array_equal(decode_image(encoded(np.dstack([photo(), alpha]), kind, **options)), photo())
 
 
-def test_opaque_alpha_in_tiff_changes_nothing():
-    opaque = np.dstack([photo(), np.full((24, 36, 1), 255, np.uint8)])
-    assert np.array_equal(decode_image(encoded(opaque, "TIFF")), photo())
+@pytest.mark.parametrize("order", ["<", ">"])
+@pytest.mark.parametrize("meaning", [0, 1, 2])
+def test_fourth_band_of_a_tiff_changes_no_colour(order, meaning):
+    """Whatever the file says that it is: nothing, or an alpha that is multiplied already or is to be."""
+    infrared = np.random.default_rng(0).integers(0, 256, (24, 36, 1), dtype=np.uint8)
+    bands = np.dstack([photo(), infrared])
+    content = tiff(bands, order, meaning)
+    with Image.open(io.BytesIO(content)) as image:
+        assert image.size == (36, 24), "it is a TIFF"
+    assert np.array_equal(decode_image(content), photo())
+    assert np.array_equal(decode_image(encoded(bands, "TIFF")), photo())
+
+
+def tiff(bands: np.ndarray, order: str, meaning: int) -> bytes:
+    """An uncompressed TIFF of H×W×4 uint8, with what it says of the fourth band."""
+    height, width, count = bands.shape
+    short, long = 3, 4
+    entries = [
+        (256, short, 1, width), (257, short, 1, height), (258, short, count, 8 + 2 + 12 * 10 + 4), (259, short, 1, 1),
+        (262, short, 1, 2), (273, long, 1, 200), (277, short, 1, count), (278, short, 1, height),
+        (279, long, 1, bands.size), (338, short, 1, meaning),
+    ]  # fmt: skip
+    head = struct.pack(f"{order}2sHIH", b"II" if order == "<" else b"MM", 42, 8, len(entries))
+    for tag, kind, number, value in entries:
+        inline = kind == short and number == 1
+        head += struct.pack(f"{order}HHI", tag, kind, number) + struct.pack(
+            f"{order}HH" if inline else f"{order}I", *((value, 0) if inline else (value,))
+        )
+    head += struct.pack(f"{order}I", 0) + struct.pack(f"{order}4H", 8, 8, 8, 8)
+    return head.ljust(200, b"\0") + bands.tobytes()
+
+
+def with_scans(content: bytes, more: int) -> bytes:
+    """A progressive JPEG whose last scan comes `more` times again."""
+    last = content.rindex(b"\xff\xda")
+    return content[:last] + content[last:-2] * (more + 1) + content[-2:]
+
+
+@pytest.mark.parametrize("exif", [False, True])
+def test_jpeg_of_countless_scans_is_refused_before_it_is_decoded(exif, monkeypatch):
+    """Each scan is a pass over all pixels: 20,000 of them, in 200 kilobytes, took all workers."""
+    header = Image.Exif()
+    if exif:
+        # A picture of its own, with scans that do not count.
+        header[0x010E] = encoded(photo(), "JPEG", progressive=True).decode("latin1") * 20
+    usual = encoded(photo(), "JPEG", progressive=True, exif=header)
+    assert decode_image(usual, max_pixels=10**4).shape == (24, 36, 3)
+    assert not images.has_many_scans(with_scans(usual, 80))
+    monkeypatch.setattr(cv2, "imdecode", None)
+    with pytest.raises(ImageError, match="wall is a JPEG of more than 100 scans. Save it anew"):
+        decode_image(with_scans(usual, 200), "wall", max_pixels=10**4)
 
 
 @pytest.mark.parametrize("mode", ["L", "LA", "1", "P"])
@@ -104,7 +154,7 @@ def test_training_reads_the_pixels_that_the_sdk_serves(tmp_path):
         "cmyk.jpg": encoded(Image.fromarray(photo()).convert("CMYK"), "JPEG"),
         "deep.png": encoded((photo()[..., 0].astype(np.uint16) * 257), "PNG"),
         "clear.png": encoded(np.dstack([photo(), photo()[..., :1]]), "PNG"),
-        "clear.tif": encoded(np.dstack([photo(), photo()[..., :1]]), "TIFF"),
+        "plain.tif": encoded(photo(), "TIFF"),
         "lossy.webp": encoded(photo(), "WEBP"),
     }
     for name, content in contents.items():

@@ -13,7 +13,8 @@ from common.hrda import InferenceSettings, ModelSettings, Predictor, build_segme
 from common.hrda.network.heads import HRDAHead
 from common.hrda.pixels import IMAGENET_MEAN, IMAGENET_STD, denormalise, fit_scale, normalise
 from common.hrda.prediction.labelling import LabelRule
-from common.hrda.sliding import TensorPixels, crop_weights, sliding_logits, sweep
+from common.hrda.prediction.predictor import MirroredNetwork
+from common.hrda.sliding import TensorPixels, count_windows, crop_weights, sliding_logits, sweep
 from common.hrda.windows import Box, average_overlaps, window_boxes, window_starts
 
 
@@ -96,6 +97,45 @@ def test_without_overlap_windows_lie_side_by_side() -> None:
     network = PlacedNetwork()
     sliding_logits(network, torch.randn(1, 3, 128, 256), InferenceSettings(stride=(64, 64), detail_overlap=False))
     assert network.windows == 2 * 4 + 4 * 8
+
+
+@pytest.mark.parametrize("size", [(1, 1), (64, 64), (130, 257), (300, 90)])
+@pytest.mark.parametrize(
+    "settings",
+    [
+        InferenceSettings(), InferenceSettings(stride=(8, 24)), InferenceSettings(preset="fast"),
+        InferenceSettings(window=(128, 64), detail_overlap=False), InferenceSettings(flip=True),
+    ],
+)  # fmt: skip
+def test_windows_are_counted_before_any_is_computed(size: tuple[int, int], settings: InferenceSettings) -> None:
+    network = PlacedNetwork()
+    sliding_logits(MirroredNetwork(network) if settings.flip else network, torch.randn(1, 3, *size), settings)
+    assert count_windows(size, network.crop_size, settings) == network.windows
+
+
+def test_it_is_asked_before_each_batch_of_windows_whether_to_go_on() -> None:
+    network = PlacedNetwork()
+
+    def ask() -> None:
+        if network.windows >= 10:
+            raise TimeoutError
+
+    images = [(TensorPixels(torch.randn(3, 200, 300)), lambda _, logits: None)] * 3
+    with pytest.raises(TimeoutError):
+        sweep(network, images, InferenceSettings(batch_size=3), ask)
+    assert network.windows == 12
+    network.windows = 0
+    photo = np.zeros((200, 300, 3), np.uint8)
+    predictor = Predictor(network, InferenceSettings(batch_size=3, scales=(0.5, 2.0)), before_batch=ask)
+    for predict in (
+        predictor.predict,
+        predictor.probabilities,
+        lambda images: predictor.predict_with_probabilities(*images),
+    ):
+        network.windows = 0
+        with pytest.raises(TimeoutError):
+            predict([photo])
+        assert 10 <= network.windows <= 12
 
 
 def test_images_of_different_sizes_share_batches_and_keep_their_own_answers() -> None:
