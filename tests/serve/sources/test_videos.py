@@ -191,7 +191,7 @@ def test_region_and_classes_of_a_video(app, video, frames, body):
     results = post(app, "inference_video_id", state, **body).json()["ann"]
     for result, frame in zip(results, frames[:2], strict=True):
         mask, inner = to_mask(result["annotation"]), expected(app, np.ascontiguousarray(frame[:, 8:56]))
-        np.testing.assert_array_equal(mask[:, 8:56], np.where(inner == 1, 1, 0))
+        np.testing.assert_array_equal(mask[:, 8:56], np.where(inner == 1, 1, 255))
         assert (mask[:, :8] == 255).all()
     state["rectangle"] = {"points": {"exterior": [[0, 0], [500, 9]], "interior": []}}
     refused(post(app, "inference_video_id", state, **body), "inside the image of 64×64")
