@@ -100,6 +100,12 @@ def test_mistake_is_one_sentence_and_exit_code_2(arguments, more, message, capsy
     assert len(errors.splitlines()) == 1
 
 
+def test_measuring_on_the_source_is_refused_in_a_sentence(arguments, project, capsys):
+    errors = refused([*arguments, "--val", str(project)], capsys)
+    assert "3 source photos are validation photos too, such as ds0/" in errors
+    assert len(errors.splitlines()) == 1
+
+
 def test_output_that_is_a_file_is_refused(arguments, tmp_path, capsys):
     (tmp_path / "run").write_text("a file")
     assert "cannot be made" in refused(arguments, capsys)
