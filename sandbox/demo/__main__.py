@@ -17,6 +17,7 @@ import supervisely as sly
 
 from common.data.project import ProjectError, open_project
 from sandbox.demo import arms, domains, report
+from sandbox.demo.ending import ended_by_signals
 from sandbox.demo.processes import App, DemoError, app, free_port
 from sandbox.server import Sandbox, running
 
@@ -66,7 +67,8 @@ def main(arguments: list[str] | None = None) -> int:
     # The sandbox speaks plain http; without this the SDK tries https first.
     os.environ["SUPERVISELY_SKIP_HTTPS_USER_HELPER_CHECK"] = "true"
     try:
-        demonstrate(given)
+        with ended_by_signals():
+            demonstrate(given)
     except (DemoError, ProjectError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 2

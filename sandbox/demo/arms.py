@@ -61,7 +61,7 @@ class ComparedArms(threading.Thread):
     def run(self) -> None:
         """Train one arm after the other."""
         for mode in COMPARED_MODES:
-            arguments = ["-m", "train", "--mode", mode, "--settings", str(self._settings), "--device", "cpu"]
+            arguments = ["train", "--mode", mode, "--settings", str(self._settings), "--device", "cpu"]
             arguments += [f"--{role}={spec}" for role, spec in self._specs.items()]
             arguments += ["--classes", ",".join(self._classes), "--set", f"seed={self._seed}"]
             with command([*arguments, "--out", str(self._out / mode)], self._env, self.log(mode)) as process:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import contextlib
+import os
+import signal
 import socket
 import subprocess
 import sys
@@ -15,6 +17,8 @@ from typing import Any
 import requests
 
 START_LIMIT_S = 180
+END_LIMIT_S = 60
+"""An app that trains saves and uploads first."""
 
 
 class DemoError(RuntimeError):
@@ -57,31 +61,38 @@ def tail(log: Path, lines: int = 12) -> str:
 
 @contextlib.contextmanager
 def command(arguments: Sequence[str], env: Mapping[str, str], log: Path) -> Iterator[subprocess.Popen]:
-    """Run `python ARGUMENTS` beside the demo; ended with the block.
+    """Run `python -m MODULE …` beside the demo; ended with the block and with this process, however that one ends.
 
     Args:
-        arguments: after the interpreter's name.
+        arguments: the module and its arguments.
         env: the whole environment.
         log: file for what it prints.
     """
     log.parent.mkdir(parents=True, exist_ok=True)
     with log.open("wb") as stream:
         process = subprocess.Popen(
-            [sys.executable, *arguments],
+            [sys.executable, "-m", "sandbox.demo.held", *arguments],
             env=dict(env),
             stdout=stream,
             stderr=subprocess.STDOUT,
-            stdin=subprocess.DEVNULL,
+            # What it is held by.
+            stdin=subprocess.PIPE,
+            # A terminal's Ctrl-C is this process's to answer: asked twice, an app that trains would not save.
+            start_new_session=True,
         )
         try:
             yield process
         finally:
             process.terminate()
             try:
-                process.wait(20)
+                process.wait(END_LIMIT_S)
             except subprocess.TimeoutExpired:
                 process.kill()
                 process.wait()
+            with contextlib.suppress(ProcessLookupError):
+                # What it has started and left.
+                os.killpg(process.pid, signal.SIGKILL)
+            process.stdin.close()
 
 
 @contextlib.contextmanager
@@ -98,7 +109,7 @@ def app(target: str, port: int, env: Mapping[str, str], log: Path) -> Iterator[A
         DemoError: it ended, or did not answer in time.
     """
     address = f"http://127.0.0.1:{port}"
-    arguments = ["-m", "uvicorn", target, "--host", "127.0.0.1", "--port", str(port)]
+    arguments = ["uvicorn", target, "--host", "127.0.0.1", "--port", str(port)]
     with command(arguments, env, log) as process:
         deadline = time.monotonic() + START_LIMIT_S
         while True:

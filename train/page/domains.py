@@ -28,7 +28,7 @@ from train.instance.problems import Problem, overlaps, problems_of
 from train.page.dataset_picker import DatasetPicker
 from train.page.domain_view import DomainView
 from train.page.latest import LatestOnly
-from train.page.live import send
+from train.page.live import forget_error, send
 
 _NO_VALIDATION = "Choose a validation project: labelled photos that are not learnt from."
 _FIELDS = {
@@ -82,6 +82,8 @@ class DomainSelector(InputSelector):
         self._problems: list[Problem] = []
         self._known: dict[Key, DomainFacts] = {}
         self._callbacks: list[Callable[[], None]] = []
+        self._choice_callbacks: list[Callable[[], None]] = []
+        self._missing: Callable[[], str | None] = lambda: None
         self.button = Button("Select", widget_id="input_next")
         fields = [
             Field(Container([*self._pickers[role].widgets, *self._views[role].widgets]), *_FIELDS[role])
@@ -105,6 +107,19 @@ class DomainSelector(InputSelector):
         for role, picker in self._pickers.items():
             picker.on_change(lambda role=role: self._changed(role))
         self._changed("source")
+
+    @property
+    def has_target(self) -> bool:
+        """Whether a target project is chosen."""
+        return self._pickers["target"].project_id is not None
+
+    def use_missing(self, missing: Callable[[], str | None]) -> None:
+        """Have `missing` say what the settings of a later step need that is not chosen."""
+        self._missing = missing
+
+    def on_choice(self, callback: Callable[[], None]) -> None:
+        """Call this, within the click, whenever a person chooses something else."""
+        self._choice_callbacks.append(callback)
 
     @property
     def widgets_to_disable(self) -> list:
@@ -141,7 +156,11 @@ class DomainSelector(InputSelector):
         except requests.RequestException as error:
             return self._refuse(_away(error))
         counts = ", ".join(f"{found[role].images_count} {spoken(role)}" for role in ROLES if role in found)
-        doubts = [overlap_with_target(found), *(one.text for one in self._problems if one.kind == "error")]
+        doubts = [
+            self._missing(),
+            overlap_with_target(found),
+            *(one.text for one in self._problems if one.kind == "error"),
+        ]
         doubts = list(filter(None, doubts))
         self.validator_text.set(
             escape(" ".join([f"Images: {counts}.", *doubts]), quote=False), "warning" if doubts else "success"
@@ -176,7 +195,10 @@ class DomainSelector(InputSelector):
             else:
                 self._views[role].show_reading()
             self._views[role].show_problems([])
+        forget_error(self.validator_text)
         send()
+        for callback in self._choice_callbacks:
+            callback()
         self._reader.order()
 
     def _read(self, is_stale: Callable[[], bool]) -> None:

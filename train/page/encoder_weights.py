@@ -13,7 +13,6 @@ from common.hrda import SettingsError
 from common.hrda.catalogue import ENCODERS
 from common.hrda.network.downloads import DownloadError, RemoteFile, find_kept, require_reachable, weights_folder
 from common.hrda.network.mit_weights import published_weights
-from train.page.live import put, send
 from train.page.settings_form import OpenSelect
 from train.settings.training import AUTO, IMAGENET, RANDOM, TrainSettings
 
@@ -48,8 +47,7 @@ class EncoderWeightsChoice:
             try:
                 callback(value)
             except SettingsError as error:
-                put(self._text, text=escape(str(error), quote=False), status="error")
-                send()
+                self._text.set(escape(str(error), quote=False), "error")
 
         self._select.value_changed(changed)
 

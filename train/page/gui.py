@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +15,7 @@ from common.data.project import DRAWABLE
 from common.hrda import SettingsError
 from common.hrda.checks import closest, received
 from train.instance.domains import InputError, Inputs, check_apart, find
+from train.page.live import forget_error
 from train.page.samples import SampleSource
 from train.run.folder import Resumable, resumable
 from train.run.preparation import check_ignored
@@ -48,8 +50,17 @@ class HRDATrainGUI(DomainTrainGUI):
         """Have cards follow what is chosen on others."""
         selector, classes = self.input_selector, self.classes_selector
         selector.on_change(lambda: classes.set_facts(selector.facts("source"), selector.facts("validation")))
-        self.hyperparameters_selector.use_source(self._sample_source)
-        self.hyperparameters_selector.on_change(self.model_selector.show_settings)
+        settings = self.hyperparameters_selector
+        settings.use_source(self._sample_source)
+        settings.on_change(self.model_selector.show_settings)
+        settings.use_target(lambda wanted: missing_target(wanted, selector.has_target))
+        selector.use_missing(lambda: missing_target(settings.settings, selector.has_target))
+        selector.on_choice(settings.show_target)
+        self._take_errors_back()
+        # The SDK turns the editor's lock over: whoever opened an earlier step again would find an open editor locked.
+        for is_reselect in (False, True):
+            lock = partial(setattr, settings.editor, "readonly", not is_reselect)
+            self.step_flow.add_on_select_actions("hyperparameters_selector", [lock], is_reselect=is_reselect)
         self.model_selector.weights.on_change(
             lambda pretrained: self.hyperparameters_selector.set_value("pretrained", pretrained)
         )
@@ -58,10 +69,21 @@ class HRDATrainGUI(DomainTrainGUI):
         self.model_selector.show_settings(self.hyperparameters_selector.settings)
 
     def _ignore_classes(self, names: list[str]) -> None:
+        forget_error(self.classes_selector.validator_text)
         try:
             self.hyperparameters_selector.set_value("data.ignored_classes", names)
         except SettingsError as error:
             self.classes_selector.refuse(str(error))
+
+    def _take_errors_back(self) -> None:
+        """Have what is said of a mistake go when a person changes what it may be said of."""
+        classes, start, samples = self.classes_selector, self.training_process, self.hyperparameters_selector.samples
+        classes.classes_table.value_changed(lambda _: forget_error(classes.validator_text))
+        for name in self.step_flow.steps:
+            # Before anything of a finished step can be changed, it is opened again.
+            actions = [lambda: forget_error(start.validator_text), samples.forget_error]
+            self.step_flow.add_on_select_actions(name, actions, is_reselect=True)
+            self.step_flow.add_on_select_actions(name, actions)
 
     def _sample_source(self) -> SampleSource:
         chosen = [name for name in self.classes_selector.get_selected_classes() if name != BACKGROUND]
@@ -224,8 +246,17 @@ def check_target(settings: TrainSettings, inputs: Inputs) -> None:
     Raises:
         InputError: there are none.
     """
-    if needs_target(settings) and inputs.target is None:
-        raise InputError(
-            f"Mode '{settings.mode}' needs target photos, and no target project is chosen. Choose one (input.target), "
-            "or set mode: source-only."
-        )
+    missing = missing_target(settings, inputs.target is not None)
+    if missing:
+        raise InputError(missing)
+
+
+def missing_target(settings: TrainSettings, has_target: bool) -> str | None:
+    """Why settings cannot work without a target project; None if they can, or if one is chosen."""
+    if has_target or not needs_target(settings):
+        return None
+    other = "switch Adaptation off (mode: source-only)" if settings.mode == "uda" else "set mode: source-only"
+    return (
+        f"Mode '{settings.mode}' needs target photos, and no target project is chosen. Choose one in step Photos "
+        f"(input.target), or {other}."
+    )

@@ -15,7 +15,7 @@ from typing import Any, Self
 from fastapi import HTTPException
 from supervisely import logger
 from supervisely.app import DataJson
-from supervisely.app.widgets import Button, Widget
+from supervisely.app.widgets import Button, Text, Widget
 
 
 class Frozen(tuple):
@@ -96,3 +96,9 @@ def put(widget: Widget, **values: Any) -> None:
 def send() -> None:
     """Send all that was put to the browsers."""
     DataJson().send_changes()
+
+
+def forget_error(text: Text) -> None:
+    """Take back what was said of a mistake, once a person has changed what it was said of; all else stays."""
+    if text.status == "error" and not text.is_hidden():
+        text.hide()

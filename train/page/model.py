@@ -19,7 +19,7 @@ from supervisely.nn.utils import ModelSource
 
 from train.page.encoder_weights import EncoderWeightsChoice, describe_weights
 from train.page.latest import LatestOnly
-from train.page.live import put, send
+from train.page.live import forget_error, put, send
 from train.page.memory_plan import best_card, describe_need, fits, gib, memory_of
 from train.page.start_weights import StartWeightsSelector
 from train.sdk.gui import replaced
@@ -58,7 +58,15 @@ class HRDAModelSelector(ModelSelector):
         }
         with replaced(card_module, **parts):
             super().__init__(api, framework, models, app_options)
-        self.pretrained_models_table.model_changed(lambda row: self.show_network())
+        self.pretrained_models_table.model_changed(lambda row: self._chosen())
+        custom = self.experiment_selector
+        for changed in (
+            self.model_source_tabs.value_changed,
+            custom.tabs.value_changed,
+            custom.former_select.value_changed,
+            custom.selection_changed,
+        ):
+            changed(lambda _: forget_error(self.validator_text))
         self._show_weights()
         self._show_figures()
 
@@ -155,6 +163,10 @@ class HRDAModelSelector(ModelSelector):
             contents=[Container([table, self.memory_text, self.weights.container]), custom.content],
             widget_id="model_tabs",
         )
+
+    def _chosen(self) -> None:
+        forget_error(self.validator_text)
+        self.show_network()
 
     def _chosen_network(self) -> str:
         return self.pretrained_models_table.get_selected_row()["meta"]["model_name"]

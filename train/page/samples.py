@@ -203,9 +203,15 @@ class SamplesView:
 
     def outdate(self) -> None:
         """Say beside pictures that are shown that the settings have changed since."""
+        self.forget_error()
         if self._are_shown:
             self._are_shown = False
             self._note.set("These were drawn before the settings changed. Click to draw others.", "warning")
+
+    def forget_error(self) -> None:
+        """Take back why no samples were drawn: a person has changed something since."""
+        if self._note.status == "error":
+            self._note.set("", "text")
 
     def wait(self, timeout: float | None = None) -> bool:
         """Wait until what was ordered is drawn."""

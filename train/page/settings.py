@@ -17,7 +17,7 @@ from supervisely.nn.training.gui.hyperparameters_selector import Hyperparameters
 from common.hrda import SettingsError
 from common.plain_yaml import read_yaml
 from train.page.latest import LatestOnly
-from train.page.live import put, send
+from train.page.live import forget_error, put, send
 from train.page.samples import SampleSource, SamplesView
 from train.page.settings_form import CUSTOM, FormField, SettingsForm
 from train.sdk.app import replaced
@@ -71,6 +71,7 @@ class SettingsSelector(HyperparametersSelector):
         hyperparameters = set_value(hyperparameters, "pretrained", AUTO)
         self._settings = TrainSettings.from_yaml(hyperparameters)
         self._base = DEFAULT_PRESET
+        self._missing: Callable[[TrainSettings], str | None] = lambda _: None
         self._typing = LatestOnly(self._follow, "settings")
         parts = {
             "Editor": lambda text, **options: ReportingEditor(
@@ -114,11 +115,22 @@ class SettingsSelector(HyperparametersSelector):
         """Draw samples from what `source` gives at each click; it may raise ValueError with a sentence."""
         self.samples.use_source(source)
 
+    def use_target(self, missing: Callable[[TrainSettings], str | None]) -> None:
+        """Have `missing` say whether settings need target photos that are not chosen."""
+        self._missing = missing
+        self.form.use_missing(missing)
+        self.show_target()
+
+    def show_target(self) -> None:
+        """Say it anew: what is chosen as target may have changed."""
+        self.form.show_mode()
+        forget_error(self.validator_text)
+
     def set_hyperparameters(self, hyperparameters: str) -> None:
         """Replace the YAML, as app states and experiments do; the form follows."""
         with self._lock:
             self.editor.set_text(hyperparameters)
-            self._read(is_new=True)
+            self._read(anew=True, finds_preset=True)
 
     def set_value(self, path: str, value: Any) -> None:
         """Change one value of the YAML; the form follows.
@@ -155,6 +167,10 @@ class SettingsSelector(HyperparametersSelector):
             settings = self.require_settings()
         except SettingsError as error:
             self._answer(str(error), "error")
+            return False
+        wrong = self.form.problem or self._missing(settings)
+        if wrong:
+            self._answer(wrong, "error")
             return False
         height, width = settings.model.crop_size
         self._answer(
@@ -196,11 +212,16 @@ class SettingsSelector(HyperparametersSelector):
                 self._base = name
                 # Like the network, what it starts from is chosen on the model card.
                 self.editor.set_text(set_value(presets()[name].text, "pretrained", self._settings.pretrained))
-                self._read()
+                self._read(anew=True)
 
     # --------------------------------------------------------------------------------------------- what is shown
-    def _read(self, is_new: bool = False) -> None:
-        """Have form, preset and sentence follow the YAML."""
+    def _read(self, *, anew: bool = False, finds_preset: bool = False) -> None:
+        """Have form, preset and sentence follow the YAML.
+
+        Args:
+            anew: the YAML was replaced: what was typed into the form counts no more.
+            finds_preset: say what was changed from the preset that is nearest.
+        """
         text = self.get_hyperparameters()
         try:
             read_yaml(text)
@@ -214,13 +235,12 @@ class SettingsSelector(HyperparametersSelector):
         except SettingsError as error:
             self._say(str(error))
             return
-        if is_new:
+        if finds_preset:
             self._base = min(presets(), key=lambda name: len(differences(settings, presets()[name].settings)))
         self._say("")
-        if self.validator_text.status == "error":
-            self.validator_text.hide()
+        forget_error(self.validator_text)
         self._show_preset(settings)
-        self.form.show(settings)
+        self.form.show(settings, anew=anew)
         if settings != self._settings:
             self._settings = settings
             self.samples.outdate()

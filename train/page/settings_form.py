@@ -5,10 +5,11 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from html import escape
 from typing import Any
 
 from supervisely.app import DataJson, StateJson
-from supervisely.app.widgets import Container, Field, Input, InputNumber, Select, Switch, Text, Widget
+from supervisely.app.widgets import Container, Field, Input, Select, Switch, Text, Widget
 
 from common.data.transforms import AUGMENTATION_LEVELS, AugmentationSettings, augmentation_level
 from common.hrda import SettingsError
@@ -28,7 +29,7 @@ _MODES = {
 }
 
 
-@dataclass(frozen=True)
+@dataclass
 class FormField:
     """A widget and the values of the settings that it stands for."""
 
@@ -38,10 +39,25 @@ class FormField:
     written: Callable[[Any], dict[str, Any]]
     """The values, by their dotted names, that what is shown stands for; SettingsError if there are none."""
 
+    def __post_init__(self) -> None:
+        self.problem = ""
+        """Why what the widget shows stands for nothing; said beside it. Id: the widget's with `_problem`."""
+        self._beside = Text("", "error", font_size=13, widget_id=f"{self.widget.widget_id}_problem")
+
     @property
     def value(self) -> Any:
         """What the widget shows at present."""
         return StateJson()[self.widget.widget_id]["value"]
+
+    def say(self, problem: str) -> None:
+        """Say beside the widget why what it shows stands for nothing; nothing if all is well."""
+        if problem != self.problem:
+            self.problem = problem
+            self._beside.set(escape(problem, quote=False), "error")
+
+    def row(self, title: str, description: str, *others: Widget) -> Field:
+        """The widget with its title and what is said of it."""
+        return Field(Container([self.widget, *others, self._beside], gap=2), title, description)
 
     def means(self, value: Any) -> bool:
         """Whether what the widget shows stands for the same as `value`, perhaps spelt differently."""
@@ -86,48 +102,55 @@ class SettingsForm:
         sizes = {f"{side}x{side}": f"{side} × {side}" for side in _CROP_SIDES}
         levels = {name: _level_label(name, level) for name, level in AUGMENTATION_LEVELS.items()}
         self._mode = Text(_MODES[settings.mode], font_size=13, widget_id="form_mode")
-        iterations = InputNumber(settings.iterations, min=1, step=1000, widget_id="form_iterations")
-        batch_size = InputNumber(settings.batch_size, min=1, widget_id="form_batch_size")
         crop_size = OpenSelect(sizes, _size_label, size="small", width_percent=100, widget_id="form_crop_size")
-        lr = Input(size="small", widget_id="form_lr")
-        interval = InputNumber(settings.validation.interval, min=1, step=100, widget_id="form_validation_interval")
         adaptation = Switch(settings.mode == "uda", widget_id="form_adaptation")
         masking = Switch(settings.self_training.masked_weight > 0, widget_id="form_masking")
         augmentation = OpenSelect(
             levels, lambda _: "As in the YAML", size="small", width_percent=100, widget_id="form_augmentation"
         )
-        self._fields = [
-            FormField(iterations, lambda s: s.iterations, lambda v: {"iterations": _whole("Iterations", v)}),
-            FormField(batch_size, lambda s: s.batch_size, lambda v: {"batch_size": _whole("Batch size", v)}),
-            FormField(crop_size, lambda s: "{}x{}".format(*s.model.crop_size), _crop_values),
-            FormField(lr, lambda s: _short(s.optimizer.lr), _lr_values),
-            FormField(
-                interval,
-                lambda s: s.validation.interval,
+        # Plain text: a field for numbers drops what is none, and nobody hears of it.
+        rows = {
+            ("Iterations", "Steps of the whole run"): FormField(
+                _entry("form_iterations"),
+                lambda s: str(s.iterations),
+                lambda v: {"iterations": _whole("Iterations", v)},
+            ),
+            ("Batch size", "Crops of each domain in a step; more need more memory"): FormField(
+                _entry("form_batch_size"),
+                lambda s: str(s.batch_size),
+                lambda v: {"batch_size": _whole("Batch size", v)},
+            ),
+            ("Crop size", "Pixels that the network sees at once; more need more memory"): FormField(
+                crop_size, lambda s: "{}x{}".format(*s.model.crop_size), _crop_values
+            ),
+            ("Learning rate", "Of the encoder, such as 1e-4"): FormField(
+                _entry("form_lr"), lambda s: _short(s.optimizer.lr), _lr_values
+            ),
+            ("Validation interval", "Iterations between measurements"): FormField(
+                _entry("form_validation_interval"),
+                lambda s: str(s.validation.interval),
                 lambda v: {"validation.interval": _whole("Validation interval", v)},
             ),
-            FormField(adaptation, lambda s: s.mode == "uda", lambda v: {"mode": "uda" if v else "source-only"}),
-            FormField(
+            ("Adaptation", "Learn from the target photos too"): FormField(
+                adaptation, lambda s: s.mode == "uda", lambda v: {"mode": "uda" if v else "source-only"}
+            ),
+            ("Masked images (MIC)", "Predicts what masked blocks hide, too; a step takes longer"): FormField(
                 masking,
                 lambda s: s.self_training.masked_weight > 0,
                 lambda v: {"self_training.masked_weight": 1.0 if v else 0.0},
             ),
-            FormField(augmentation, lambda s: augmentation_level(s.data.augmentation) or CUSTOM, _augmentation_values),
-        ]
+            ("Augmentation", "How much the training photos are varied"): FormField(
+                augmentation, lambda s: augmentation_level(s.data.augmentation) or CUSTOM, _augmentation_values
+            ),
+        }
+        self._fields = list(rows.values())
+        self._settings = settings
+        self._missing: Callable[[TrainSettings], str | None] = lambda _: None
         self._shown = {field.widget.widget_id: field.value for field in self._fields}
         self._can_be_changed = True
+        under = {adaptation: [self._mode]}
         self.container = Container(
-            [
-                Field(iterations, "Iterations", "Steps of the whole run"),
-                Field(batch_size, "Batch size", "Crops of each domain in a step; more need more memory"),
-                Field(crop_size, "Crop size", "Pixels that the network sees at once; more need more memory"),
-                Field(lr, "Learning rate", "Of the encoder, such as 1e-4"),
-                Field(interval, "Validation interval", "Iterations between measurements"),
-                Field(Container([adaptation, self._mode], gap=2), "Adaptation", "Learn from the target photos too"),
-                Field(masking, "Masked images (MIC)", "Predicts what masked blocks hide, too; a step takes longer"),
-                Field(augmentation, "Augmentation", "How much the training photos are varied"),
-            ],
-            gap=12,
+            [field.row(*texts, *under.get(field.widget, [])) for texts, field in rows.items()], gap=12
         )
         self.show(settings)
 
@@ -136,23 +159,52 @@ class SettingsForm:
         """What a person can change."""
         return [field.widget for field in self._fields]
 
+    @property
+    def problem(self) -> str:
+        """Why a field stands for nothing at present; empty if all do."""
+        return next((field.problem for field in self._fields if field.problem), "")
+
     def on_change(self, callback: Callable[[FormField], None]) -> None:
-        """Call `callback` with a field when a person has changed it."""
+        """Call `callback` with a field when a person has changed it to what stands for something."""
         for field in self._fields:
             field.widget.value_changed(lambda _, field=field: self._changed(field, callback))
 
-    def show(self, settings: TrainSettings) -> None:
-        """Show settings; what stands for the same already is left as it was typed."""
+    def use_missing(self, missing: Callable[[TrainSettings], str | None]) -> None:
+        """Have `missing` say what settings lack, which is then said beside the switch for adaptation."""
+        self._missing = missing
+
+    def show(self, settings: TrainSettings, *, anew: bool = False) -> None:
+        """Show settings; what stands for the same already is left as it was typed.
+
+        Args:
+            settings: to show.
+            anew: also in fields that stand for nothing at present; else those are left to whoever typed there, unless
+                the settings have another value for them than before.
+        """
         for field in self._fields:
             value, widget = field.shown(settings), field.widget
             if isinstance(widget, OpenSelect):
                 widget.offer(value)
+            if field.problem and not anew and value == field.shown(self._settings):
+                continue
+            field.say("")
             if not field.means(value):
                 StateJson()[widget.widget_id]["value"] = value
             self._shown[widget.widget_id] = field.value
-        put(self._mode, text=_MODES[settings.mode])
+        self._settings = settings
+        self.show_mode()
         StateJson().send_changes()
         DataJson().send_changes()
+
+    def show_mode(self) -> None:
+        """Say what the mode means, or what it lacks."""
+        missing = self._missing(self._settings)
+        said = (
+            escape(missing, quote=False) if missing else _MODES[self._settings.mode],
+            "error" if missing else "text",
+        )
+        if said != (self._mode.text, self._mode.status):
+            self._mode.set(*said)
 
     def allow_changes(self, allowed: bool) -> None:
         """Let the fields be changed, or grey them."""
@@ -163,17 +215,28 @@ class SettingsForm:
 
     def _changed(self, field: FormField, callback: Callable[[FormField], None]) -> None:
         # Browsers also report values that were not chosen there but sent to them.
-        if field.value != self._shown[field.widget.widget_id]:
-            self._shown[field.widget.widget_id] = field.value
-            callback(field)
+        if field.value == self._shown[field.widget.widget_id]:
+            return
+        self._shown[field.widget.widget_id] = field.value
+        try:
+            field.written(field.value)
+        except SettingsError as error:
+            field.say(f"{error} The YAML keeps {field.shown(self._settings)}.")
+            return
+        field.say("")
+        callback(field)
+
+
+def _entry(widget_id: str) -> Input:
+    return Input(size="small", widget_id=widget_id)
 
 
 def _whole(name: str, value: Any) -> int:
     try:
-        number = int(value)
-    except (TypeError, ValueError):
+        number = int(str(value))
+    except ValueError:
         number = 0
-    if number < 1 or number != float(value):
+    if number < 1:
         raise SettingsError(f"{name} must be a whole number of 1 or more. Received: {received(value)}.")
     return number
 

@@ -22,7 +22,7 @@ from supervisely.nn.training.gui.training_process import TrainingProcess
 
 from common.hrda import SettingsError
 from common.hrda.training.ranks import Ranks
-from train.page.live import BackgroundButton, put, send
+from train.page.live import BackgroundButton, forget_error, put, send
 from train.run.processes import part_of_batch
 from train.settings.training import TrainSettings
 
@@ -91,6 +91,8 @@ class StartCard(TrainingProcess):
             title=self.title, description=self.description, content=self.container, lock_message=self.lock_message
         )
         self.card.lock()
+        for widget in (self.select_device, self.experiment_name_input, self.continue_checkbox):
+            widget.value_changed(lambda _: forget_error(self.validator_text))
 
     @property
     def widgets_to_disable(self) -> list:

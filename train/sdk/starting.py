@@ -11,12 +11,13 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
 
+import supervisely.nn.training.train_app as train_app_module
 from fastapi import FastAPI, Request
 from supervisely import Api, EventType, is_production, logger
 
 from common.hrda.checks import received
 from train.sdk.benchmark import BenchmarkedTrainApp
-from train.sdk.gui import Refused
+from train.sdk.gui import Refused, replaced
 
 REACHES = {
     # Overridden
@@ -196,8 +197,15 @@ class StartedTrainApp(BenchmarkedTrainApp):
             message, e = f"Error: {e.detail}", None
         elif e is not None:
             message = _sentence(message, e)
-        super()._show_error(message, e)
+        # The SDK's dialog would open again with every reload of the page, also long after it was closed.
+        with replaced(train_app_module, show_dialog=_no_dialog):
+            super()._show_error(message, e)
         self.gui.show_status(message, "error")
+        self.gui.training_logs.card.lock("The training has ended with an error: step Training says why")
+
+
+def _no_dialog(**_: str) -> None:
+    """Nothing opens: the sentence is on the card."""
 
 
 def _sentence(message: str, error: Exception) -> str:

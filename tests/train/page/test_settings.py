@@ -8,6 +8,7 @@ from supervisely.app.fastapi import _MainServer
 from common.data.transforms import AUGMENTATION_LEVELS
 from common.hrda import SettingsError
 from common.plain_yaml import read_yaml
+from train.page.gui import missing_target
 from train.page.settings import SettingsSelector
 from train.settings.presets import presets
 from train.settings.training import DEFAULT_YAML, TrainSettings
@@ -34,6 +35,10 @@ class Card:
     def problem(self) -> str:
         """What the card says under the editor."""
         return DataJson()["settings_problem"]["text"]
+
+    def said(self, widget_id: str) -> str:
+        """What the card says at a field."""
+        return DataJson()[f"{widget_id}_problem"]["text"]
 
     @property
     def answer(self) -> str:
@@ -76,12 +81,12 @@ def only_difference(text: str, path: str) -> object:
 @pytest.mark.parametrize(
     ("widget_id", "chosen", "path", "value"),
     [
-        ("form_iterations", 700, "iterations", 700),
-        ("form_batch_size", 3, "batch_size", 3),
+        ("form_iterations", "700", "iterations", 700),
+        ("form_batch_size", "3", "batch_size", 3),
         ("form_crop_size", "256x256", "model.crop_size", [256, 256]),
         ("form_masking", True, "self_training.masked_weight", 1.0),
         ("form_lr", "6e-5", "optimizer.lr", 6e-5),
-        ("form_validation_interval", 50, "validation.interval", 50),
+        ("form_validation_interval", "50", "validation.interval", 50),
         ("form_adaptation", False, "mode", "source-only"),
     ],
 )
@@ -104,7 +109,7 @@ def test_augmentation_level_is_written_into_the_yaml(card, level):
 @pytest.mark.parametrize(
     ("path", "value", "widget_id", "shown"),
     [
-        ("iterations", 700, "form_iterations", 700),
+        ("iterations", 700, "form_iterations", "700"),
         ("model.crop_size", [256, 512], "form_crop_size", "256x512"),
         ("optimizer.lr", 6e-5, "form_lr", "6e-5"),
         ("mode", "control", "form_adaptation", False),
@@ -136,14 +141,14 @@ def test_value_that_the_browser_reports_back_changes_nothing(card):
 def test_text_that_is_no_yaml_is_named_and_greys_the_form_until_it_is_right(card):
     card.type("iterations: [1\n")
     assert card.problem.startswith("The settings are not valid YAML: line")
-    assert card.shown("form_iterations") == 20000
+    assert card.shown("form_iterations") == "20000"
     assert DataJson()["form_iterations"]["disabled"] is True
     assert not card.selector.validate_step()
     assert card.answer.startswith("error: The settings are not valid YAML")
     with pytest.raises(SettingsError, match="not valid YAML"):
         card.selector.require_settings()
     card.type("iterations: 600\n")
-    assert (card.problem, card.answer, card.shown("form_iterations")) == ("", "", 600)
+    assert (card.problem, card.answer, card.shown("form_iterations")) == ("", "", "600")
     assert DataJson()["form_iterations"]["disabled"] is False
 
 
@@ -151,21 +156,69 @@ def test_value_that_cannot_work_is_named_and_can_be_corrected_in_the_form(card):
     card.type(DEFAULT.replace("batch_size: 6", "batch_size: <b>"))
     assert "batch_size must be" in card.problem
     assert "<b>" not in card.problem, "the text of a person is not HTML"
-    card.choose("form_iterations", 100)
+    card.choose("form_iterations", "100")
     assert "warmup_iterations" in card.problem or "batch_size" in card.problem
-    card.choose("form_iterations", 1000)
-    card.choose("form_batch_size", 2)
+    card.choose("form_iterations", "1000")
+    card.choose("form_batch_size", "2")
     assert card.problem == ""
     assert card.changes[-1].batch_size == 2
 
 
-@pytest.mark.parametrize("typed", ["", "1e-", "fast", "0", "-1", "nan", "inf"])
-def test_learning_rate_that_is_none_leaves_the_yaml_alone(card, typed):
-    card.choose("form_lr", typed)
-    assert card.text == DEFAULT
-    assert card.problem.startswith("The learning rate must be a number above 0")
-    card.choose("form_lr", "0.0001")
-    assert (card.text, card.problem) == (DEFAULT, "")
+FIELDS = {
+    "form_iterations": ("Iterations must be a whole number of 1 or more", ["", "2.5", "0", "-1", "abc", "1e3", "nan"]),
+    "form_batch_size": ("Batch size must be a whole number of 1 or more", ["", "1.5", "-2"]),
+    "form_validation_interval": ("Validation interval must be a whole number of 1 or more", ["0", "<b>often</b>"]),
+    "form_lr": ("The learning rate must be a number above 0", ["", "1e-", "fast", "0", "-1", "nan", "inf"]),
+}
+
+
+@pytest.mark.parametrize(("widget_id", "typed"), [(name, one) for name, (_, typed) in FIELDS.items() for one in typed])
+def test_what_is_no_number_is_said_at_its_field_and_holds_the_step_up_until_it_is_mended(card, widget_id, typed):
+    shown = card.shown(widget_id)
+    card.choose(widget_id, typed)
+    assert (card.text, card.shown(widget_id)) == (DEFAULT, typed), "it is the person's to mend"
+    said = card.said(widget_id)
+    assert said.startswith(FIELDS[widget_id][0])
+    assert said.endswith(f"The YAML keeps {shown}.")
+    assert "<b>" not in said
+    assert not card.selector.validate_step()
+    assert card.answer == f"error: {said}"
+    card.choose("form_masking", True)
+    assert card.said(widget_id) == said, "a change elsewhere mends nothing"
+    card.choose(widget_id, shown)
+    assert (card.said(widget_id), card.answer) == ("", "")
+    assert card.selector.validate_step()
+
+
+def test_yaml_that_gives_a_wrong_field_another_value_mends_it(card):
+    card.choose("form_iterations", "abc")
+    card.choose("form_batch_size", "abc")
+    card.type(DEFAULT.replace("iterations: 20000", "iterations: 30000"))
+    assert (card.shown("form_iterations"), card.said("form_iterations")) == ("30000", "")
+    assert (card.shown("form_batch_size"), bool(card.said("form_batch_size"))) == ("abc", True)
+    card.choose("preset_select", "quick_look")
+    assert (card.shown("form_batch_size"), card.said("form_batch_size")) == ("2", "")
+
+
+def test_adaptation_without_target_is_said_at_its_switch_and_holds_the_step_up(card):
+    chosen = []
+    card.selector.use_target(lambda settings: missing_target(settings, bool(chosen)))
+    try:
+        missing = "Mode 'uda' needs target photos, and no target project is chosen"
+        assert DataJson()["form_mode"]["text"].startswith(missing)
+        assert not card.selector.validate_step()
+        assert card.answer.startswith(f"error: {missing}")
+        card.choose("form_adaptation", False)
+        assert (DataJson()["form_mode"]["text"].startswith("Learns from the source alone"), card.answer) == (True, "")
+        assert card.selector.validate_step()
+        card.choose("form_adaptation", True)
+        assert not card.selector.validate_step()
+        chosen.append("a target")
+        card.selector.show_target()
+        assert (DataJson()["form_mode"]["text"], card.answer) == ("Adapts to the target photos.", "")
+        assert card.selector.validate_step()
+    finally:
+        card.selector.use_target(lambda settings: None)
 
 
 @pytest.mark.parametrize("name", presets())
@@ -174,16 +227,16 @@ def test_preset_replaces_the_text_and_is_recognised_again(card, name):
     assert card.shown("preset_select") == "custom"
     card.choose("preset_select", name)
     assert card.text == presets()[name].text
-    assert card.shown("form_iterations") == presets()[name].settings.iterations
-    card.choose("form_batch_size", 17)
+    assert card.shown("form_iterations") == str(presets()[name].settings.iterations)
+    card.choose("form_batch_size", "17")
     assert presets()[name].title in DataJson()["preset_text"]["text"]
-    card.choose("form_batch_size", presets()[name].settings.batch_size)
+    card.choose("form_batch_size", str(presets()[name].settings.batch_size))
     assert card.shown("preset_select") == name
 
 
 def test_app_state_updates_the_form(card):
     card.selector.set_hyperparameters("iterations: 700\nmode: source-only\n")
-    assert (card.shown("form_iterations"), card.shown("form_adaptation")) == (700, False)
+    assert (card.shown("form_iterations"), card.shown("form_adaptation")) == ("700", False)
     assert card.selector.settings.mode == "source-only"
     assert card.selector.validate_step() and "700 iterations" in card.answer
 
