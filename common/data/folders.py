@@ -1,5 +1,6 @@
 """The folders of a Supervisely project: where its datasets and photos lie. Knows files, not what is in them."""
 
+import difflib
 import logging
 import os
 import time
@@ -18,6 +19,8 @@ from common.hrda.checks import closest
 
 logger = logging.getLogger(__name__)
 
+META = "meta.json"
+"""The file that makes a folder a project."""
 _NOT_DATASETS = frozenset({"img", "ann", "img_info", "seg", "meta", "blob"})
 _NAMED_IN_MESSAGES = 10
 _SECONDS_BETWEEN_MESSAGES = 2.0
@@ -63,8 +66,40 @@ def split_spec(spec: str) -> tuple[Path, str | None]:
             return Path(spec[:at]), spec[at + 1 :]
     raise ProjectError(
         f"There is no such project folder. Expected DIR or DIR:DATASET, DIR a project in Supervisely's format. "
-        f"Received: {spec}"
+        f"Received: {spec}{_nearest(Path(spec))}"
     )
+
+
+def what_to_write(folder: Path) -> str:
+    """A sentence that says what to write in place of a folder that is no project; what it says can be opened."""
+    here = folder.resolve()
+    above = next((parent for parent in here.parents if (parent / META).is_file()), None)
+    if above is None:
+        below = sorted(path.parent.name for path in here.glob(f"*/{META}"))
+        if below:
+            names = f"{', '.join(below[:_NAMED_IN_MESSAGES])}{', …' * (len(below) > _NAMED_IN_MESSAGES)}"
+            return f"It holds projects: write {here / below[0]}, or another of them ({names})."
+        return "Download the project in Supervisely's format (JSON annotations and images)."
+    datasets = dict(find_datasets(above))
+    if here.name == "datasets" and here not in datasets.values():
+        here = here.parent
+    # A dataset, or what lies in one, such as its folder img; else what holds datasets, such as a parent of nested ones.
+    around = [name for name, place in datasets.items() if place == here or place in here.parents]
+    name = max(around, key=len, default=dataset_name(here.relative_to(above).parts))
+    is_known = any(other == name or other.startswith(f"{name}/") for other in datasets)
+    return f"It lies in the project {above}: write {f'{above}:{name}' if is_known and name else above}."
+
+
+def _nearest(path: Path) -> str:
+    """What may have been meant by a path that is no folder, where there is something like it."""
+    if path.is_file():
+        return f", which is a file. {what_to_write(path)}"
+    folder, missing = path.parent, path.name
+    while not folder.is_dir() and folder != folder.parent:
+        folder, missing = folder.parent, folder.name
+    known = [entry.name for entry in folder.iterdir() if entry.is_dir()] if os.access(folder, os.R_OK) else []
+    near = difflib.get_close_matches(missing.partition(":")[0], known, n=1)
+    return f". Did you mean {folder / near[0]}?" if near else ""
 
 
 def dataset_name(parts: Sequence[str]) -> str:

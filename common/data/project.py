@@ -26,15 +26,16 @@ from numpy.typing import NDArray
 
 from common.data.choice import BACKGROUND, UNCHOSEN_IS_BACKGROUND, Unchosen, label_indices, named, pronoun, quoted
 from common.data.folders import (
+    META,
     ImageRecord,
     Progress,
     ProjectError,
     choose_datasets,
-    dataset_name,
     find_datasets,
     for_each_image,
     list_images,
     split_spec,
+    what_to_write,
 )
 from common.data.images import IMAGE_SUFFIXES
 from common.data.labelled import (
@@ -134,14 +135,9 @@ def project_classes(spec: str | Path) -> list[str]:
 
 
 def _read_meta(folder: Path) -> sly.ProjectMeta:
-    path = folder / "meta.json"
+    path = folder / META
     if not path.is_file():
-        above = next((parent for parent in folder.resolve().parents if (parent / "meta.json").is_file()), None)
-        hint = (
-            f"It lies in the project {above}: write {above}:{dataset_name(folder.resolve().relative_to(above).parts)}."
-            if above
-            else "Download the project in Supervisely's format (JSON annotations and images)."
-        )
+        hint = what_to_write(folder)
         raise ProjectError(f"{folder} is not a Supervisely project: it has no meta.json. {hint}")
     try:
         return sly.ProjectMeta.from_json(json.loads(path.read_text(encoding="utf-8")))

@@ -1,6 +1,7 @@
 import errno
 import json
 import os
+import re
 import subprocess
 import sys
 from dataclasses import replace
@@ -159,6 +160,44 @@ def test_what_is_no_project_is_refused_with_the_remedy(tmp_path):
     (project / "meta.json").write_text("{")
     with pytest.raises(ProjectError, match="Cannot read .*meta.json"):
         open_project(project)
+
+
+@pytest.mark.parametrize(
+    ("wrong", "right"),
+    [
+        ("a/img", ":a"),
+        ("a/ann", ":a"),
+        ("a/img/a.png", ":a"),
+        ("a/datasets", ":a"),
+        ("a/datasets/b/img", ":a/b"),
+        ("only parent", ":only parent"),
+        ("only parent/datasets", ":only parent"),
+        ("other", ""),
+        ("meta.json", ""),
+    ],
+)
+def test_what_is_said_of_a_path_within_a_project_can_be_opened(tmp_path, wrong, right):
+    project = tmp_path / "p"
+    for dataset in ("a", "a/datasets/b", "only parent/datasets/child"):
+        add(project, dataset=dataset)
+    (project / "other").mkdir()
+    with pytest.raises(ProjectError) as refusal:
+        open_project(project / wrong)
+    written = re.search(r"write (.*)\.$", str(refusal.value)).group(1)
+    assert written == f"{project}{right}"
+    assert len(open_project(written))
+
+
+def test_what_is_said_of_a_folder_of_projects_or_a_misspelt_one_can_be_opened(tmp_path):
+    for name in ("photos", "walls"):
+        add(tmp_path / name)
+    with pytest.raises(ProjectError, match="It holds projects") as refusal:
+        open_project(tmp_path)
+    assert len(open_project(re.search(r"write ([^,]*),", str(refusal.value)).group(1)))
+    for misspelt in ("photo", "photo:ds0", "photo/ds0"):
+        with pytest.raises(ProjectError, match="Did you mean") as refusal:
+            open_project(tmp_path / misspelt)
+        assert len(open_project(re.search(r"mean (.*)\?$", str(refusal.value)).group(1)))
 
 
 def test_a_project_without_photos_is_refused(tmp_path):
