@@ -190,8 +190,14 @@ class TrainingBatches(Dataset[Batch]):
             sizes.append(map_.shape)
         return PackedCrops(images, maps, tuple(sizes))
 
-    def fill_cache(self, progress: Callable[[int, int], None] | None = None) -> None:
-        """Decode photos and masks into the cache until all are there or it is full; `progress` gets (done, of).
+    def fill_cache(
+        self, progress: Callable[[int, int], None] | None = None, stop: Callable[[], bool] | None = None
+    ) -> None:
+        """Decode photos and masks into the cache until all are there or it is full.
+
+        Args:
+            progress: gets (done, of).
+            stop: ends it, once it gives True.
 
         Raises:
             ImageError, MaskLost: as `packed` with patience.
@@ -208,7 +214,7 @@ class TrainingBatches(Dataset[Batch]):
                         continue
                     for key, array in arrays.items():
                         self._cache.get(key, lambda array=array: array)
-                    if self._cache.full:
+                    if self._cache.full or (stop is not None and stop()):
                         return
                     if progress is not None:
                         progress(done, len(photos))

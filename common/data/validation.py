@@ -8,6 +8,7 @@ from typing import NamedTuple
 
 import numpy as np
 
+from common.data.images import ImageError
 from common.data.reading import Patience, read_labelled_photo, read_mask
 
 
@@ -39,11 +40,12 @@ def validation_photos(
         lost: takes the photos that cannot be read and are left out, and why; None: none is left out.
 
     Raises:
-        ImageError, MaskLost: a photo or mask cannot be read.
+        ImageError, MaskLost: a photo or mask cannot be read, or all photos are lost.
     """
     chosen: Sequence[int] = range(len(labelled))
     if max_images is not None and max_images < len(labelled):
         chosen = np.linspace(0, len(labelled) - 1, max_images).round().astype(int)
+    is_any = False
     for number, index in enumerate(chosen):
         image_path, mask_path = labelled[index]
 
@@ -52,4 +54,7 @@ def validation_photos(
 
         found = (patience or Patience()).read(read, image_path, lost)
         if found is not None:
+            is_any = True
             yield ValidationPhoto(image_path.name, *found, number)
+    if lost and not is_any:
+        raise ImageError(f"None of the validation photos can be read any more. The last one: {lost[image_path]}")

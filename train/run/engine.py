@@ -10,16 +10,18 @@ from pathlib import Path
 import torch
 
 from common.data.datasets import Batch, TrainingBatches
-from common.data.loading import iterate
+from common.data.images import ImageError
+from common.data.reading import Patience
 from common.hrda.training.ranks import ALONE, Ranks
 from train.run.device import find_device
+from train.run.feed import Feed, what_to_do
 from train.run.folder import RunFolder, RunState
 from train.run.initial_weights import Start, choose_start, on_this_machine, recorded_pretrained, require_start
 from train.run.learner import Learner
 from train.run.memory_errors import explained_measuring, explained_memory, learn_or_explain
 from train.run.preparation import PreparedData, build_batches, prepare
 from train.run.previews import PreviewWriter
-from train.run.processes import part_of_batch
+from train.run.processes import EndedElsewhere, part_of_batch
 from train.run.progress import RunProgress, TimeLeft
 from train.run.request import RunRequest
 from train.run.state import (
@@ -132,7 +134,8 @@ def begin(
             )
     earlier = None if before is None else recorded_pretrained(folder.settings)
     start = choose_start(settings, init_checkpoint, say, downloading, resumed_from=earlier)
-    data = prepare(settings, request.domains, request.classes, Path(settings.data.cache_dir or folder.cache), say)
+    cache = Path(settings.data.cache_dir or folder.cache)
+    data = prepare(settings, request.domains, request.classes, cache, say, Patience(say, stop.wait))
     if before is not None:
         before.require_classes(data.classes)
     return before, start, data
@@ -172,24 +175,30 @@ class TrainingLoop:
 
         Raises:
             SettingsError: `before` does not fit the settings of the model.
-            TrainingError: too many iterations were skipped in a row, memory has run out, or the run cannot be saved.
+            TrainingError: too many iterations were skipped in a row, memory has run out, the run cannot be saved, or
+                a photo or mask cannot be read any more.
+            EndedElsewhere: in another process than the first, that the first raises one.
         """
-        batches = self._prepare(before)
-        for batch in iterate(batches, self._progress.done, self._settings.data.workers, self._learner.device):
-            if self._ranks.any(stop.is_set()):
-                break
+        patience = Patience(self._before_waiting, stop.wait)
+        batches = self._prepare(before, patience, stop)
+        feed = Feed(batches, self._settings.data, self._ranks, stop, self._say)
+        for batch in feed.take(self._progress.done, self._learner.device):
             self._step(batch)
             if self._is_due(self._settings.log_interval):
                 self._report()
             elif self._is_timed():
                 self._tell_pace()
             if self._is_due(self._settings.validation.interval) and self._ranks.is_first:
-                self._measure()
+                self._measure(patience)
             if self._is_save_due:
                 self._save()
+        feed.tell_lost()
+        feed.sum_up()
+        if feed.failure is not None:
+            raise self._ended_by(feed.failure)
         return self._finish()
 
-    def _prepare(self, before: RunState | None) -> TrainingBatches:
+    def _prepare(self, before: RunState | None, patience: Patience, stop: threading.Event) -> TrainingBatches:
         """Go on from `before`, make sure that the run can be saved, and make its batches."""
         settings, progress = self._settings, self._progress
         if before is not None:
@@ -201,11 +210,15 @@ class TrainingLoop:
         if self._ranks.is_first:
             self._checkpoints.begin(resumed=before is not None)
         part = part_of_batch(settings.batch_size, self._ranks)
-        batches = build_batches(settings, self._data, part, self._ranks.local_count)
+        batches = build_batches(settings, self._data, part, self._ranks.local_count, patience)
         if settings.data.workers:
             # Before the workers are forked, so that they share what it holds.
-            self._state.apply(Said("Reading the training photos."))
-            batches.fill_cache()
+            self._say("Reading the training photos.")
+            try:
+                batches.fill_cache(stop=stop.is_set)
+            except ImageError as error:
+                if not stop.is_set():
+                    raise self._ended_by(what_to_do(error, settings.data)) from error
         self._done_before = progress.done
         self._state.apply(Started(progress.done, settings.iterations))
         self._state.apply(PhaseChanged("training"))
@@ -255,12 +268,13 @@ class TrainingLoop:
         left = self._time_left.report(progress.done)
         state.apply(Progressed(progress.done, {**means, "lr": rate}, left, self._time_left.seconds_per_iteration))
         for warning in self._collapse.look(means):
-            state.apply(Said(warning))
+            self._say(warning)
 
-    def _measure(self) -> None:
+    def _measure(self, patience: Patience) -> None:
         """Measure student and teacher, draw pictures, and save what is better than all before."""
         learner, settings, progress, state = self._learner, self._settings, self._progress, self._state
         state.apply(PhaseChanged("validating"))
+        lost: dict[Path, str] | None = {} if settings.data.skip_broken else None
         try:
             with self._time_left.measuring(), explained_measuring(settings, learner.device, progress.done):
                 progress.latest = measured = measure_both(
@@ -273,26 +287,42 @@ class TrainingLoop:
                     inference=settings.inference,
                     scale=settings.data.scale,
                     max_images=settings.validation.max_images,
+                    patience=patience,
+                    lost=lost,
                 )
-                pictures = self._write_previews(measured)
+                pictures = self._write_previews(measured, patience)
+        except ImageError as error:
+            raise self._ended_by(what_to_do(error, settings.data)) from error
         except TrainingError:
             # What was learnt so far is good, and the remedy is to continue with another setting.
-            self._checkpoints.save()
+            self._save_aside()
             raise
+        if lost:
+            self._say(f"{len(lost)} validation photos were left out of this measurement: {next(iter(lost.values()))}")
         state.apply(Validated(progress.done, measured.metrics, pictures))
         is_best = progress.best is None or measured.score > progress.best.score
         if is_best and self._checkpoints.save_best(measured):
             progress.best = measured
         state.apply(PhaseChanged("training"))
 
-    def _write_previews(self, measurement: Measurement) -> tuple[Preview, ...]:
+    def _write_previews(self, measurement: Measurement, patience: Patience) -> tuple[Preview, ...]:
         """Write the pictures of a validation; without them, as on a full disk, the run goes on and says so."""
         learner = self._learner
+        lost: dict[Path, str] = {}
         try:
-            return self._previews.write(measurement, learner.teacher, learner.device, learner.cuts())
+            pictures = self._previews.write(
+                measurement, learner.teacher, learner.device, learner.cuts(), patience=patience, lost=lost
+            )
         except OSError as error:
-            self._state.apply(Said(f"The pictures of this validation could not be written: {error.strerror or error}."))
-            return ()
+            self._say(f"The pictures of this validation could not be written: {error.strerror or error}.")
+        except ImageError as error:
+            self._say(f"The pictures of this validation could not be made. {error}")
+        else:
+            # Without a picture the run goes on: it ends, or draws another photo, when the training needs this one.
+            for reason in lost.values():
+                self._say(f"{reason} There is no picture of it.")
+            return pictures
+        return ()
 
     def _save(self) -> None:
         """Save what is due, except after the last iteration, as the end of the run saves anyway."""
@@ -303,13 +333,34 @@ class TrainingLoop:
             self._checkpoints.save()
         self._is_save_due = False
 
+    def _save_aside(self) -> None:
+        """Save what has been learnt, in the middle of whatever goes on, unless it is saved or doubtful."""
+        progress = self._progress
+        if self._ranks.is_first and not progress.guard.counts.in_a_row and self._folder.latest != progress.done:
+            self._checkpoints.save()
+
+    def _before_waiting(self, text: str) -> None:
+        """Save before a disk is waited for: nobody knows whether it comes back."""
+        self._save_aside()
+        self._say(text)
+
+    def _ended_by(self, failure: str) -> TrainingError:
+        """Save, and say why the run ends and where it can be continued."""
+        self._save_aside()
+        if not self._ranks.is_first:
+            return EndedElsewhere(failure)
+        return TrainingError(f"{failure} {self._checkpoints.what_is_left()}")
+
+    def _say(self, text: str) -> None:
+        self._state.apply(Said(text))
+
     def _finish(self) -> RunResult:
         """Save at the end of the run, or where it was stopped."""
         progress, folder, state = self._progress, self._folder, self._state
         state.apply(PhaseChanged("saving"))
         stopped = progress.done < self._settings.iterations
         if stopped:
-            state.apply(Said(f"Stopped after iteration {progress.done} of {self._settings.iterations}."))
+            self._say(f"Stopped after iteration {progress.done} of {self._settings.iterations}.")
         if self._ranks.is_first:
             self._checkpoints.finish()
         finished = Finished(

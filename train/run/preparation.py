@@ -23,6 +23,7 @@ from common.data.project import (
     prepare_labelled,
     prepare_unlabelled,
 )
+from common.data.reading import Patience
 from common.data.sampling import ClassSampler, RareClassSettings, class_sampler
 from common.hrda.checks import SettingsError, closest
 from common.hrda.training.feature_distance import class_indices
@@ -78,6 +79,7 @@ def prepare(
     classes: Sequence[str] | None,
     cache_dir: Path,
     say: Callable[[str], None],
+    patience: Patience | None = None,
 ) -> PreparedData:
     """Open the projects, choose the classes and draw the masks.
 
@@ -87,6 +89,7 @@ def prepare(
         classes: names without the background; None: all that the labelled photos have.
         cache_dir: where masks are kept; those drawn before are used again.
         say: gets sentences about progress.
+        patience: with which what cannot be read is read again.
 
     Raises:
         SettingsError: a domain that the mode needs is not given, or settings that name classes do not fit the classes.
@@ -108,7 +111,7 @@ def prepare(
     if target and (shared := shared_photos(target, validation)):
         say(f"{len(shared)} target photos are validation photos too, such as {shared[0]}: it is adapted to them.")
 
-    rules = {"skip_broken": settings.data.skip_broken, "progress": say}
+    rules = {"skip_broken": settings.data.skip_broken, "progress": say, "patience": patience}
     draw = partial(prepare_labelled, classes=names, cache_dir=cache_dir, unchosen=settings.data.unchosen, **rules)
     labelled = draw(source, role="source", scale=settings.data.training_scale)
     more_labelled = draw(more, role="labelled target", scale=settings.data.training_scale) if more else None
@@ -176,7 +179,11 @@ def recipe_of(settings: TrainSettings) -> Recipe:
 
 
 def build_batches(
-    settings: TrainSettings, data: PreparedData, part: range | None = None, sharing: int = 1
+    settings: TrainSettings,
+    data: PreparedData,
+    part: range | None = None,
+    sharing: int = 1,
+    patience: Patience | None = None,
 ) -> TrainingBatches:
     """The training batches of the whole run.
 
@@ -185,6 +192,7 @@ def build_batches(
         data: what it trains on.
         part: the places in each batch that this process draws; None: all.
         sharing: processes that share the machine's memory.
+        patience: with which what cannot be read is read again.
     """
     return TrainingBatches(
         data.source,
@@ -198,6 +206,8 @@ def build_batches(
         labelled_target=data.labelled_target,
         labelled_target_sampler=data.labelled_target_sampler,
         part=part,
+        skip_broken=settings.data.skip_broken,
+        patience=patience,
     )
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 
 import cv2
@@ -14,6 +15,7 @@ from torch import Tensor
 
 from common.data.images import read_image
 from common.data.labels import resize_labels
+from common.data.reading import Patience
 from common.data.transforms import InputScale
 from common.data.validation import ValidationPhoto
 from common.hrda import HRDASegmentor, InferenceSettings, SelfTrainingSettings
@@ -86,6 +88,9 @@ class PreviewWriter:
         teacher: HRDASegmentor,
         device: torch.device,
         cuts: Tensor | None = None,
+        *,
+        patience: Patience | None = None,
+        lost: dict[Path, str] | None = None,
     ) -> tuple[Preview, ...]:
         """Write the pictures of a validation: the kept photos by the better model, target photos by the teacher.
 
@@ -94,12 +99,15 @@ class PreviewWriter:
             teacher: looks at the target photos; its mode is put back afterwards.
             device: where it lies.
             cuts: C, probability from which training believes each class; None where its rule finds none.
+            patience: with which a target photo is read again that cannot be read.
+            lost: takes the target photos that cannot be read and are left out, and why; None: none is left out.
 
         Returns:
             One preview a photo, validation first.
 
         Raises:
             OSError: the disk is full or not writable.
+            ImageError: a target photo cannot be read, and may not be left out or its whole disk is away.
         """
         folder = self._folder / f"{measurement.iteration:06d}"
         better = "teacher" if measurement.teacher_is_better else "student"
@@ -115,7 +123,10 @@ class PreviewWriter:
         with modes_kept(teacher):
             teacher.eval()
             for number, path in enumerate(self._target):
-                pictures = self._target_pictures(read_image(path), teacher, device, cuts)
+                image = (patience or Patience()).read(partial(read_image, path), path, lost)
+                if image is None:
+                    continue
+                pictures = self._target_pictures(image, teacher, device, cuts)
                 previews.append(Preview("target", path.name, save(folder, f"target_{number}", pictures)))
         return tuple(previews)
 

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -13,11 +13,15 @@ import numpy as np
 import torch
 from torch import nn
 
+from common.data.reading import Patience
 from common.data.transforms import InputScale
 from common.data.validation import ValidationPhoto, validation_photos
 from common.hrda import HRDASegmentor, InferenceSettings, Predictor
 from common.metrics import SegmentationMetrics
 from train.run.preparation import PreparedData
+
+Seen = Callable[[int, ValidationPhoto, np.ndarray], None]
+"""Gets the number of a photo, the photo and its prediction H×W uint8."""
 
 
 @dataclass(frozen=True)
@@ -53,6 +57,8 @@ def measure_both(
     inference: InferenceSettings,
     scale: InputScale,
     max_images: int | None = None,
+    patience: Patience | None = None,
+    lost: dict[Path, str] | None = None,
 ) -> Measurement:
     """Measure both models on the validation photos.
 
@@ -62,22 +68,15 @@ def measure_both(
         device: where the models lie.
         iteration: iterations done.
         keep: gets 'student' or 'teacher', the number of a photo, the photo and its prediction H×W uint8.
-        inference, scale, max_images: as for `measure`.
+        inference, scale: as for `measure`.
+        max_images, patience, lost: as for `validation_photos`.
+
+    Raises:
+        ImageError, MaskLost: a photo or mask cannot be read, or none of them.
     """
-    counts = [
-        measure(
-            model,
-            data.validation,
-            data.classes,
-            inference=inference,
-            scale=scale,
-            device=device,
-            max_images=max_images,
-            seen=partial(keep, name),
-        )
-        for name, model in (("student", student), ("teacher", teacher))
-    ]
-    return compare(iteration, *counts)
+    photos = validation_photos(data.validation, max_images, patience=patience, lost=lost)
+    models = [(student, partial(keep, "student")), (teacher, partial(keep, "teacher"))]
+    return compare(iteration, *_measure_all(models, photos, data.classes, inference, scale, device))
 
 
 def measure(
@@ -89,7 +88,7 @@ def measure(
     scale: InputScale,
     device: torch.device,
     max_images: int | None = None,
-    seen: Callable[[int, ValidationPhoto, np.ndarray], None] | None = None,
+    seen: Seen | None = None,
 ) -> SegmentationMetrics:
     """Compare the predictions that serving would give with the labels, at the photos' own size.
 
@@ -101,24 +100,47 @@ def measure(
         scale: input scale.
         device: where the model lies.
         max_images: at most so many photos, picked at even distances.
-        seen: gets the number of each photo, the photo and its prediction H×W uint8.
+        seen: gets every prediction.
 
     Returns:
         The counts of all photos.
+
+    Raises:
+        ImageError, MaskLost: a photo or mask cannot be read.
     """
-    metrics = SegmentationMetrics(classes)
-    # One photo is counted while the next one is predicted; on a GPU counting then costs no time of its own.
-    with modes_kept(model), ThreadPoolExecutor(1, "counting") as counting:
-        predictor = Predictor(model, inference, device, scale.edges)
+    photos = validation_photos(labelled, max_images)
+    [metrics] = _measure_all([(model, seen)], photos, classes, inference, scale, device)
+    return metrics
+
+
+def _measure_all(
+    models: Sequence[tuple[HRDASegmentor, Seen | None]],
+    photos: Iterable[ValidationPhoto],
+    classes: Sequence[str],
+    inference: InferenceSettings,
+    scale: InputScale,
+    device: torch.device,
+) -> list[SegmentationMetrics]:
+    """The counts of several models, each with what gets its predictions; for the rest see `measure`.
+
+    Each photo is read once, and all models are measured on the same ones.
+    """
+    metrics = [SegmentationMetrics(classes) for _ in models]
+    # One prediction is counted while the next one is made; on a GPU counting then costs no time of its own.
+    with ExitStack() as modes, ThreadPoolExecutor(1, "counting") as counting:
+        for model, _ in models:
+            modes.enter_context(modes_kept(model))
+        predictors = [Predictor(model, inference, device, scale.edges) for model, _ in models]
         counted = None
-        for number, photo in enumerate(validation_photos(labelled, max_images)):
-            prediction, probabilities = predictor.predict_with_probabilities(photo.image)
-            if counted is not None:
-                # Waiting bounds what is held: the maps of two photos.
-                counted.result()
-            counted = counting.submit(metrics.update, prediction, photo.truth, probabilities)
-            if seen is not None:
-                seen(number, photo, prediction)
+        for photo in photos:
+            for predictor, counts, (_, seen) in zip(predictors, metrics, models, strict=True):
+                prediction, probabilities = predictor.predict_with_probabilities(photo.image)
+                if counted is not None:
+                    # Waiting bounds what is held: the maps of two predictions.
+                    counted.result()
+                counted = counting.submit(counts.update, prediction, photo.truth, probabilities)
+                if seen is not None:
+                    seen(photo.number, photo, prediction)
         if counted is not None:
             counted.result()
     return metrics

@@ -98,6 +98,19 @@ class Ranks:
         _all_reduce(raised)
         return bool(raised)
 
+    def first_said(self, text: str | None) -> str | None:
+        """The first text that a process has, in the order of the processes; None if none has any.
+
+        Raises:
+            PeersLost: another process is gone.
+        """
+        if self.count == 1:
+            return text
+        said: list[str | None] = [None] * self.count
+        with _peers_wanted():
+            dist.all_gather_object(said, text)
+        return next((one for one in said if one is not None), None)
+
     def from_first(self, make: Callable[[], T]) -> T:
         """What `make` returns in the first process, the only one to call it.
 

@@ -115,7 +115,7 @@ def test_best_checkpoint_that_could_not_be_written_is_not_taken_for_the_best(dom
 
 
 def test_pictures_that_cannot_be_written_do_not_end_the_run(domains, tmp_path, monkeypatch):
-    def fail(*_):
+    def fail(*_, **__):
         raise OSError(28, "No space left on device")
 
     monkeypatch.setattr(PreviewWriter, "write", fail)
