@@ -117,7 +117,6 @@ class TrainingBatches(Dataset[Batch]):
         labelled_target_sampler: like `sampler`, of the labelled target photos.
         part: the places in each batch that are drawn, where several processes share it; None: all.
         skip_broken: whether another photo is drawn for one that cannot be read.
-        patience: with which `fill_cache` and `common.data.loading.iterate` read again what cannot be read.
     """
 
     def __init__(
@@ -135,7 +134,6 @@ class TrainingBatches(Dataset[Batch]):
         labelled_target_sampler: ClassSampler | None = None,
         part: range | None = None,
         skip_broken: bool = False,
-        patience: Patience | None = None,
     ) -> None:
         if not source:
             raise ValueError("Training needs at least one labelled source image. Received: none.")
@@ -148,8 +146,6 @@ class TrainingBatches(Dataset[Batch]):
         self._cache = cache or MemoryCache(0)
         self._orders: dict[int, tuple[int, np.ndarray]] = {}
         self._skip_broken = skip_broken
-        self.patience = patience or Patience()
-        """With which what cannot be read is read again."""
         self.lost: dict[Path, str] = {}
         """The photos that others are drawn for, and why."""
 
@@ -191,13 +187,18 @@ class TrainingBatches(Dataset[Batch]):
         return PackedCrops(images, maps, tuple(sizes))
 
     def fill_cache(
-        self, progress: Callable[[int, int], None] | None = None, stop: Callable[[], bool] | None = None
+        self,
+        progress: Callable[[int, int], None] | None = None,
+        *,
+        stop: Callable[[], bool] | None = None,
+        patience: Patience | None = None,
     ) -> None:
         """Decode photos and masks into the cache until all are there or it is full.
 
         Args:
             progress: gets (done, of).
             stop: ends it, once it gives True.
+            patience: with which what cannot be read is read again.
 
         Raises:
             ImageError, MaskLost: as `packed` with patience.
@@ -210,7 +211,7 @@ class TrainingBatches(Dataset[Batch]):
                 for done, (photo, arrays) in enumerate(zip(photos, pool.map(self._tried, photos), strict=True), 1):
                     if arrays is None:
                         # It stays out of the cache, and out of the batches too if it is lost.
-                        self._read(lambda photo=photo: self._decode(photo), photo[0], self.patience)
+                        self._read(lambda photo=photo: self._decode(photo), photo[0], patience or Patience())
                         continue
                     for key, array in arrays.items():
                         self._cache.get(key, lambda array=array: array)

@@ -12,13 +12,24 @@ from torch.utils.data import DataLoader, Dataset
 from common.data.batches import Batch, PackedBatch
 from common.data.datasets import TrainingBatches
 from common.data.images import ImageError
+from common.data.reading import Patience
 
 
-def iterate(batches: TrainingBatches, start: int, workers: int, device: torch.device | None = None) -> Iterator[Batch]:
-    """The batches from iteration `start` on, drawn ahead by `workers` processes (0: by this one).
+def iterate(
+    batches: TrainingBatches,
+    start: int,
+    workers: int,
+    device: torch.device | None = None,
+    patience: Patience | None = None,
+) -> Iterator[Batch]:
+    """The batches from iteration `start` on.
 
-    They are on `device`, on the CPU if that is None. What a process could not read this one reads again when it is the
-    batch's turn, with the patience of `batches`.
+    Args:
+        batches: of the run.
+        start: the first iteration, from 0.
+        workers: processes that draw them ahead; 0: this one draws them.
+        device: where they are wanted; None: on the CPU.
+        patience: with which this process reads again what one could not read, when it is the batch's turn.
 
     Raises:
         ImageError: it cannot be read here either.
@@ -27,7 +38,7 @@ def iterate(batches: TrainingBatches, start: int, workers: int, device: torch.de
     while start < len(batches):
         lost = len(batches.lost)
         for packed in _loader(batches, start, workers, device):
-            yield (packed or batches.packed(start, batches.patience)).unpack(device)
+            yield (packed or batches.packed(start, patience or Patience())).unpack(device)
             start += 1
             if len(batches.lost) > lost:
                 # Processes that are forked now know what not to draw.

@@ -60,7 +60,8 @@ class MaskCache:
         try:
             self._write(self._index, _SIZES.dump_json(self._sizes))
         except OSError as unwritten:
-            logger.warning("%s The photos are read again the next time.", unwritten)
+            if error is None:
+                logger.warning("%s The photos are read again the next time.", unwritten)
 
     def _read_sizes(self) -> dict[str, tuple[int, int, int, int]]:
         try:

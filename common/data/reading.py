@@ -36,13 +36,10 @@ def read_mask(path: Path) -> NDArray[np.uint8]:
     Raises:
         MaskLost: the file cannot be read.
     """
-    try:
-        content = Path(path).read_bytes()
-        mask = cv2.imdecode(np.frombuffer(content, np.uint8), cv2.IMREAD_UNCHANGED) if content else None
-    except (OSError, cv2.error) as error:
-        raise MaskLost(f"Cannot read the mask {path}: {getattr(error, 'strerror', None) or error}.") from error
+    content = _bytes_of_mask(path)
+    mask = cv2.imdecode(np.frombuffer(content, np.uint8), cv2.IMREAD_UNCHANGED) if content else None
     if mask is None or mask.ndim != 2 or mask.dtype != np.uint8:
-        raise MaskLost(f"The mask {path} is damaged: expected a readable 8-bit single-channel PNG mask.")
+        raise MaskLost(f"{_damaged(path)} Expected a readable 8-bit single-channel PNG mask.")
     return mask
 
 
@@ -54,19 +51,29 @@ def read_labelled_photo(path: Path, mask: Path) -> NDArray[np.uint8]:
         ImageError: the photo cannot be read, or is not of the size that its labels are for.
     """
     image = read_image(path)
+    header = _bytes_of_mask(mask, _HEADER_BYTES)
     try:
-        with Path(mask).open("rb") as file:
-            width, height = read_size(file.read(_HEADER_BYTES))
-    except (OSError, ImageError) as error:
-        raise MaskLost(
-            f"Cannot read the mask {mask}: {getattr(error, 'strerror', None) or 'it is damaged'}."
-        ) from error
+        width, height = read_size(header)
+    except ImageError as error:
+        raise MaskLost(_damaged(mask)) from error
     if image.shape[:2] != (height, width):
         raise ImageError(
             f"The image {path} is another one than its labels are for: {image.shape[0]} pixels high and "
             f"{image.shape[1]} wide, where {height} and {width} were prepared."
         )
     return image
+
+
+def _bytes_of_mask(path: Path, most: int = -1) -> bytes:
+    try:
+        with Path(path).open("rb") as file:
+            return file.read(most)
+    except OSError as error:
+        raise MaskLost(f"Cannot read the mask {path}: {error.strerror or error}.") from error
+
+
+def _damaged(mask: Path) -> str:
+    return f"The mask {mask} is damaged."
 
 
 def is_away(error: Exception) -> bool:

@@ -1,7 +1,15 @@
 """What tests of several files of the training share."""
 
+import multiprocessing
+
 import pytest
 import torch
+
+# One server forks the processes of all tests, as quickly as they are imported here once. It is threadless, unlike
+# pytest; torch._dynamo is what the first optimiser imports.
+multiprocessing.get_context("forkserver").set_forkserver_preload(
+    ["train.run.engine", "train.sdk.app", "torch._dynamo", "torch.utils.tensorboard"]
+)
 
 
 @pytest.fixture(scope="module")

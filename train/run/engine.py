@@ -181,7 +181,7 @@ class TrainingLoop:
         """
         patience = Patience(self._before_waiting, stop.wait)
         batches = self._prepare(before, patience, stop)
-        feed = Feed(batches, self._settings.data, self._ranks, stop, self._say)
+        feed = Feed(batches, self._settings.data, self._ranks, stop, self._say, patience)
         for batch in feed.take(self._progress.done, self._learner.device):
             self._step(batch)
             if self._is_due(self._settings.log_interval):
@@ -210,12 +210,12 @@ class TrainingLoop:
         if self._ranks.is_first:
             self._checkpoints.begin(resumed=before is not None)
         part = part_of_batch(settings.batch_size, self._ranks)
-        batches = build_batches(settings, self._data, part, self._ranks.local_count, patience)
+        batches = build_batches(settings, self._data, part, self._ranks.local_count)
         if settings.data.workers:
             # Before the workers are forked, so that they share what it holds.
             self._say("Reading the training photos.")
             try:
-                batches.fill_cache(stop=stop.is_set)
+                batches.fill_cache(stop=stop.is_set, patience=patience)
             except ImageError as error:
                 if not stop.is_set():
                     raise self._ended_by(what_to_do(error, settings.data)) from error

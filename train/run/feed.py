@@ -10,7 +10,7 @@ import torch
 from common.data.datasets import Batch, TrainingBatches
 from common.data.images import ImageError
 from common.data.loading import iterate
-from common.data.reading import MaskLost, only_this_one
+from common.data.reading import MaskLost, Patience, only_this_one
 from common.hrda.training.ranks import Ranks
 from train.settings.sections import DataSettings
 
@@ -26,6 +26,7 @@ class Feed:
         ranks: the processes that train together.
         stop: ends it, once set in any process.
         say: is told of photos that others are drawn for.
+        patience: with which what cannot be read is read again.
     """
 
     def __init__(
@@ -35,7 +36,9 @@ class Feed:
         ranks: Ranks,
         stop: threading.Event,
         say: Callable[[str], None],
+        patience: Patience,
     ) -> None:
+        self._patience = patience
         self._batches, self._settings, self._ranks, self._stop, self._say = batches, settings, ranks, stop, say
         self._told = 0
         self.failure: str | None = None
@@ -43,7 +46,7 @@ class Feed:
 
     def take(self, start: int, device: torch.device) -> Iterator[Batch]:
         """The batches from iteration `start` on, as `common.data.loading.iterate` gives them."""
-        drawn = iterate(self._batches, start, self._settings.workers, device)
+        drawn = iterate(self._batches, start, self._settings.workers, device, self._patience)
         while True:
             batch = failure = None
             try:

@@ -183,7 +183,6 @@ def build_batches(
     data: PreparedData,
     part: range | None = None,
     sharing: int = 1,
-    patience: Patience | None = None,
 ) -> TrainingBatches:
     """The training batches of the whole run.
 
@@ -192,7 +191,6 @@ def build_batches(
         data: what it trains on.
         part: the places in each batch that this process draws; None: all.
         sharing: processes that share the machine's memory.
-        patience: with which what cannot be read is read again.
     """
     return TrainingBatches(
         data.source,
@@ -207,7 +205,6 @@ def build_batches(
         labelled_target_sampler=data.labelled_target_sampler,
         part=part,
         skip_broken=settings.data.skip_broken,
-        patience=patience,
     )
 
 

@@ -4,8 +4,9 @@ import pytest
 import torch
 
 from common.data.datasets import MemoryCache, Recipe, TrainingBatches
+from common.data.images import ImageError
 from common.data.loading import iterate
-from common.data.reading import read_mask
+from common.data.reading import MaskLost, Patience, read_mask
 from common.data.sampling import ClassSampler
 from common.data.transforms import AugmentationSettings, InputScale
 from common.data.validation import validation_photos
@@ -73,6 +74,45 @@ def test_a_fifth_of_the_bytes_travel_from_worker_to_training(photos):
     packed, batch = batches(photos).packed(0), batches(photos)[0]
     travelling = sum(tensor.nbytes for crops in packed for tensor in crops[:2])
     assert travelling < sum(tensor.nbytes for tensor in batch) / 4
+
+
+@pytest.mark.parametrize("workers", [0, 1])
+@pytest.mark.parametrize("samples_by_class", [False, True])
+def test_another_photo_is_drawn_for_a_lost_one_wherever_batches_are_drawn(photos, workers, samples_by_class):
+    sampler = ClassSampler(np.array([0.5, 0.5]), (np.arange(7), np.array([2]))) if samples_by_class else None
+    more = {"skip_broken": True, "sampler": sampler}
+    whole = batches(photos, target=False, batch_size=1, augmentation=PLAIN, more=more)
+    before = [photo_numbers(whole[k].source_images)[0] for k in range(14)]
+    photos[2][0].unlink()
+    lossy = batches(photos, target=False, batch_size=1, augmentation=PLAIN, more=more)
+    said = []
+    drawn = iterate(lossy, 0, workers, patience=Patience(said.append, lambda _: None))
+    after = [photo_numbers(batch.source_images)[0] for batch in drawn]
+    assert 2 in before and 2 not in after
+    assert [old if old != 2 else new for old, new in zip(before, after, strict=True)] == after, (
+        "the others are the same"
+    )
+    assert list(lossy.lost) == [photos[2][0]]
+    assert said == []
+
+
+def test_memory_is_filled_without_what_is_lost_and_says_when_nothing_is_left(photos):
+    lossy = batches(photos, target=False, more={"skip_broken": True, "cache": MemoryCache(2**30)})
+    photos[0][0].unlink()
+    lossy.fill_cache(patience=Patience(pause=lambda _: None))
+    assert list(lossy.lost) == [photos[0][0]]
+    lossy.lost.update({image: "gone" for image, _ in photos})
+    with pytest.raises(ImageError, match=r"None of the photos to draw from can be read any more. The last one: gone"):
+        lossy.packed(0)
+
+
+def test_lost_mask_and_photo_that_may_not_be_left_out_end_the_batches(photos):
+    at_once = Patience(pause=lambda _: None)
+    for skips, index, part, kind in ((False, 0, 0, ImageError), (True, 1, 1, MaskLost)):
+        lossy = batches(photos[index : index + 1], target=False, more={"skip_broken": skips})
+        photos[index][part].unlink()
+        with pytest.raises(kind, match=str(photos[index][part])):
+            next(iterate(lossy, 0, 0, patience=at_once))
 
 
 def test_training_without_a_target_passes_through_workers(photos):

@@ -12,6 +12,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from common.data import datasets
+from common.data.images import ImageError
 from common.hrda.network.mit import DropPath
 from common.hrda.training.whole_batch import see_whole_batch
 from train.run import engine
@@ -32,6 +34,7 @@ class Witness(Learner):
     made: Witness
     fails_after: int | None = None
     stops_after: tuple[int, threading.Event] | None = None
+    loses_after: int | None = None
 
     def __init__(self, *args: Any) -> None:
         super().__init__(*args)
@@ -44,6 +47,8 @@ class Witness(Learner):
             raise MemoryError
         if self.stops_after is not None and done == self.stops_after[0]:
             self.stops_after[1].set()
+        if done == self.loses_after:
+            datasets.read_labelled_photo = _lost
         self.sources.append(float(batch.source_images.sum()))
         return super().learn(batch, done)
 
@@ -57,6 +62,7 @@ def train(
     resume: bool = False,
     fails: int | None = None,
     stops: int | None = None,
+    loses: int | None = None,
 ) -> dict[str, Any]:
     """Run and tell what came of it.
 
@@ -65,13 +71,14 @@ def train(
         settings, domains, out, resume: of the run.
         fails: the last process fails after so many iterations.
         stops: the last process is asked to stop after so many iterations.
+        loses: the last process cannot read any photo after so many iterations.
     """
     state, stop = TrainingState(), threading.Event()
     changes: list[Any] = []
     state.subscribe(lambda _, change: changes.append(change))
     engine.Learner = Witness
     if launched.rank == launched.count - 1:
-        Witness.fails_after = fails
+        Witness.fails_after, Witness.loses_after = fails, loses
         Witness.stops_after = None if stops is None else (stops, stop)
     with joined(launched, "cpu", timeout_minutes=3) as ranks:
         result = engine.run(
@@ -87,6 +94,10 @@ def train(
         "student": _plain(learner.student),
         "teacher": _plain(learner.teacher),
     }
+
+
+def _lost(path: Path, _mask: Path) -> np.ndarray:
+    raise ImageError(f"Cannot read the image {path}: gone.")
 
 
 def exchange(launched: Launched) -> dict[str, Any]:

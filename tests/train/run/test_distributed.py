@@ -1,6 +1,7 @@
 """Several processes that train one model: what they compute, and how they end."""
 
 import multiprocessing
+import re
 import runpy
 import socket
 import threading
@@ -22,9 +23,7 @@ from train.run.request import RunRequest
 from train.run.state import Progressed, TrainingError, TrainingState
 from train.settings.training import TrainSettings
 
-# A server imports the engine once; the processes that it forks start at once, and share none of pytest's threads.
 PROCESSES = multiprocessing.get_context("forkserver")
-PROCESSES.set_forkserver_preload(["train.run.engine"])
 WORK = str(Path(__file__).with_name("ranks_at_work.py"))
 
 SMALL = [
@@ -154,6 +153,16 @@ def test_process_that_fails_ends_the_others_at_once(domains, tmp_path):
     assert "Main memory has run out" in str(second)
     assert isinstance(first, EndedElsewhere)
     assert "Another of the 2 training processes has ended" in str(first)
+
+
+def test_photo_that_one_process_cannot_read_is_named_by_the_first_which_saves(domains, tmp_path):
+    lossy = settings("data.memory_cache_mb=0", "checkpoint.interval=99")
+    first, second = together("train", lossy, domains, tmp_path, loses=1)
+    assert isinstance(first, TrainingError)
+    assert not isinstance(first, EndedElsewhere)
+    assert re.search(r"Cannot read the image \S+: gone\. Put it back .* iteration 2 is intact", str(first))
+    assert isinstance(second, EndedElsewhere)
+    assert resumable(tmp_path).iteration == 2
 
 
 def test_mistake_is_found_by_the_first_process_and_ends_all(domains, tmp_path):

@@ -88,7 +88,6 @@ def uninterrupted(domains, tmp_path_factory):
 def train_and_be_killed():
     """Runs the function of that name in a child process, made quickly and from one without threads; gives its end."""
     context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(["train.run.engine"])
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("PYTHONPATH", str(ROOT))
         patch.setenv("OMP_NUM_THREADS", "1")
