@@ -30,6 +30,10 @@ from serve.limits import Limits
 
 FINISHED_JOBS = 1000
 """Jobs whose results are kept at most; the oldest are forgotten first."""
+MOST_ERRORS = 100
+"""Images that could not be read which a job names; the rest is counted."""
+UNREADABLE = "unreadable"
+"""In the data of a result: the error of an image that could not be read."""
 _PAUSE_S = 0.1
 
 
@@ -48,13 +52,66 @@ class Job(InferenceRequest):
     note = ""
     """What its client should know besides the results."""
 
+    failed = 0
+    """Images that could not be read."""
+
+    predicted = 0
+    """Results that there were, fetched or not."""
+
+    first_error: Exception | None = None
+    """Why the first of the images that could not be read could not."""
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self.errors: list[dict[str, Any]] = []
+        """Which images could not be read, and why; the first `MOST_ERRORS`."""
+
     def add_results(self, results: list[dict[str, Any]]) -> None:
         """Results that are ready to be fetched."""
-        if self.details is not None:
-            results = [result | next(self.details) for result in results]
-        if self.note:
-            results = [result | {"message": self.note} for result in results]
-        super().add_results(results)
+        ready = []
+        for result in results:
+            detail = dict(next(self.details)) if self.details is not None else {}
+            size = detail.pop("size", (1, 1))
+            error = _error_of(result)
+            result = result | detail
+            if error is None:
+                self.predicted += 1
+            else:
+                sentence = self.note_error(result, error)
+                if not self.is_waited_for:
+                    # Whoever fetches results by id must not take it for an image without objects.
+                    continue
+                # Whoever waits counts on a result for each image, in their order.
+                result |= {"annotation": _no_objects(size), "data": {}, "slides_data": {}, "error": sentence}
+            ready.append(result | {"message": self.note} if self.note else result)
+        super().add_results(ready)
+
+    def note_error(self, result: Mapping[str, Any], error: Exception) -> str:
+        """Note that an image could not be read; why, in a sentence."""
+        sentence = status_and_message(error)[1]
+        which = {name: result[name] for name in ("image_id", "name", "frame_index") if result.get(name) is not None}
+        which = {"index": self.predicted + self.failed, **which, "message": sentence}
+        place = {f"image_{name.removeprefix('image_')}": value for name, value in which.items() if name != "message"}
+        logger.warning(f"An image cannot be read: {sentence}", extra={"job": self.uuid} | place)
+        self.failed += 1
+        self.first_error = self.first_error or error
+        forget_frames(error)
+        if len(self.errors) < MOST_ERRORS:
+            self.errors.append(which)
+        return sentence
+
+    def require_some(self) -> None:
+        """Refuse to end well where not one image could be read.
+
+        Raises:
+            Exception: why the first could not.
+        """
+        if self.first_error is not None and not self.predicted:
+            raise self.first_error
+
+    def to_json(self) -> dict[str, Any]:
+        """How far it is, and which images could not be read."""
+        return super().to_json() | {"failed": self.failed, "errors": list(self.errors)}
 
     def goes_on(self) -> bool:
         """Whether its work is still wanted. While too many results wait to be fetched, so does the caller.
@@ -210,7 +267,9 @@ class Jobs(InferenceRequestsManager):
         # A job that was stopped has not failed, and a client that has had its time was told so.
         with suppress(Stopped), self._around():
             require_wanted()
-            return func(*args, inference_request=inference_request, **kwargs)
+            returned = func(*args, inference_request=inference_request, **kwargs)
+            inference_request.require_some()
+            return returned
 
     def _new(self, name: str | None = None) -> Job:
         job, call = Job(uuid_=name or uuid.uuid4().hex, ttl=self._limits.job_ttl_s, manager=self), CURRENT.get()
@@ -232,3 +291,13 @@ class Jobs(InferenceRequestsManager):
 
         future.add_done_callback(ended)
         return future
+
+
+def _error_of(result: Mapping[str, Any]) -> Exception | None:
+    data = result.get("data")
+    return data.get(UNREADABLE) if isinstance(data, dict) else None
+
+
+def _no_objects(size: tuple[int, int]) -> dict[str, Any]:
+    height, width = size
+    return {"description": "", "size": {"height": height, "width": width}, "tags": [], "objects": []}

@@ -174,7 +174,7 @@ class HRDAServer(SdkServer):
         def work(inference_request: Job) -> None:
             deployment = self.require_deployment()
             chosen = read_settings(self.settings_of({"settings": settings})[0])
-            decoded = list(images)
+            decoded = [images[0]]
             for image in decoded:
                 require_bounded([image.shape[:2]], chosen, deployment, self.limits)
                 require_few_probabilities(image.shape[:2], deployment)

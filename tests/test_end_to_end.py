@@ -12,6 +12,7 @@ from supervisely.nn.inference import Session
 
 from common.data.images import read_image
 from common.hrda import Predictor, load_checkpoint
+from common.hrda.prediction.labelling import LabelRule
 from common.hrda.prediction.runtime import TorchNetwork
 from sandbox.demo import __main__ as demo
 from sandbox.demo import arms, domains, report
@@ -62,6 +63,8 @@ def test_projects_in_checkpoint_out_annotations_back(tmp_path: Path, specs: dict
         assert bundle.classes == ("__bg__", "crack")
         assert bundle.iteration == SETTINGS["iterations"]
         assert bundle.teacher is not None
+        assert set(bundle.best_thresholds) == {"crack"}, "the run measured it, and what serves finds it"
+        rule = LabelRule({1: bundle.best_thresholds["crack"]})
 
         serve_task = demo.new_task(sandbox, "serve/config.json")
         with demo.serve_app(sandbox, serve_task, tmp_path, mode) as serve_hrda:
@@ -75,7 +78,7 @@ def test_projects_in_checkpoint_out_annotations_back(tmp_path: Path, specs: dict
             session = Session(api, session_url=serve_hrda.address)
             predictions = model.predict(image_id=[image.id for image in images], show_progress=False)
             for image, prediction in zip(images, predictions, strict=True):
-                expected = predictor.predict([read_image(paths[image.name])])[0] == 1
+                expected = predictor.segment([read_image(paths[image.name])], rule)[0].labels == 1
                 for annotation in (prediction.annotation, session.inference_image_id(image.id)):
                     assert annotation.img_size == expected.shape
                     np.testing.assert_array_equal(foreground(annotation), expected)

@@ -18,6 +18,10 @@ from serve.errors import RequestError
 from serve.model.settings import said
 
 BACKGROUND = "__bg__"
+SUFFIXES = IMAGE_SUFFIXES | {".gif"}
+"""Suffixes of the files that are predicted, in lower case. A project has no GIFs; of one the first picture counts."""
+MOST_NAMED = 5
+"""Names of what was passed over that are told."""
 
 
 def predict_local(worker: Worker, source: Path, output: Path, *, draw: bool) -> list[Path]:
@@ -36,7 +40,9 @@ def predict_local(worker: Worker, source: Path, output: Path, *, draw: bool) -> 
     Raises:
         RequestError: no image there, or some could not be read; the others are predicted.
     """
-    images = find_images(source)
+    images, left_out = find_images(source)
+    if left_out:
+        print(left_out, flush=True)
     folder = output / source.resolve().name if source.is_dir() else output
     folder.mkdir(parents=True, exist_ok=True)
     if worker.best_thresholds:
@@ -50,6 +56,8 @@ def predict_local(worker: Worker, source: Path, output: Path, *, draw: bool) -> 
         try:
             image = read_image(path)
         except ImageError as error:
+            if worker.settings.strict:
+                raise
             unreadable.append(str(error))
             continue
         [annotation] = worker.annotations([image])
@@ -67,22 +75,37 @@ def predict_local(worker: Worker, source: Path, output: Path, *, draw: bool) -> 
     return written
 
 
-def find_images(source: Path) -> list[Path]:
-    """The image `source`, or the images of the folder `source` by name.
+def find_images(source: Path) -> tuple[list[Path], str]:
+    """The image `source`, or the images of the folder `source` by name; and what else is there, in a sentence or empty.
 
     Raises:
         RequestError: there is nothing, or nothing that is read as an image.
     """
+    kinds = ", ".join(sorted(SUFFIXES))
     if source.is_dir():
-        found = sorted(path for path in source.iterdir() if path.suffix.lower() in IMAGE_SUFFIXES)
+        entries = sorted(path for path in source.iterdir() if not path.name.startswith("."))
+        folders = [path for path in entries if path.is_dir()]
+        found = [path for path in entries if path not in folders and path.suffix.lower() in SUFFIXES]
+        rest = [path for path in entries if path not in folders and path not in found]
+        left_out = passed_over(folders, "subfolder", "subfolders")
+        left_out += passed_over(rest, "file that is no image", "files that are no images")
+        said = f"Passed over in {source}: {', '.join(left_out)}." if left_out else ""
         if not found:
-            raise RequestError(f"There is no image in {source}. Expected one of: {', '.join(sorted(IMAGE_SUFFIXES))}.")
-        return found
+            raise RequestError(f"There is no image in {source}. Expected one of: {kinds}. {said}".strip())
+        return found, said
     if not source.is_file():
         raise RequestError(f"There is no image or folder at {source}.")
-    if source.suffix.lower() not in IMAGE_SUFFIXES:
-        raise RequestError(f"{source} is not an image. Expected one of: {', '.join(sorted(IMAGE_SUFFIXES))}.")
-    return [source]
+    if source.suffix.lower() not in SUFFIXES:
+        raise RequestError(f"{source} is not an image. Expected one of: {kinds}.")
+    return [source], ""
+
+
+def passed_over(paths: Sequence[Path], one: str, several: str) -> list[str]:
+    """How many `paths` there are, called `one` or `several`, with the names of the first; empty without any."""
+    if not paths:
+        return []
+    names = [path.name for path in paths[:MOST_NAMED]] + ["…"] * (len(paths) > MOST_NAMED)
+    return [f"{len(paths)} {one if len(paths) == 1 else several} ({', '.join(names)})"]
 
 
 def draw_areas(worker: Worker, image: np.ndarray, annotation: dict[str, Any], path: Path) -> None:

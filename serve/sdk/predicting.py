@@ -8,7 +8,8 @@ Private names that are overridden, and why:
 - `_inference_images`: what is too much is refused before it begins, and it is asked before each image whether it is
   still wanted.
 - `_inference_auto`: a `rectangle` that does not fit the image is told in a sentence; of `rectangles` every batch gets
-  its own.
+  its own; an image that cannot be read costs no other image its prediction.
+- `_inference_benchmark`: it costs a measurement of speed everything.
 - `_inference_image_ids`: waits for its own threads for a second at every request, where no labels are uploaded.
 - `_inference_video_id`: see `serve.sources.videos` for what the SDK does to videos.
 - `_inference_project_id`, `_run_speedtest`: what is not there is told in a sentence, before the SDK fails at it (or,
@@ -20,7 +21,8 @@ Private names that are read: `_args`.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import itertools
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import closing, suppress
 from typing import Any
 
@@ -35,14 +37,17 @@ from serve.gate.admission import CURRENT
 from serve.gate.bodies import IMAGE_IDS
 from serve.gate.rectangles import check_inside, refuse_for_each, region_size, require_for_each
 from serve.gate.work import require_bounded
-from serve.jobs import Job, Jobs
+from serve.jobs import UNREADABLE, Job, Jobs
 from serve.limits import Limits
 from serve.model.labels import LabelledMask
 from serve.model.settings import read_settings, with_thresholds, without_client_arguments, without_foreign
 from serve.sdk.deploying import DeployingServer
-from serve.sources.instance_images import InstanceImages, find_images, require_image_project
+from serve.sources.instance_images import InstanceImages, find_images, require_datasets, require_image_project
 from serve.sources.uploads import Images, UploadedImages, WantedImages
 from serve.sources.videos import FrameChoice, Frames, FrameSource, InstanceVideo, UploadedVideo
+
+NOTHING = Annotation((1, 1))
+"""Stands for an image that could not be read, until its job has noted it."""
 
 
 def _is_for_evaluation(state: Mapping[str, Any]) -> bool:
@@ -109,6 +114,24 @@ class PredictingServer(DeployingServer):
         request, _ = self.inference_requests_manager.schedule_task(self._run_speedtest, api, dict(state))
         return request.uuid
 
+    def upload_predictions(
+        self,
+        predictions: list[Prediction],
+        *args: Any,
+        progress_cb: Callable[[int], None] | None = None,
+        inference_request: Job | None = None,
+        **kwargs: Any,
+    ) -> None:
+        """Upload labels to the instance; images that could not be read keep those that they have."""
+        read = [each for each in predictions if UNREADABLE not in each.extra_data["slides_data"]]
+        unread = [each for each in predictions if each not in read]
+        if read:
+            super().upload_predictions(
+                read, *args, progress_cb=progress_cb, inference_request=inference_request, **kwargs
+            )
+        if unread and inference_request is not None:
+            self.add_results_to_request(unread, inference_request, progress_cb)
+
     def settings_of(self, state: Mapping[str, Any]) -> tuple[dict[str, Any], list[str]]:
         """The settings of a request in our words, and what in them is of other models and is passed over.
 
@@ -166,7 +189,7 @@ class PredictingServer(DeployingServer):
             raise RequestError("An image must not be named twice.")
         if state.get("upload_mode") is None and state.get("output_project_id") is None:
             infos, sizes = find_images(api, ids)
-            inference_request.details = iter(infos)
+            inference_request.details = iter([info | {"size": size} for info, size in zip(infos, sizes, strict=True)])
             images = self.cache.images(api, ids, sizes)
             self._inference_images(images, state, inference_request)
         else:
@@ -177,6 +200,7 @@ class PredictingServer(DeployingServer):
         project_id = state.get("projectId") or state.get("project_id")
         require_image_project(api, project_id)
         refuse_for_each(state.get("settings") or {})
+        require_datasets(api, project_id, state.get("dataset_ids") or state.get("datasetIds"))
         super()._inference_project_id(api, state | {"project_id": project_id}, inference_request)
 
     def _inference_video_id(self, api: Api, state: dict[str, Any], inference_request: Job) -> None:
@@ -188,6 +212,7 @@ class PredictingServer(DeployingServer):
         require_image_project(api, state["projectId"])
         refuse_for_each(state.get("settings") or {})
         chosen = state.get("dataset_ids")
+        require_datasets(api, state["projectId"], chosen)
         found = api.dataset.get_list(state["projectId"], recursive=True)
         if not any(each.items_count for each in found if chosen is None or each.id in chosen):
             raise RequestError(f"Project {state['projectId']} has no images to measure with.")
@@ -221,11 +246,25 @@ class PredictingServer(DeployingServer):
         for image, rectangle in zip(source, own.get("rectangles") or shared, strict=False):
             if isinstance(image, np.ndarray):
                 check_inside(rectangle, image)
-        answer = super()._inference_auto(source, own)
+        unread = [image for image in source if isinstance(image, Exception)]
+        if unread and read_settings(settings).strict:
+            raise unread[0]
+        read = [not isinstance(image, Exception) for image in source]
+        images = list(itertools.compress(source, read))
         if listed is not None:
+            own["rectangles"] = list(itertools.compress(own["rectangles"], read))
             # The SDK gives every batch the settings of the whole request, and would take the first ones each time.
             settings["rectangles"] = listed[len(source) :]
-        return answer
+        annotations, data = super()._inference_auto(images, own) if images else ([], [])
+        found = iter(zip(annotations, data, strict=True))
+        both = [(NOTHING, {UNREADABLE: image}) if isinstance(image, Exception) else next(found) for image in source]
+        return [annotation for annotation, _ in both], [each for _, each in both]
+
+    def _inference_benchmark(self, images_np: list[np.ndarray], settings: dict[str, Any]) -> tuple[Any, Any]:
+        for image in images_np:
+            if isinstance(image, Exception):
+                raise image
+        return super()._inference_benchmark(images_np, settings)
 
     def _inference_by_cli_deploy_args(self) -> None:
         args = self._args

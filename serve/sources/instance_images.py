@@ -22,6 +22,7 @@ from supervisely.nn.inference.cache import InferenceImageCache
 from common.data.images import decode_image
 from serve.errors import NotFound, RequestError, TooLarge
 from serve.limits import Limits
+from serve.sources.unreadable import image_or_reason
 
 KEPT_BYTES = 256 * 2**20
 KEPT_S = 600
@@ -43,20 +44,26 @@ class InstanceImages(InferenceImageCache):
         self._guard = threading.Lock()
         self._ahead = ThreadPoolExecutor(FETCHED_AHEAD, thread_name_prefix="fetch")
 
-    def download_image(self, api: Api, image_id: int, related: bool = False) -> np.ndarray:
+    def read_image(self, api: Api, image_id: int) -> np.ndarray:
         """An image: H×W×3 uint8 RGB.
 
         Raises:
             requests.HTTPError: the instance refuses, e.g. because there is no such image.
             TooLarge, ImageError: more than the service reads, or no image.
         """
-        if related:
-            raise RequestError("Only images are predicted, not the photos of a point cloud.")
         content = self._content(api, image_id)
         return decode_image(content, f"{image_id} of the instance", max_pixels=self._limits.max_pixels)
 
-    def download_images(self, api: Api, dataset_id: int, image_ids: Sequence[int], **_: Any) -> list[np.ndarray]:
-        """Images of one dataset, in the order of their ids."""
+    def download_image(self, api: Api, image_id: int, related: bool = False) -> np.ndarray | Exception:
+        """An image for the SDK's loops, or why it cannot be read, so that they go on with the others."""
+        if related:
+            raise RequestError("Only images are predicted, not the photos of a point cloud.")
+        return image_or_reason(lambda: self.read_image(api, image_id))
+
+    def download_images(
+        self, api: Api, dataset_id: int, image_ids: Sequence[int], **_: Any
+    ) -> list[np.ndarray | Exception]:
+        """Images of one dataset, in the order of their ids; in place of one that cannot be read, why not."""
         return [self.download_image(api, image_id) for image_id in image_ids]
 
     def images(self, api: Api, image_ids: Sequence[int], sizes: Sequence[tuple[int, int]]) -> FetchedImages:
@@ -110,7 +117,10 @@ class InstanceImages(InferenceImageCache):
 
 
 class FetchedImages(Sequence[np.ndarray]):
-    """Images of the instance, fetched a few ahead and decoded when they are needed."""
+    """Images of the instance, fetched a few ahead and decoded when they are needed.
+
+    Iterating yields in place of an image that cannot be read the reason.
+    """
 
     def __init__(
         self,
@@ -127,15 +137,15 @@ class FetchedImages(Sequence[np.ndarray]):
         return len(self._ids)
 
     def __getitem__(self, index: int) -> np.ndarray:
-        return self._source.download_image(self._api, self._ids[index])
+        return self._source.read_image(self._api, self._ids[index])
 
-    def __iter__(self) -> Iterator[np.ndarray]:
+    def __iter__(self) -> Iterator[np.ndarray | Exception]:
         ahead = [self._source.begin(self._api, image_id) for image_id in self._ids[1:FETCHED_AHEAD]]
         try:
             for index in range(len(self)):
                 if index > 0 and index + FETCHED_AHEAD <= len(self):
                     ahead.append(self._source.begin(self._api, self._ids[index + FETCHED_AHEAD - 1]))
-                yield self[index]
+                yield self._source.download_image(self._api, self._ids[index])
         finally:
             for each in ahead:
                 each.cancel()
@@ -198,3 +208,15 @@ def require_image_project(api: Api, project_id: int) -> None:
         raise NotFound(f"There is no project {project_id} on the instance, or it is not yours.")
     if project.type != str(ProjectType.IMAGES):
         raise RequestError(f"Only projects of images are predicted. Received: project {project_id} of {project.type}.")
+
+
+def require_datasets(api: Api, project_id: int, dataset_ids: Sequence[int] | None) -> None:
+    """Refuse datasets that the project does not have.
+
+    Raises:
+        NotFound: it says which.
+    """
+    known = {dataset.id for dataset in api.dataset.get_list(project_id, recursive=True)} if dataset_ids else set()
+    unknown = [each for each in dataset_ids or () if each not in known]
+    if unknown:
+        raise NotFound(f"Project {project_id} has no dataset {', '.join(map(str, unknown[:10]))}.")

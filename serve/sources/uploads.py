@@ -11,6 +11,7 @@ from fastapi import UploadFile
 
 from common.data.images import ImageError, decode_image, read_size
 from serve.limits import Limits
+from serve.sources.unreadable import image_or_reason
 
 
 class Images(Protocol):
@@ -47,7 +48,10 @@ class WantedImages:
 
 
 class UploadedImages(Sequence[np.ndarray]):
-    """Images of one request, decoded when they are needed: what waits are the compressed bytes."""
+    """Images of one request, decoded when they are needed: what waits are the compressed bytes.
+
+    Iterating yields in place of an image that cannot be read the reason.
+    """
 
     def __init__(self, contents: Sequence[tuple[str, bytes]], limits: Limits) -> None:
         self._contents = list(contents)
@@ -70,9 +74,9 @@ class UploadedImages(Sequence[np.ndarray]):
         name, content = self._contents[index]
         return decode_image(content, name, max_pixels=self._limits.max_pixels)
 
-    def __iter__(self) -> Iterator[np.ndarray]:
+    def __iter__(self) -> Iterator[np.ndarray | Exception]:
         for index in range(len(self)):
-            yield self[index]
+            yield image_or_reason(lambda index=index: self[index])
 
     def _size(self, content: bytes) -> tuple[int, int]:
         try:

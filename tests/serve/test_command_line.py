@@ -65,12 +65,38 @@ def test_folder_is_predicted_image_by_image_and_broken_ones_are_named(running, i
     exif[0x112] = 6
     Image.fromarray(image[:64]).save(folder / "c.png", exif=exif)
     (folder / "notes.txt").write_text("not an image", encoding="utf-8")
-    with pytest.raises(RequestError, match="1 of 3 images could not be read(.|\n)*b.jpg"):
+    Image.fromarray(image).save(folder / "d.gif")
+    for name in ("night", ".cache"):
+        (folder / name).mkdir()
+    with pytest.raises(RequestError, match="1 of 4 images could not be read(.|\n)*b.jpg"):
         running.server.predict_local(str(folder), str(tmp_path / "out"), {}, draw=False)
     written = {path.name: json.loads(path.read_text()) for path in (tmp_path / "out" / "photos").iterdir()}
-    assert sorted(written) == ["A.PNG.json", "c.png.json"]
+    assert sorted(written) == ["A.PNG.json", "c.png.json", "d.gif.json"]
     assert written["c.png.json"]["size"] == {"height": 140, "width": 64}, "EXIF orientation"
-    assert "[3/3]" in capsys.readouterr().out
+    told = capsys.readouterr().out
+    assert "[4/4]" in told
+    assert f"Passed over in {folder}: 1 subfolder (night), 1 file that is no image (notes.txt).\n" in told
+
+
+def test_folder_without_images_says_what_is_there(running, tmp_path):
+    from serve.errors import RequestError
+
+    for n in range(7):
+        (tmp_path / f"day{n}").mkdir()
+    with pytest.raises(RequestError, match=r"no image in .* Passed over in .*: 7 subfolders \(day0, .*day4, …\)"):
+        running.server.predict_local(str(tmp_path), str(tmp_path / "out"), {}, draw=False)
+
+
+def test_strict_ends_at_the_first_image_that_cannot_be_read(running, image, tmp_path):
+    from common.data.images import ImageError
+
+    folder = tmp_path / "photos"
+    folder.mkdir()
+    (folder / "a.jpg").write_bytes(b"broken")
+    Image.fromarray(image).save(folder / "b.png")
+    with pytest.raises(ImageError, match="a.jpg"):
+        running.server.predict_local(str(folder), str(tmp_path / "out"), {"strict": True}, draw=False)
+    assert list((tmp_path / "out" / "photos").iterdir()) == []
 
 
 @pytest.mark.parametrize(

@@ -153,9 +153,9 @@ def test_images_of_the_instance_are_bounded_and_asked_for_once(app, api, uploade
 
     folder = app.server.cache.tmp_path
     with pytest.raises(TooLarge, match=str(uploaded.ids[0])):
-        InstanceImages(Limits(max_image_mb=0.001), folder).download_image(api, uploaded.ids[0])
+        InstanceImages(Limits(max_image_mb=0.001), folder).read_image(api, uploaded.ids[0])
     with pytest.raises(ImageTooLarge, match="140×90"):
-        InstanceImages(Limits(max_megapixels=0.01), folder).download_image(api, uploaded.ids[0])
+        InstanceImages(Limits(max_megapixels=0.01), folder).read_image(api, uploaded.ids[0])
     images, asked = InstanceImages(Limits(), folder), []
 
     def ask(*args, **options):
@@ -171,6 +171,108 @@ def test_images_of_the_instance_are_bounded_and_asked_for_once(app, api, uploade
 def test_announced_images_are_fetched_before_they_are_asked_for(app, uploaded, body):
     assert post(app, "smart_cache", {"image_ids": [uploaded.ids[5]]}, **body).status_code == 200
     wait_until(lambda: app.server.cache.holds(uploaded.ids[5]))
+
+
+@pytest.fixture(scope="module")
+def partly_bad(api, instance: Sandbox, images, tmp_path_factory) -> SimpleNamespace:
+    """A project in which the second of three images is no image any more, as a disk may leave it."""
+    project = api.project.create(instance.workspace_id, "partly bad")
+    dataset = api.dataset.create(project.id, "only")
+    folder = tmp_path_factory.mktemp("partly_bad")
+    paths = [folder / f"{n}.png" for n in range(3)]
+    for path, image in zip(paths, images[1:], strict=False):
+        Image.fromarray(image).save(path)
+    infos = api.image.upload_paths(dataset.id, [path.name for path in paths], [str(path) for path in paths])
+    return SimpleNamespace(project=project, dataset=dataset, ids=[info.id for info in infos], images=images[1:4])
+
+
+@pytest.fixture
+def damaged(app, partly_bad, monkeypatch) -> SimpleNamespace:
+    from serve.sources import instance_images
+
+    fetch = instance_images.fetch
+
+    def fetch_damaged(api, method, body, name, limits):
+        content = fetch(api, method, body, name, limits)
+        return content[: len(content) // 2] if body["id"] == partly_bad.ids[1] else content
+
+    monkeypatch.setattr(instance_images, "fetch", fetch_damaged)
+    return partly_bad
+
+
+def test_batch_answers_in_order_and_names_the_image_that_cannot_be_read(app, damaged, body):
+    results = post(app, "inference_batch_ids", {"batch_ids": damaged.ids}, **body).json()
+    assert [result["image_id"] for result in results] == damaged.ids
+    for n in (0, 2):
+        np.testing.assert_array_equal(to_mask(results[n]["annotation"]), expected(app, damaged.images[n]))
+        assert "error" not in results[n]
+    assert f"{damaged.ids[1]} of the instance" in results[1]["error"] and "incomplete" in results[1]["error"]
+    height, width = damaged.images[1].shape[:2]
+    assert results[1]["annotation"]["size"] == {"height": height, "width": width}
+    assert results[1]["annotation"]["objects"] == []
+
+
+@pytest.mark.parametrize("mode", ["append", "replace", None])
+@pytest.mark.parametrize("route", ["inference_batch_ids_async", "inference_project_id_async"])
+def test_job_goes_on_and_names_the_image_that_cannot_be_read(app, api, damaged, body, route, mode):
+    api.annotation.upload_ann(damaged.ids[1], _painted(api, damaged))
+    named = {"batch_ids": damaged.ids} if "batch" in route else {"projectId": damaged.project.id}
+    report = finished(app, post(app, route, named | ({"upload_mode": mode} if mode else {}), **body))
+    assert report["exception"] is None and report["stage"] == "Finished"
+    assert [result["image_id"] for result in report["pending_results"]] == [damaged.ids[0], damaged.ids[2]]
+    [error] = report["errors"]
+    assert error["image_id"] == damaged.ids[1] and "incomplete" in error["message"] and report["failed"] == 1
+    kept = [label["classTitle"] for label in api.annotation.download_json(damaged.ids[1])["objects"]]
+    assert kept == ["stain"], "labels of an image that cannot be read stay as they are"
+
+
+def _painted(api, damaged: SimpleNamespace):
+    import supervisely as sly
+
+    meta = sly.ProjectMeta.from_json(api.project.get_meta(damaged.project.id))
+    if (stain := meta.get_obj_class("stain")) is None:
+        stain = sly.ObjClass("stain", sly.Bitmap)
+        api.project.update_meta(damaged.project.id, meta.add_obj_class(stain))
+    size = damaged.images[1].shape[:2]
+    return sly.Annotation(size, [sly.Label(sly.Bitmap(np.ones(size, bool)), stain)])
+
+
+def test_strict_ends_a_job_and_a_batch_with_the_reason(app, damaged, body):
+    state = {"batch_ids": damaged.ids, "settings": {"strict": True}, "batch_size": 1}
+    refused(post(app, "inference_batch_ids", state, **body), str(damaged.ids[1]), "incomplete")
+    report = finished(app, post(app, "inference_batch_ids_async", state, **body))
+    assert "incomplete" in report["exception"]["message"] and len(report["pending_results"]) == 1
+
+
+def test_request_of_which_no_image_can_be_read_is_refused(app, damaged, body):
+    refused(post(app, "inference_image_id", {"image_id": damaged.ids[1]}, **body), "incomplete")
+    refused(post(app, "inference_batch_ids", {"batch_ids": damaged.ids[1:2]}, **body), "incomplete")
+    report = finished(app, post(app, "inference_image_id_async", {"image_id": damaged.ids[1]}, **body))
+    assert "incomplete" in report["exception"]["message"]
+
+
+def test_clients_of_the_sdk_get_the_others(app, api, damaged):
+    from supervisely.nn.inference import Session
+    from supervisely.nn.model.model_api import ModelAPI
+
+    predictions = ModelAPI(api=api, url=app.url).predict(image_id=damaged.ids, show_progress=False)
+    assert [prediction.image_id for prediction in predictions] == [damaged.ids[0], damaged.ids[2]]
+    annotations = Session(api, session_url=app.url).inference_image_ids(damaged.ids)
+    assert [len(annotation.labels) > 0 for annotation in annotations] == [True, False, True]
+
+
+def test_measurement_of_speed_is_not_made_without_an_image(app, damaged, body):
+    state = {"projectId": damaged.project.id, "batch_size": 3, "num_iterations": 1, "num_warmup": 0}
+    assert "incomplete" in finished(app, post(app, "run_speedtest", state, **body))["exception"]["message"]
+
+
+@pytest.mark.parametrize("route", ["inference_project_id_async", "run_speedtest"])
+def test_dataset_that_the_project_does_not_have_is_an_error(app, api, uploaded, body, route):
+    before = len(api.project.get_list(uploaded.project.workspace_id))
+    state = {"projectId": uploaded.project.id, "dataset_ids": [uploaded.dataset.id, 987654], "upload_mode": "create"}
+    report = finished(app, post(app, route, state | {"batch_size": 1, "num_iterations": 1}, **body))
+    assert report["exception"]["message"] == f"Project {uploaded.project.id} has no dataset 987654."
+    assert len(api.project.get_list(uploaded.project.workspace_id)) == before, "nothing was made for it"
 
 
 def test_job_tells_its_progress_and_stops_when_told(app, uploaded, body):
