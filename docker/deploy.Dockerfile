@@ -1,7 +1,7 @@
 # A model as a service of its own, without an instance.
 #
 #   docker build -f docker/deploy.Dockerfile -t supervisely/hrda-deploy:0.1.0 .
-#   docker run --gpus all -p 8000:8000 -v $PWD:/models supervisely/hrda-deploy:0.1.0 --model /models/model.pth
+#   docker run --gpus all -p 127.0.0.1:8000:8000 -v $PWD:/models supervisely/hrda-deploy:0.1.0 --model /models/model.pth
 FROM supervisely/hrda:0.1.0
 
 WORKDIR /app
@@ -11,4 +11,5 @@ COPY serve ./serve
 
 EXPOSE 8000
 
-ENTRYPOINT ["python", "-m", "serve", "deploy"]
+# The container has an address of its own, and whoever runs it chooses by -p who reaches that.
+ENTRYPOINT ["python", "-m", "serve", "deploy", "--host", "0.0.0.0"]

@@ -9,15 +9,21 @@ import sys
 import threading
 import time
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from serve.limits import Limits
 
 DEVICES = ("cpu", "cuda", "cuda:0", "cuda:1", "cuda:2", "cuda:3")
 RUNTIMES = ("PyTorch", "ONNXRuntime", "TensorRT")
+LOOPBACK = ("127.0.0.1", "localhost", "::1")
 INSTANCE_VARIABLES = ("SERVER_ADDRESS", "API_TOKEN", "TEAM_ID")
 
 
 def build_parser() -> argparse.ArgumentParser:
-    """The SDK's arguments, and `--host` and `--port`."""
+    """The SDK's arguments, and ours about the server."""
     parser = argparse.ArgumentParser(
         prog="python -m serve",
         description="deploy: answer inference requests until stopped. predict: predict images and stop. "
@@ -40,8 +46,16 @@ def build_parser() -> argparse.ArgumentParser:
         "--settings", nargs="*", help="predict: a YAML or JSON file, or KEY=VALUE pairs as in inference_settings.yaml"
     )
     parser.add_argument("--draw", action="store_true", help="predict: also write images with the areas drawn in")
-    parser.add_argument("--host", default="0.0.0.0", help="deploy: address to listen on (%(default)s)")
+    parser.add_argument(
+        "--host", help="deploy: address to listen on (127.0.0.1, or every one where HRDA_API_TOKEN is set)"
+    )
     parser.add_argument("--port", type=int, default=8000, help="deploy: port to listen on (%(default)s)")
+    parser.add_argument(
+        "--no-model-control",
+        dest="model_control",
+        action="store_false",
+        help="deploy: requests may neither deploy another model nor freeze it nor end the service",
+    )
     parser.add_argument("--parent", type=int, metavar="PID", help="deploy: end when this parent process has ended")
     return parser
 
@@ -92,10 +106,28 @@ def needs_sdk(args: argparse.Namespace) -> bool:
 
 def run_server(args: argparse.Namespace) -> None:
     """`python -m serve deploy`, or `predict` of what is on an instance."""
+    from serve.limits import Limits
     from serve.server import HRDAServer
 
+    limits = Limits.from_environment()
+    if not args.model_control:
+        limits = replace(limits, model_control=False)
     sys.argv[1:] = sdk_arguments(args)
-    HRDAServer(args.host, args.port).serve()
+    HRDAServer(host_of(args, limits), args.port, limits).serve()
+
+
+def host_of(args: argparse.Namespace, limits: Limits) -> str:
+    """The address to listen on: this machine's own where nobody is asked for a token, unless it is given."""
+    from supervisely import logger
+
+    host = args.host or ("0.0.0.0" if limits.api_token else "127.0.0.1")
+    if args.mode == "deploy" and limits.api_token is None:
+        others = "" if args.host else " Set it, or give --host, to let other machines in."
+        who = "Only this machine reaches it." if host in LOOPBACK else f"Whoever reaches {host} may use it."
+        logger.warning(
+            f"The service at {host}:{args.port} asks for no token, as HRDA_API_TOKEN is not set. {who}{others}"
+        )
+    return host
 
 
 def predict_here(args: argparse.Namespace) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from common.data.images import ImageError
 from common.hrda.checkpoints import CheckpointError
 from common.hrda.checks import SettingsError
+from common.web.refusals import Refusal
 
 
 class RequestError(ValueError):
@@ -23,12 +24,6 @@ class TooLarge(RequestError):
     """More bytes than the service takes."""
 
     status = 413
-
-
-class TooSlow(RequestError):
-    """The request's body did not arrive in time."""
-
-    status = 408
 
 
 class Overloaded(RequestError):
@@ -63,5 +58,5 @@ class InstanceFailed(RequestError):
     status = 502
 
 
-CLIENT_ERRORS = (CheckpointError, ImageError, RequestError, SettingsError)
+CLIENT_ERRORS = (CheckpointError, ImageError, Refusal, RequestError, SettingsError)
 """Errors whose message is for the client: an HTTP status of 4xx or 5xx, or a line on the terminal."""

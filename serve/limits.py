@@ -5,27 +5,20 @@ Every field can be set by a variable: `max_queue` by `HRDA_MAX_QUEUE` and so on.
 
 from __future__ import annotations
 
-import os
-from collections.abc import Mapping
-from dataclasses import fields
-from functools import cache
-from typing import Annotated, Self
+from typing import Annotated
 
-from pydantic import Field, TypeAdapter, ValidationError
+from pydantic import Field
 
-from common.hrda.checks import AboveZero, Expected, SettingsError, closest, schema, sentence
+from common.hrda.checks import Expected, schema
 from common.hrda.settings import PositiveWhole
+from common.web.settings import Amount, DoorSettings
 
-PREFIX = "HRDA_"
 MOST_MEGAPIXELS = 178
 """Pillow opens no larger images without a warning of its own."""
 
 
-Amount = Annotated[AboveZero, Expected("a positive number")]
-
-
 @schema
-class Limits:
+class Limits(DoorSettings):
     """Bounds of the service. Refuses values that cannot work when it is made."""
 
     max_megapixels: Annotated[
@@ -34,10 +27,6 @@ class Limits:
     """Largest image, in millions of pixels; checked in its header, before it is decoded."""
     max_image_mb: Amount = 128
     """Largest encoded image from the instance or a URL, in megabytes."""
-    max_json_mb: Amount = 8
-    """Largest request of JSON, in megabytes."""
-    max_request_mb: Amount = 512
-    """Largest request with uploaded files, and largest video, in megabytes."""
     max_queue: PositiveWhole = 32
     """Requests and jobs that may be computed or wait at the same time; more are answered 429."""
     max_queue_mb: Amount = 2048
@@ -56,8 +45,6 @@ class Limits:
     """Asynchronous jobs that run at the same time."""
     request_timeout_s: Amount = 600
     """Longest wait for the answer to a request that is not asynchronous, in seconds."""
-    upload_timeout_s: Amount = 120
-    """Longest time for a request's body to arrive, in seconds."""
     url_timeout_s: Amount = 30
     """Longest time to fetch an image from a URL, redirects included, in seconds."""
     retry_after_s: PositiveWhole = 5
@@ -84,41 +71,6 @@ class Limits:
         return int(self.max_image_mb * 2**20)
 
     @property
-    def max_request_bytes(self) -> int:
-        """Largest request body in bytes."""
-        return int(self.max_request_mb * 2**20)
-
-    @property
     def max_queue_bytes(self) -> int:
         """Most bytes of all requests in the queue."""
         return int(self.max_queue_mb * 2**20)
-
-    @classmethod
-    def from_environment(cls, variables: Mapping[str, str] | None = None) -> Self:
-        """The defaults, changed by variables such as `HRDA_MAX_QUEUE=8`.
-
-        Args:
-            variables: in place of those of the process.
-
-        Raises:
-            SettingsError: a variable of that prefix with an unknown name (with the nearest valid one) or a bad value.
-        """
-        variables = os.environ if variables is None else variables
-        known = [_variable(field.name) for field in fields(cls)]
-        given = {name: text.strip() for name, text in variables.items() if name.startswith(PREFIX)}
-        for name in given:
-            if name not in known:
-                raise SettingsError(f"Unknown variable {name!r}: {closest(name, known)}")
-        try:
-            return _reader().validate_strings({name.removeprefix(PREFIX).lower(): given[name] for name in given})
-        except ValidationError as error:
-            raise SettingsError(sentence(error, cls, _variable)) from None
-
-
-def _variable(name: str) -> str:
-    return PREFIX + name.upper()
-
-
-@cache
-def _reader() -> TypeAdapter[Limits]:
-    return TypeAdapter(Limits)

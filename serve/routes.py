@@ -3,8 +3,7 @@
 The SDK keeps uploaded files by the name that the client gave them, and its own clients name every batch
 'image_0.png', 'image_1.png' …: two clients at once would get each other's predictions, and a name with '..'
 would leave the folder. Here a request's images stay with the request. They are decoded as in training. Its route for
-URLs fails at every URL, and would fetch from anywhere; its `/debug` opens a debugger to whoever is on this machine,
-such as every client of a proxy.
+URLs fails at every URL, and would fetch from anywhere.
 """
 
 from __future__ import annotations
@@ -16,7 +15,11 @@ from fastapi import BackgroundTasks, FastAPI, Form, HTTPException, Request, Resp
 from fastapi.exceptions import RequestValidationError
 from starlette.exceptions import HTTPException as StarletteHTTPException
 from starlette.middleware import Middleware
+from supervisely import is_production
 
+from common.web.door import Door
+from common.web.health import add_liveness
+from common.web.routes import SERVE, routes_of
 from serve.errors import RequestError
 from serve.gate.bodies import check_state
 from serve.gate.gate import AnswerErrors, Gate, answer_error
@@ -27,7 +30,6 @@ from serve.sources.uploads import UploadedImages
 from serve.sources.videos import keep_video
 
 _REPLACED = {
-    "/debug",
     "/deploy_from_api",
     "/inference_batch",
     "/inference_batch_async",
@@ -43,8 +45,8 @@ _REPLACED = {
 _STARTED = {"message": "Scheduled inference task."}
 
 
-def add_routes(app: SdkServer, server: FastAPI) -> None:
-    """Replace routes, answer errors with a sentence, and put the gate around everything."""
+def add_routes(app: SdkServer, server: FastAPI) -> Gate:
+    """Replace routes, and answer errors with a sentence; the gate that stands around everything."""
     server.router.routes[:] = [
         route for route in server.router.routes if _last_part(getattr(route, "path", "")) not in _REPLACED
     ]
@@ -52,16 +54,14 @@ def add_routes(app: SdkServer, server: FastAPI) -> None:
     _add_by_reference(app, server)
     _add_models(app, server)
     _add_metrics(app, server)
+    add_liveness(server, "production" if is_production() else "development")
     for error in (HTTPException, StarletteHTTPException, RequestValidationError):
         server.add_exception_handler(error, answer_error)
-    names = {_last_part(path)[1:] for route in server.routes if (path := getattr(route, "path", ""))}
-    gate = Middleware(
-        Gate, limits=app.limits, admission=app.admission, metrics=app.metrics, routes=names - {""}, drain=app.drain
-    )
-    server.user_middleware.insert(0, gate)
     server.user_middleware.append(Middleware(AnswerErrors, metrics=app.metrics))
     # In production the SDK requests its own page while it sets up, which fixes handlers and middleware known by then.
     server.middleware_stack = None
+    door = Door(routes_of(SERVE), app.limits)
+    return Gate(server, app.limits, app.admission, app.metrics, door, app.drain)
 
 
 def _add_uploads(app: SdkServer, server: FastAPI) -> None:

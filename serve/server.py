@@ -25,9 +25,11 @@ from serve.batch.local import predict_local
 from serve.batch.worker import Worker
 from serve.errors import RequestError
 from serve.gate.admission import CURRENT
+from serve.gate.gate import Gate
 from serve.gate.rectangles import read_rectangle
 from serve.gate.work import require_bounded, require_few_probabilities
 from serve.jobs import Job, require_wanted
+from serve.limits import Limits
 from serve.model.areas import check_wanted
 from serve.model.deployment import Deployment, offered_runtimes
 from serve.model.labels import LabelledMask
@@ -47,6 +49,7 @@ class HRDAServer(SdkServer):
     Args:
         host: address to listen on, when started from the command line.
         port: port to listen on, when started from the command line.
+        limits: bounds of the service; those of the environment unless given.
         options: arguments of the SDK's `Inference`, e.g. `use_gui`.
     """
 
@@ -56,9 +59,9 @@ class HRDAServer(SdkServer):
     DEFAULT_BATCH_SIZE = 4  # Images that are decoded at once; those of a photographer take hundreds of megabytes.
     INFERENCE_SETTINGS = str(_HERE / "inference_settings.yaml")
 
-    def __init__(self, host: str = "0.0.0.0", port: int = 8000, **options: Any) -> None:
+    def __init__(self, host: str = "127.0.0.1", port: int = 8000, limits: Limits | None = None, **options: Any) -> None:
         self.thresholds_card: ThresholdsCard | None = None
-        super().__init__(host, port, **options)
+        super().__init__(host, port, limits or Limits.from_environment(), **options)
         if getattr(self.gui, "runtime_select", None) is not None:
             # The SDK offers what app_options.yaml lists, whatever is installed.
             self.gui.runtime_select.set(list(offered_runtimes()))
@@ -277,9 +280,9 @@ class HRDAServer(SdkServer):
             call.note = f"This model does not have and passes over: {', '.join(names[:_MOST_NAMED])}."
             logger.warning(call.note, extra={"request_id": call.id})
 
-    def add_routes(self, server: FastAPI) -> None:
-        """Our routes, in place of those of the SDK that would answer wrongly."""
-        add_routes(self, server)
+    def add_routes(self, server: FastAPI) -> Gate:
+        """Our routes, in place of those of the SDK that would answer wrongly; what stands around all of them."""
+        return add_routes(self, server)
 
     def predict_local(self, source: str, output: str, settings: dict[str, Any], draw: bool) -> None:
         """`python -m serve predict SOURCE`: an image or a folder of images, without an instance."""

@@ -2,12 +2,21 @@
 
 import threading
 
+from supervisely import is_production
+
 from common.assets import use_assets
+from common.web.door import Door
+from common.web.doorkeeper import Doorkeeper
+from common.web.health import add_liveness
+from common.web.routes import TRAIN, routes_of
+from common.web.settings import DoorSettings
 from train.app import HRDATrainApp
 
+settings = DoorSettings.from_environment(others_too=True)
 training = HRDATrainApp()
-app = training.app
-use_assets(app.get_server())
+add_liveness(training.server, "production" if is_production() else "development")
+use_assets(training.server)
+app = Doorkeeper(training.server, Door(routes_of(TRAIN), settings), settings)
 if threading.current_thread() is threading.main_thread():
     training.leaving.install()
 

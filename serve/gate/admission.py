@@ -24,21 +24,29 @@ class Admission:
         """Places taken."""
         return self._held
 
-    def enter(self) -> Place:
-        """Take a place.
+    def require_room(self) -> None:
+        """Refuse what would find no place now, before its body has arrived.
 
         Raises:
             Overloaded: none is free.
             Unavailable: the service is shutting down.
         """
+        if not self._open:
+            raise Unavailable("The service is shutting down. Send the request to another session, or later.")
+        if self._held >= self._limits.max_queue:
+            raise Overloaded(
+                f"The queue is full: {self._held} requests are computed or wait. "
+                f"Try again in {self._limits.retry_after_s} seconds."
+            )
+
+    def enter(self) -> Place:
+        """Take a place.
+
+        Raises:
+            As `require_room`.
+        """
         with self._change:
-            if not self._open:
-                raise Unavailable("The service is shutting down. Send the request to another session, or later.")
-            if self._held >= self._limits.max_queue:
-                raise Overloaded(
-                    f"The queue is full: {self._held} requests are computed or wait. "
-                    f"Try again in {self._limits.retry_after_s} seconds."
-                )
+            self.require_room()
             self._held += 1
         return Place(self)
 
@@ -113,6 +121,15 @@ class Call:
     """Whether it came by `api.task.send_request`, as those of labelling tools do."""
     note: str = ""
     """What its sender should know besides the answer."""
+
+    has_left: bool = False
+    """Whether it has given that place up."""
+
+    def leave(self) -> None:
+        """Give its place up, if it has one still; a job that it started keeps its own share."""
+        if self.place is not None and not self.has_left:
+            self.has_left = True
+            self.place.leave()
 
 
 CURRENT: ContextVar[Call | None] = ContextVar("the request that is being answered", default=None)

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from typing import Annotated, Any, Literal
 
 from pydantic import ConfigDict, Field, ValidationError, create_model
 
 from common.hrda.checks import Expected, received, sentence
+from common.web.bodies import read_object
 from serve.errors import RequestError, TooLarge
 from serve.limits import Limits
 from serve.sources.videos import DIRECTION, DIRECTIONS
@@ -73,24 +73,10 @@ def read_body(route: str, body: bytes, limits: Limits) -> dict[str, Any]:
     """The JSON object of a request to `route`, checked as far as it is known.
 
     Raises:
-        RequestError: not JSON, not an object, or without what the route needs.
+        Refusal: not JSON, or not an object.
+        RequestError: without what the route needs.
     """
-    try:
-        content = json.loads(body)
-    except (ValueError, RecursionError) as error:
-        reason = "too deeply nested" if isinstance(error, RecursionError) else str(error)
-        raise RequestError(f"The request's body must be JSON: {reason}.") from error
-    if not isinstance(content, dict):
-        raise RequestError(
-            f'The request\'s body must be a JSON object: {{"state": {{…}}}}. Received: {received(content)}.'
-        )
-    for name in ("state", "context"):
-        if not isinstance(content.get(name), dict | None):
-            raise RequestError(f"{name} must be a JSON object. Received: {received(content[name])}.")
-    for name, place in (("api_token", content), ("apiToken", content.get("context") or {})):
-        token = place.get(name)
-        if token is not None and not (isinstance(token, str) and token.isascii() and token.isprintable()):
-            raise RequestError(f"{name} must be the text of a token.")
+    content = read_object(body)
     if route in NEEDED:
         if content.get("state") is None:
             raise RequestError('The request\'s body must hold a state: {"state": {…}}.')

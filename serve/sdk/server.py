@@ -12,11 +12,12 @@ from __future__ import annotations
 from typing import Any
 
 import supervisely.io.env as sly_env
-import uvicorn
 from fastapi import FastAPI, Request
+from starlette.types import ASGIApp
 from supervisely import Api
 
 from common.assets import use_assets
+from common.web.connections import run
 from serve.errors import RequestError
 from serve.gate.admission import Admission
 from serve.gate.monitoring import Metrics
@@ -29,9 +30,9 @@ from serve.sources.instance_images import InstanceImages
 class SdkServer(PredictingServer):
     """The SDK's server with the overrides that this app needs, and plain methods for what is private in it."""
 
-    def __init__(self, host: str, port: int, **options: Any) -> None:
+    def __init__(self, host: str, port: int, limits: Limits, **options: Any) -> None:
         self._address = (host, port)
-        self.limits = Limits.from_environment()
+        self.limits, self._gated = limits, None
         self.admission = Admission(self.limits)
         self.metrics = Metrics(self.limits, lambda: self.admission.held, self.describe_model)
         super().__init__(sliding_window_mode="none", **options)
@@ -66,18 +67,18 @@ class SdkServer(PredictingServer):
     def serve(self) -> None:
         """Set up the app's routes and, on the command line, answer requests until stopped."""
         super().serve()
-        self.add_routes(self._app.get_server())
+        self._gated = self.add_routes(self._app.get_server())
         use_assets(self._app.get_server())
         if self._is_cli_deploy:
-            host, port = self._address
-            drain_s = int(self.limits.drain_s) + 1
-            # One line a request is written by the gate.
-            uvicorn.run(
-                self._app, host=host, port=port, ws="websockets", access_log=False, timeout_graceful_shutdown=drain_s
-            )
+            run(self.app, *self._address, drain_s=self.limits.drain_s)
 
-    def add_routes(self, server: FastAPI) -> None:
-        """Called once, when the SDK's routes are there and no request has come yet."""
+    @property
+    def app(self) -> ASGIApp:
+        """What a server runs: the SDK's app behind the gate."""
+        return self._gated
+
+    def add_routes(self, server: FastAPI) -> ASGIApp:
+        """Called once, when the SDK's routes are there and no request has come yet; what stands around all of them."""
         raise NotImplementedError
 
     def _run_server(self) -> None:

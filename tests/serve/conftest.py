@@ -18,6 +18,7 @@ import uvicorn
 from PIL import Image
 
 from common.hrda import CheckpointBundle, ModelSettings, build_segmentor, save_checkpoint
+from common.web.connections import BoundedProtocol
 from sandbox.testing import Sandbox, running_sandbox
 
 if TYPE_CHECKING:
@@ -81,7 +82,7 @@ def serving(checkpoint: Path, **variables: object) -> Iterator[SimpleNamespace]:
         server = HRDAServer()
         server.serve()
         listener = socket.create_server(("127.0.0.1", 0))
-        web = uvicorn.Server(uvicorn.Config(server.app, log_level="warning", access_log=False))
+        web = uvicorn.Server(uvicorn.Config(server.app, http=BoundedProtocol, log_level="warning", access_log=False))
         thread = threading.Thread(target=web.run, args=([listener],), daemon=True)
         thread.start()
         deadline = time.monotonic() + 30
@@ -146,10 +147,11 @@ def own_app() -> Iterator[None]:
     """The SDK keeps one app a process, its data and how it renders: those of other tests are put aside meanwhile."""
     from supervisely.app import DataJson, StateJson
     from supervisely.app.fastapi.subapp import Application, _MainServer
+    from supervisely.app.fastapi.websocket import WebsocketManager
     from supervisely.app.singleton import Singleton
     from supervisely.app.widgets_context import JinjaWidgets
 
-    kinds = (Application, _MainServer, JinjaWidgets, DataJson, StateJson)
+    kinds = (Application, _MainServer, JinjaWidgets, DataJson, StateJson, WebsocketManager)
     kept = {kind: Singleton._instances.pop(kind, None) for kind in kinds}
     try:
         yield

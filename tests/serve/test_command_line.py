@@ -179,8 +179,9 @@ def test_our_arguments_are_those_of_the_sdk(no_instance, monkeypatch):
         return {a.dest: (a.option_strings, a.nargs, type(a).__name__) for a in parser._actions}
 
     theirs, ours = actions(parsers[0]), actions(build_parser())
-    assert set(ours) - set(theirs) == {"host", "parent", "port"}
-    assert {name: value for name, value in ours.items() if name not in ("host", "parent", "port", "mode")} == {
+    own = {"host", "model_control", "parent", "port"}
+    assert set(ours) - set(theirs) == own
+    assert {name: value for name, value in ours.items() if name not in (*own, "mode")} == {
         name: value for name, value in theirs.items() if name != "mode"
     }
     choices = {a.dest: a.choices for a in parsers[0]._actions if a.choices}

@@ -151,7 +151,7 @@ def test_images_have_the_sdk_and_the_code_that_the_app_needs():
     assert re.search(r"^FROM nvidia/cuda:\S+-cudnn-runtime-ubuntu22\.04$", app, re.MULTILINE)
     assert "pip install -r /tmp/requirements.txt" in app
     assert re.search(r"^FROM (\S+)$", deploy, re.MULTILINE)[1] == MANIFEST["docker_image"]
-    assert 'ENTRYPOINT ["python", "-m", "serve", "deploy"]' in deploy
+    assert 'ENTRYPOINT ["python", "-m", "serve", "deploy", "--host", "0.0.0.0"]' in deploy
     copied = re.findall(r"^COPY (\S+) ", app + deploy, re.MULTILINE)
     assert {"requirements.txt", "common", "serve"} <= set(copied)
     assert all((ROOT / name).exists() for name in copied)

@@ -1,15 +1,18 @@
-"""What our routes rely on in the web framework."""
+"""The routes of the app: those of the table and no others; what ours rely on in the web framework."""
 
 from types import SimpleNamespace
 
+import requests
 from fastapi import FastAPI
 from starlette.testclient import TestClient
 
+from common.web.routes import SERVE
 from serve.errors import RequestError
 from serve.gate.admission import Admission
 from serve.gate.monitoring import Metrics
 from serve.limits import Limits
 from serve.routes import add_routes
+from tests.common.web.compared import open_routes, unreviewed
 
 
 def bare_app() -> SimpleNamespace:
@@ -44,3 +47,19 @@ def test_routes_are_replaced_under_a_prefix_of_the_instance_too():
     assert "/net/token/inference_batch" not in paths
     assert "/net/token/inference_batch_ids" in paths
     assert paths.count("/inference_batch") == 1
+
+
+def test_every_route_of_the_service_without_a_page_was_reviewed(running):
+    server = running.server._app.get_server()
+    assert unreviewed(SERVE, open_routes(server.routes)) == set()
+    server.post("/opened_by_the_next_release")(lambda: 1)
+    assert unreviewed(SERVE, open_routes(server.routes)) == {("POST", "/opened_by_the_next_release")}
+    assert requests.post(f"{running.url}/opened_by_the_next_release", timeout=10).status_code == 404
+
+
+def test_health_is_answered_to_head_too(running):
+    for name in ("healthz", "livez", "is_alive", "readyz", "is_ready"):
+        answer = requests.head(f"{running.url}/{name}", timeout=10)
+        assert (answer.status_code, answer.content) == (200, b"")
+        assert requests.get(f"{running.url}/{name}", timeout=10).status_code == 200
+    assert requests.head(f"{running.url}/inference_image", timeout=10).status_code == 405

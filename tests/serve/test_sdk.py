@@ -14,11 +14,13 @@ from supervisely.nn.inference import SemanticSegmentation
 from supervisely.nn.inference import inference as sdk_inference
 from supervisely.nn.utils import ModelSource
 
+from common.web.routes import SERVE
 from serve.errors import RequestError
 from serve.model import deployment
 from serve.sdk import deploying, predicting
 from serve.sdk import server as sdk_server
 from serve.sdk.server import SdkServer
+from tests.common.web.compared import open_routes, unreviewed, unused
 from tests.serve.requests_of_clients import encoded, expected, finished, refused, to_mask, upload
 
 PARTS = {
@@ -26,7 +28,7 @@ PARTS = {
     predicting: predicting.PredictingServer,
     sdk_server: sdk_server.SdkServer,
 }
-OWN = {"_address", "_served", "_deploying", "_waking", "_dozing"}
+OWN = {"_address", "_served", "_deploying", "_waking", "_dozing", "_gated"}
 
 
 def overrides(part: type) -> set[str]:
@@ -214,20 +216,22 @@ def test_model_sleeps_on_the_cpu_and_wakes_on_its_gpu(running, checkpoint, image
 
 
 def test_server_listens_where_it_was_told_once_our_routes_are_there(checkpoint, no_instance, monkeypatch):
+    from starlette.testclient import TestClient
+
     from serve.server import HRDAServer
     from tests.serve.conftest import own_app
 
     started = []
 
     def run(app, **options):
-        routes = [route.path for route in app.get_server().routes if hasattr(route, "path")]
-        started.append((options["host"], options["port"], routes.count("/inference_batch")))
+        answer = TestClient(app, "http://127.0.0.1").post("/list_pretrained_models", json={})
+        started.append((options["host"], options["port"], answer.json()))
 
-    monkeypatch.setattr(sdk_server.uvicorn, "run", run)
+    monkeypatch.setattr("uvicorn.run", run)
     monkeypatch.setattr(sys, "argv", ["serve", "deploy", "--model", str(checkpoint), "--device", "cpu"])
     with own_app():
         HRDAServer("127.0.0.1", 8123).serve()
-    assert started == [("127.0.0.1", 8123, 1)]
+    assert started == [("127.0.0.1", 8123, [])], "the SDK looks into the page, of which there is none"
 
 
 def test_page_offers_experiments_and_paths_and_no_pretrained_models(page):
@@ -253,7 +257,7 @@ def test_page_deploys_the_path_that_was_entered(page, checkpoint):
 def test_app_with_page_is_shown_and_deployed_over_http(page, checkpoint):
     from starlette.testclient import TestClient
 
-    client = TestClient(page.app)
+    client = TestClient(page.app, "http://127.0.0.1")
     assert "Models trained in Supervisely" in client.get("/").text
     assert client.post("/list_pretrained_models", json={"state": {}}).json() == []
     params = {"model_source": ModelSource.CUSTOM, "model_files": {"checkpoint": str(checkpoint)}, "device": "cpu"}
@@ -264,3 +268,22 @@ def test_app_with_page_is_shown_and_deployed_over_http(page, checkpoint):
     answer = client.post("/deploy_from_api", json={"state": {"deploy_params": params}})
     assert answer.status_code == requests.codes.bad_request
     assert "neither in Team Files nor on this machine" in answer.json()["message"]
+
+
+def test_every_route_of_the_app_was_reviewed(page):
+    """A release of the SDK that opens another one is found here; until then the door answers it with 404."""
+    found = open_routes(page._app.get_server().routes)
+    assert unreviewed(SERVE, found) == set(), "review them in common/web/routes.py: who needs them, what may they do?"
+    assert unused(SERVE, found) == set(), "nothing answers there any more"
+
+
+def test_page_gets_every_file_that_it_names(page):
+    from starlette.testclient import TestClient
+
+    client = TestClient(page.app, "http://127.0.0.1")
+    html = client.get("/").text
+    files = set(re.findall(r"""["'`]\./(sly/[^"'`]+)["'`]""", html))
+    assert len(files) > 5
+    for name in files:
+        assert client.get(f"/{name}").status_code == 200, name
+    assert client.get("/sly/css/nn/training/train_app.py").status_code == 404

@@ -119,7 +119,7 @@ import socket, sys
 s = socket.create_connection(("127.0.0.1", int(sys.argv[1])))
 body = open(sys.argv[2], "rb").read()
 form = b'--b\\r\\nContent-Disposition: form-data; name="files"; filename="a"\\r\\n\\r\\n' + body + b"\\r\\n--b--\\r\\n"
-head = "POST /inference_image HTTP/1.1\\r\\nHost: a\\r\\nContent-Type: multipart/form-data; boundary=b\\r\\n"
+head = "POST /inference_image HTTP/1.1\\r\\nHost: localhost\\r\\nContent-Type: multipart/form-data; boundary=b\\r\\n"
 head += f"Content-Length: {len(form)}\\r\\n\\r\\n"
 s.sendall(head.encode() + form[: int(len(form) * float(sys.argv[3]))])
 print("sent", flush=True)
@@ -134,7 +134,8 @@ def test_client_that_is_killed_leaves_nothing_behind(app, image, photo, sent):
         command = [sys.executable, "-c", CLIENT, port, str(photo), sent]
         client = subprocess.Popen(command, stdout=subprocess.PIPE)
         assert client.stdout.readline() == b"sent\n"
-        wait_until(lambda: app.server.admission.held == 1)
+        if sent == "1":
+            wait_until(lambda: app.server.admission.held == 1)
         client.kill()
         client.wait(10)
         go_on.set()

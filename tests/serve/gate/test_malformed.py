@@ -147,7 +147,8 @@ def test_bad_json_is_refused(app, route, body, status, words):
 
 
 def test_state_that_is_no_json_is_refused_with_the_way_to_send_it(app):
-    refused(requests.post(f"{app.url}/inference_image_id", data={"state": "{}"}, timeout=60), "application/json")
+    as_form = requests.post(f"{app.url}/inference_image_id", data={"state": "{}"}, timeout=60)
+    refused(as_form, "application/json", status=415)
     refused(requests.post(f"{app.url}/stop_inference", timeout=60), "application/json")
 
 
@@ -214,7 +215,8 @@ def test_form_of_wrong_values_is_refused(app, state, words):
 
 
 def test_form_without_what_it_needs_is_refused(app):
-    refused(requests.post(f"{app.url}/inference_image", data={"state": "{}"}, timeout=60), "files")
+    refused(requests.post(f"{app.url}/inference_image", data={"state": "{}"}, timeout=60), "with files", status=415)
+    refused(requests.post(f"{app.url}/inference_image", files={"other": b"1"}, timeout=60), "files")
     headers = {"Content-Type": "multipart/form-data"}
     refused(requests.post(f"{app.url}/inference_image", data=PNG, headers=headers, timeout=60), "boundary")
 
