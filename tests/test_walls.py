@@ -55,6 +55,13 @@ def test_the_method_knows_no_app_and_no_platform() -> None:
     assert importers("common/hrda", "supervisely", "sandbox", "common.data", *APPS) == []
 
 
+def test_one_room_of_common_knows_the_web() -> None:
+    web = importers("common", "fastapi", "starlette", "uvicorn", "h11")
+    assert web
+    assert [name for name in web if not name.startswith("common/web/")] == []
+    assert importers("common/hrda", "common.web") == []
+
+
 def test_one_module_of_common_reads_supervisely_projects() -> None:
     assert importers("common", "supervisely") == ["common/data/project.py"]
     assert importers("common", "sandbox", *APPS) == []

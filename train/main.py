@@ -4,7 +4,7 @@ import threading
 
 from supervisely import is_production
 
-from common.assets import use_assets
+from common.web.assets import use_assets
 from common.web.door import Door
 from common.web.doorkeeper import Doorkeeper
 from common.web.health import add_liveness

@@ -51,13 +51,18 @@ class BoundedProtocol(H11Protocol):
         self._head_timer: asyncio.TimerHandle | None = None
         self._answer_timer: asyncio.TimerHandle | None = None
 
+    @property
+    def is_idle(self) -> bool:
+        """Whether there is neither a request nor an answer on its way."""
+        return self.waits_since is not None and self.transport.get_write_buffer_size() == 0
+
     def connection_made(self, transport: asyncio.Transport) -> None:
         """Called by the event loop. One connection too many closes the one that has waited longest, or itself."""
         super().connection_made(transport)
         self._await_head()
         if len(self.connections) <= self.bounds.max_connections:
             return
-        waiting = [each for each in self.connections if getattr(each, "waits_since", None) is not None]
+        waiting = [each for each in self.connections if isinstance(each, BoundedProtocol) and each.is_idle]
         oldest = min(waiting, key=lambda each: each.waits_since)
         if oldest is self:
             transport.write(_REFUSED)
@@ -100,9 +105,16 @@ class BoundedProtocol(H11Protocol):
         self._answer_timer = _cancelled(self._answer_timer)
 
     def _await_head(self) -> None:
+        def late() -> None:
+            # An answer that is taken slowly has its own bound; the wait for the next request begins after it.
+            if self._answer_timer is None:
+                self.transport.abort()
+            else:
+                self._await_head()
+
         self.waits_since = time.monotonic()
         self._head_timer = _cancelled(self._head_timer)
-        self._head_timer = self.loop.call_later(self.bounds.idle_timeout_s, self.transport.abort)
+        self._head_timer = self.loop.call_later(self.bounds.idle_timeout_s, late)
 
     def _head_came(self) -> None:
         self.waits_since = None

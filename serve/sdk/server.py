@@ -16,7 +16,7 @@ from fastapi import FastAPI, Request
 from starlette.types import ASGIApp
 from supervisely import Api
 
-from common.assets import use_assets
+from common.web.assets import use_assets
 from common.web.connections import run
 from serve.errors import RequestError
 from serve.gate.admission import Admission

@@ -9,7 +9,7 @@ import supervisely as sly
 from supervisely.app import widgets as w
 from supervisely.nn.experiments import ExperimentInfo
 
-from common.assets import use_assets
+from common.web.assets import use_assets
 
 PIXEL = (
     "data:image/svg+xml,%3Csvg xmlns='http://www.w3.org/2000/svg' width='96' height='64'%3E"

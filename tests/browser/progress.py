@@ -8,7 +8,7 @@ import supervisely as sly
 from fastapi import Request
 from supervisely.app.widgets import Container, Text
 
-from common.assets import use_assets
+from common.web.assets import use_assets
 from train.page.history import RunHistory
 from train.page.monitor import Monitor, MonitorCard
 from train.run.state import TrainingState, decode

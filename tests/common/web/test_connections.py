@@ -133,7 +133,6 @@ def test_head_is_bounded(quick):
     with contextlib.suppress(ConnectionError):
         for number in range(4000):
             endless.sendall(b"X-%d: %s\r\n" % (number, b"a" * 1000))
-    assert answer(endless) in (b"", b"Invalid HTTP request received.") or b"400" in answer(endless) or True
     wait_until(lambda: len(quick.web.server_state.connections) == 0)
     assert b"200 OK" in answer(connect(quick, HEAD + b"X: " + b"a" * 20_000 + b"\r\nContent-Length: 0\r\n\r\n"))
 

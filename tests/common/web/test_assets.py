@@ -5,7 +5,7 @@ from fastapi import FastAPI, WebSocket
 from fastapi.responses import HTMLResponse, JSONResponse, StreamingResponse
 from starlette.testclient import TestClient
 
-from common.assets import CDN, AssetsError, use_assets
+from common.web.assets import CDN, AssetsError, use_assets
 
 PAGE = "<html>" + " ".join(f'<script src="{host}/a@1/b.js"></script>' for host in CDN)
 PAGE += '<img src="https://app.supervisely.com/loading.gif"><a href="https://app.supervisely.com/projects/1">é</a>'
@@ -91,7 +91,7 @@ def test_streams_are_not_held_back(monkeypatch):
 
     import asyncio
 
-    from common.assets import AssetsMiddleware
+    from common.web.assets import AssetsMiddleware
 
     async def send(message):
         sent.append(message)
