@@ -69,9 +69,14 @@ def _known(error: BaseException) -> BaseException:
 
 def _chain(error: BaseException) -> list[BaseException]:
     chain = [error]
-    while (cause := chain[-1].__cause__) is not None and cause not in chain:
+    while (cause := _cause(chain[-1])) is not None and cause not in chain:
         chain.append(cause)
     return chain
+
+
+def _cause(error: BaseException) -> BaseException | None:
+    # What fails while the SDK's middleware receives a body comes in a group of one.
+    return error.exceptions[0] if isinstance(error, BaseExceptionGroup) else error.__cause__
 
 
 def _missing_fields(error: RequestValidationError) -> str:

@@ -214,6 +214,15 @@ def test_form_of_wrong_values_is_refused(app, state, words):
     refused(upload(app, PNG, state), *words)
 
 
+def test_form_that_grows_too_large_on_its_way_is_refused(app):
+    """Its length is not told, so that this shows only while the SDK's middleware receives it."""
+    head = b'--b\r\nContent-Disposition: form-data; name="files"; filename="a"\r\n\r\n'
+    parts = [head, *[bytes(2**20)] * 5]
+    headers = {"Content-Type": "multipart/form-data; boundary=b"}
+    answer = requests.post(f"{app.url}/inference_image", data=iter(parts), headers=headers, timeout=60)
+    refused(answer, "at most 4 megabytes", status=413)
+
+
 def test_form_without_what_it_needs_is_refused(app):
     refused(requests.post(f"{app.url}/inference_image", data={"state": "{}"}, timeout=60), "with files", status=415)
     refused(requests.post(f"{app.url}/inference_image", files={"other": b"1"}, timeout=60), "files")
