@@ -1,0 +1,1 @@
+"""Load test of the serving app; see `__main__`."""
