@@ -125,7 +125,9 @@ class Door:
             if route.method == asked:
                 return route
         expected = " or ".join(sorted({route.method for route in found}))
-        raise Refusal(405, f"This address is asked with {expected}, not with {method}.", (("Allow", expected),))
+        raise Refusal(
+            405, f"This address is asked with {expected}, not with {received(method)}.", (("Allow", expected),)
+        )
 
     def _has_token(self, headers: dict[bytes, str]) -> bool:
         token = self._settings.api_token

@@ -43,7 +43,7 @@ class Doorkeeper:
         try:
             self._door.admit(scope)
         except Refusal as refusal:
-            _logger.warning("A websocket at %s was refused: %s", scope["path"], refusal)
+            _logger.warning("A websocket at %s was refused: %s", scope["path"][:200], refusal)
             await send({"type": "websocket.close", "code": 1008})
         else:
             await self._app(scope, receive, send)

@@ -39,7 +39,7 @@ QUIET = frozenset({"is_ready", "readyz", "is_alive", "livez", "is_running", "hea
 """Routes that monitors ask every few seconds: counted, not logged."""
 _SANE_ID = re.compile(r"[A-Za-z0-9._:-]{1,64}")
 _SPARE_THREADS = 16
-_LONGEST_MESSAGE = 2000
+_LONGEST_MESSAGE, _LONGEST_PATH, _LONGEST_METHOD = 2000, 200, 20
 
 
 class Gate:
@@ -82,7 +82,7 @@ class Gate:
         try:
             self._door.admit(scope)
         except Refusal as refusal:
-            logger.info("websocket refused", extra={"path": scope["path"], "reason": str(refusal)})
+            logger.info("websocket refused", extra={"path": scope["path"][:_LONGEST_PATH], "reason": str(refusal)})
             await send({"type": "websocket.close", "code": 1008})
         else:
             await self._app(scope, receive, send)
@@ -169,8 +169,8 @@ class Gate:
             return
         facts: dict[str, Any] = {
             "request_id": call.id,
-            "method": scope["method"],
-            "path": scope["path"],
+            "method": scope["method"][:_LONGEST_METHOD],
+            "path": scope["path"][:_LONGEST_PATH],
             "status": status,
             "seconds": round(seconds, 4),
             "client": (scope.get("client") or ("",))[0],

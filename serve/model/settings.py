@@ -9,7 +9,17 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field
 
-from common.hrda.checks import Count, Expected, Fraction, SettingsError, closest, received, require, schema
+from common.hrda.checks import (
+    LONGEST_RECEIVED,
+    Count,
+    Expected,
+    Fraction,
+    SettingsError,
+    closest,
+    received,
+    require,
+    schema,
+)
 from common.hrda.prediction.labelling import LabelRule
 from common.hrda.settings import InferenceSettings, Precision
 from common.plain_yaml import read_field
@@ -188,7 +198,7 @@ def without_foreign(settings: Mapping[str, Any], classes: Sequence[str]) -> tupl
 
 def _plain(name: str, value: Any) -> Any:
     if isinstance(value, str):
-        value = read_field(name if name.isidentifier() else received(name), value)
+        value = read_field(name[:LONGEST_RECEIVED] if name.isidentifier() else received(name), value)
     if name in ("window", "stride") and isinstance(value, int) and not isinstance(value, bool):
         return [value, value]
     return value

@@ -110,6 +110,12 @@ def test_every_request_is_one_line_that_is_json(log):
     assert "hidden" not in json.dumps(formatted)
 
 
+def test_line_of_a_request_is_short_whatever_was_asked(log):
+    make().client.request("A" * 5000, "/" + "b" * 5000)
+    [line] = [record for record in log if record.getMessage() == "request"]
+    assert (line.status, len(line.path), len(line.method)) == (404, 200, 20)
+
+
 def test_unexpected_error_is_explained_in_the_log_and_not_to_the_client(log):
     answer = make().client.post("/get_session_info", headers={"X-Request-Id": "lost"})
     assert answer.status_code == 500

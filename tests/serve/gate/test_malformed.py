@@ -13,6 +13,7 @@ import pytest
 import requests
 from PIL import Image
 
+from tests.common.test_plain_yaml import BOMB
 from tests.serve.conftest import serving
 from tests.serve.requests_of_clients import encoded, expected, post, refused, to_mask, upload, wait_until
 
@@ -206,12 +207,17 @@ def test_state_of_wrong_values_is_refused(app, route, state, status, words):
         ({"settings": {"rectangles": 5}}, ["rectangles must be a list"]),
         ({"settings": {"rectangle": [[[]]]}}, ["rectangle must be"]),
         ({"settings": {"classes": [{}]}}, ["no class {}"]),
+        ({"settings": {"window": BOMB}}, ["window cannot be read as YAML", "anchors"]),
+        ({"settings": {"thresholds": BOMB}}, ["anchors"]),
+        ({"settings": {"w" * 5000: "a: [1"}}, ["www cannot be read as YAML"]),
         ({"settings": {"window": "!!python/object/apply:os.system [id]"}}, ["window"]),
         ({"settings": {"\ud800": 1}}, ["Unknown"]),
     ],
 )
 def test_form_of_wrong_values_is_refused(app, state, words):
-    refused(upload(app, PNG, state), *words)
+    answer = upload(app, PNG, state)
+    refused(answer, *words)
+    assert len(answer.json()["message"]) < 500
 
 
 def test_form_that_grows_too_large_on_its_way_is_refused(app):
