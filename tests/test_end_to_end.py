@@ -14,8 +14,8 @@ from common.data.images import read_image
 from common.hrda import Predictor, load_checkpoint
 from common.hrda.prediction.labelling import LabelRule
 from common.hrda.prediction.runtime import TorchNetwork
-from sandbox.demo import __main__ as demo
 from sandbox.demo import arms, domains, report
+from sandbox.demo import demonstration as demo
 from sandbox.synthetic.projects import write_project
 from sandbox.testing import running_sandbox
 

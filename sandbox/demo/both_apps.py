@@ -14,7 +14,7 @@ import supervisely as sly
 from supervisely.nn.experiments import get_experiment_infos
 
 from sandbox import page_assets
-from sandbox.demo import __main__ as demo
+from sandbox.demo import demonstration as demo
 from sandbox.demo.arms import FRAMEWORK
 from sandbox.demo.domains import GENERATED, SIDE, Domain
 from sandbox.demo.processes import App, free_port
@@ -25,7 +25,7 @@ PHOTOS = {"source": 60, "target": 40, "val": 12}
 POLL_S = 2
 WHAT_TO_DO = """
 In Train HRDA: choose the project "target" as target and "val" as validation, then Select in every card, with the
-preset "Quick look" among the hyperparameters and mit_b0 as model; Start. That takes some minutes on two cores.
+preset "Quick look" among the hyperparameters and mit_b0 as model; Start. After ten iterations it says what it takes.
 In Serve HRDA: when the training is uploaded, its experiment is in the table. Choose it and press Serve.
 Ctrl-C ends all three. What was trained is there again at the next start.
 """

@@ -58,7 +58,8 @@ def generate(folder: Path, chosen: dict[str, str | None], say: Callable[[str], N
             continue
         domain, count, seed, labelled = GENERATED[role]
         say(f"Generating {count} photos of the {domain} domain for {role}.")
-        write_project(folder / role, domain, count, seed=seed, size=(SIDE, SIDE), labelled=labelled)
+        # In this process alone: others would each answer a Ctrl-C in their own way, and it takes some seconds.
+        write_project(folder / role, domain, count, seed=seed, size=(SIDE, SIDE), labelled=labelled, workers=1)
         specs[role] = str(folder / role)
     return specs
 

@@ -26,7 +26,7 @@ def ended_by_signals() -> Iterator[None]:
     def handle(_number: int, _frame: FrameType | None) -> None:
         for one in SIGNALS:
             signal.signal(one, signal.SIG_IGN)
-        os.write(2, b"\nEnding; a training that runs is saved first.\n")
+        os.write(2, b"\nEnding; a training in the app is saved first.\n")
         raise KeyboardInterrupt
 
     before = {number: signal.signal(number, handle) for number in SIGNALS}

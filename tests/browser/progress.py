@@ -5,7 +5,7 @@ import threading
 from pathlib import Path
 
 import supervisely as sly
-from fastapi import Request
+from fastapi import Request, Response
 from supervisely.app.widgets import Container, Text
 
 from common.web.assets import use_assets
@@ -40,3 +40,9 @@ def begin() -> None:
 async def change(request: Request) -> None:
     """The run changes as a line of JSON says."""
     runs[-1][1].apply(decode((await request.body()).decode()))
+
+
+@app.get("/previews/{iteration}/{name}")
+def picture(iteration: str, name: str) -> Response:
+    """What a run would have drawn."""
+    return Response('<svg xmlns="http://www.w3.org/2000/svg" width="96" height="64"/>', media_type="image/svg+xml")

@@ -16,7 +16,7 @@ import supervisely as sly
 import yaml
 from supervisely.nn.experiments import get_experiment_infos
 
-from sandbox.demo import __main__ as demo
+from sandbox.demo import demonstration as demo
 from sandbox.demo import domains
 from sandbox.synthetic.projects import write_project
 from sandbox.testing import running_sandbox

@@ -11,7 +11,7 @@ import pytest
 import supervisely as sly
 import yaml
 
-from sandbox.demo import __main__ as demo
+from sandbox.demo import demonstration as demo
 from sandbox.demo import domains
 from sandbox.synthetic.projects import write_project
 from sandbox.testing import running_sandbox

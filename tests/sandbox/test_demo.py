@@ -7,8 +7,8 @@ from pathlib import Path
 import pytest
 import yaml
 
-from sandbox.demo import __main__ as demo
 from sandbox.demo import arms, domains
+from sandbox.demo import demonstration as demo
 from sandbox.demo.processes import DemoError
 from sandbox.synthetic.projects import write_project
 from train.settings.training import TrainSettings

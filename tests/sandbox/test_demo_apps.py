@@ -186,6 +186,22 @@ def test_start_that_is_broken_off_at_any_moment_leaves_no_process_and_starts_aga
     last.wait_until_nothing_is_left()
 
 
+@pytest.mark.parametrize("way", [signal.SIGINT, signal.SIGTERM])
+def test_demo_that_is_broken_off_says_no_traceback(tmp_path, way):
+    process = subprocess.Popen(
+        [sys.executable, "-m", "sandbox.demo", "--out", str(tmp_path / "out")],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        start_new_session=True,
+    )
+    # While it imports with one, while it draws with the other.
+    time.sleep(1) if way == signal.SIGINT else process.stdout.readline()
+    os.killpg(process.pid, way)
+    said, _ = process.communicate(timeout=60)
+    assert "Traceback" not in said, said
+
+
 def test_photos_are_drawn_whole_or_not_at_all(tmp_path, monkeypatch):
     draw = apps.write_project
 
