@@ -51,6 +51,8 @@ class Limits(DoorSettings):
     """What a client that was refused is told to wait, in seconds."""
     job_ttl_s: PositiveWhole = 900
     """How long the results of a job are kept when nobody asks for them, in seconds."""
+    stuck_s: Amount = 900
+    """Longest time for one batch of windows, in seconds, after which the service says that it does not live."""
     drain_s: Amount = 30
     """How long a shutdown waits for what is being computed, in seconds."""
     allow_http: bool = False

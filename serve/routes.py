@@ -54,7 +54,7 @@ def add_routes(app: SdkServer, server: FastAPI) -> Gate:
     _add_by_reference(app, server)
     _add_models(app, server)
     _add_metrics(app, server)
-    add_liveness(server, "production" if is_production() else "development")
+    add_liveness(server, "production" if is_production() else "development", app.pulse.trouble)
     for error in (HTTPException, StarletteHTTPException, RequestValidationError):
         server.add_exception_handler(error, answer_error)
     server.user_middleware.append(Middleware(AnswerErrors, metrics=app.metrics))

@@ -140,7 +140,8 @@ class HRDAServer(SdkServer):
         times.append(perf_counter())
         for image in images_np:
             require_bounded([image.shape[:2]], chosen, deployment, self.limits)
-        found = deployment.predict(images_np, chosen, require_wanted)
+        with self.pulse.working():
+            found = deployment.predict(images_np, chosen, self.pulse.after(require_wanted))
         self.count(images_np)
         times.append(perf_counter())
         predictions = [
@@ -181,7 +182,9 @@ class HRDAServer(SdkServer):
             for image in decoded:
                 require_bounded([image.shape[:2]], chosen, deployment, self.limits)
                 require_few_probabilities(image.shape[:2], deployment)
-            [probabilities] = deployment.probabilities(decoded, chosen, require_wanted)
+            with self.pulse.working():
+                asked = self.pulse.after(require_wanted)
+                [probabilities] = deployment.probabilities(decoded, chosen, asked)
             self.count(decoded)
             file = io.BytesIO()
             np.savez_compressed(file, probabilities=probabilities, classes=np.array(deployment.classes))

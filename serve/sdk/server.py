@@ -21,6 +21,7 @@ from common.web.connections import run
 from serve.errors import RequestError
 from serve.gate.admission import Admission
 from serve.gate.monitoring import Metrics
+from serve.gate.pulse import Pulse
 from serve.jobs import Jobs
 from serve.limits import Limits
 from serve.sdk.predicting import PredictingServer
@@ -35,6 +36,7 @@ class SdkServer(PredictingServer):
         self.limits, self._gated = limits, None
         self.admission = Admission(self.limits)
         self.metrics = Metrics(self.limits, lambda: self.admission.held, self.describe_model)
+        self.pulse = Pulse(self.limits.stuck_s)
         super().__init__(sliding_window_mode="none", **options)
         self.cache = InstanceImages(self.limits, sly_env.smart_cache_container_dir())
         self.inference_requests_manager = Jobs(self.limits, self.metrics, self.on_one_model)

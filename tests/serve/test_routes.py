@@ -10,6 +10,7 @@ from common.web.routes import SERVE
 from serve.errors import RequestError
 from serve.gate.admission import Admission
 from serve.gate.monitoring import Metrics
+from serve.gate.pulse import Pulse
 from serve.limits import Limits
 from serve.routes import add_routes
 from tests.common.web.compared import open_routes, unreviewed
@@ -19,7 +20,8 @@ def bare_app() -> SimpleNamespace:
     """What the gate needs of the app."""
     limits = Limits()
     metrics = Metrics(limits, lambda: 0, dict)
-    return SimpleNamespace(limits=limits, admission=Admission(limits), metrics=metrics, drain=lambda: None)
+    pulse = Pulse(limits.stuck_s)
+    return SimpleNamespace(limits=limits, admission=Admission(limits), metrics=metrics, pulse=pulse, drain=lambda: None)
 
 
 def test_errors_are_answered_even_if_a_request_came_before_the_handlers():

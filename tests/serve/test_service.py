@@ -114,6 +114,23 @@ def test_answer_that_takes_too_long_is_504_and_the_place_is_free_again(app, imag
         wait_until(lambda: app.server.admission.held == 0)
 
 
+def test_model_that_is_stuck_is_noticed_by_those_who_start_services_anew(app, image, monkeypatch):
+    monkeypatch.setattr(app.server.pulse, "_limit_s", 0.2)
+
+    def alive() -> list[int]:
+        return [requests.get(f"{app.url}/{name}", timeout=5).status_code for name in ("healthz", "livez", "is_alive")]
+
+    assert alive() == [200] * 3
+    with busy(app) as go_on, ThreadPoolExecutor(1) as client:
+        waiting = client.submit(upload, app, encoded(image))
+        wait_until(lambda: alive() == [503] * 3)
+        refused(requests.get(f"{app.url}/livez", timeout=5), "Start the service anew", status=503)
+        assert requests.get(f"{app.url}/is_ready", timeout=5).status_code == 200
+        go_on.set()
+        assert waiting.result().status_code == 200
+    assert alive() == [200] * 3
+
+
 CLIENT = """
 import socket, sys
 s = socket.create_connection(("127.0.0.1", int(sys.argv[1])))

@@ -18,6 +18,7 @@ from serve.errors import RequestError
 from serve.gate.admission import CURRENT, Admission
 from serve.gate.gate import Gate
 from serve.gate.monitoring import Metrics
+from serve.gate.pulse import Pulse
 from serve.limits import Limits
 from serve.routes import add_routes
 from tests.serve.requests_of_clients import wait_until
@@ -48,7 +49,12 @@ def make(**bounds: Any) -> SimpleNamespace:
     admission = Admission(limits)
     metrics = Metrics(limits, lambda: admission.held, lambda: {"checkpoint": "best.pth", "encoder": "mit_b0"})
     app = SimpleNamespace(
-        limits=limits, admission=admission, metrics=metrics, drain=admission.close, go_on=threading.Event()
+        limits=limits,
+        admission=admission,
+        metrics=metrics,
+        pulse=Pulse(9),
+        drain=admission.close,
+        go_on=threading.Event(),
     )
     server = FastAPI()
 
