@@ -50,7 +50,7 @@ class Client:
         self._url, self._tally, self._photo_url, self._film = url, tally, photo_url, film
         self._random = random.Random(seed)
         self._session = requests.Session()
-        self._session.headers |= BEARER
+        self._session.headers.update(BEARER)
         generator = np.random.default_rng(seed)
         self._photos = [encoded(generator.integers(0, 256, (*size, 3), dtype=np.uint8)) for size in SIZES]
 
