@@ -24,7 +24,8 @@ OVERLOAD = 60
 """Requests at once at the end: more than the queue of the service takes."""
 KILL_EVERY_S = 10.0
 DEPLOY_EVERY_S = 5.0
-_LENGTH = 2**20
+_LENGTH = 2**17
+_PART = b'--b\r\nContent-Disposition: form-data; name="files"; filename="photo.png"\r\n\r\n'
 
 
 def send_slowly(url: str, until: float) -> Counter[str]:
@@ -38,7 +39,7 @@ def send_slowly(url: str, until: float) -> Counter[str]:
             head = f"POST /inference_image HTTP/1.1\r\nHost: localhost\r\nAuthorization: {BEARER['Authorization']}\r\n"
             head += f"Content-Type: multipart/form-data; boundary=b\r\nContent-Length: {_LENGTH}\r\n\r\n"
             try:
-                writer.write(head.encode())
+                writer.write(head.encode() + _PART)
                 if kind == "half":
                     writer.write(bytes(_LENGTH // 2))
                 while time.monotonic() < until:
