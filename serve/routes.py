@@ -16,6 +16,7 @@ from fastapi.exceptions import RequestValidationError
 from starlette.exceptions import HTTPException as StarletteHTTPException
 from starlette.middleware import Middleware
 from supervisely import is_production
+from supervisely.app import StateJson
 
 from common.web.door import Door
 from common.web.health import add_liveness
@@ -61,7 +62,7 @@ def add_routes(app: SdkServer, server: FastAPI) -> Gate:
     # In production the SDK requests its own page while it sets up, which fixes handlers and middleware known by then.
     server.middleware_stack = None
     door = Door(routes_of(SERVE), app.limits)
-    return Gate(server, app.limits, app.admission, app.metrics, door, app.drain)
+    return Gate(server, app.limits, app.admission, app.metrics, door, app.drain, StateJson)
 
 
 def _add_uploads(app: SdkServer, server: FastAPI) -> None:

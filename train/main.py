@@ -3,6 +3,7 @@
 import threading
 
 from supervisely import is_production
+from supervisely.app import StateJson
 
 from common.web.assets import use_assets
 from common.web.door import Door
@@ -16,7 +17,7 @@ settings = DoorSettings.from_environment(others_too=True)
 training = HRDATrainApp()
 add_liveness(training.server, "production" if is_production() else "development")
 use_assets(training.server)
-app = Doorkeeper(training.server, Door(routes_of(TRAIN), settings), settings)
+app = Doorkeeper(training.server, Door(routes_of(TRAIN), settings), settings, StateJson)
 if threading.current_thread() is threading.main_thread():
     training.leaving.install()
 

@@ -10,6 +10,7 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 
 from common.web.bodies import Arriving, Body, read_object, with_content
 from common.web.door import Door
+from common.web.page_state import KnownKeys, without_foreign_keys
 from common.web.refusals import Refusal
 from common.web.routes import JSON
 from common.web.settings import DoorSettings
@@ -24,10 +25,11 @@ class Doorkeeper:
         app: what answers.
         door: which requests come in.
         settings: bounds of their bodies.
+        known: the keys of the page's state.
     """
 
-    def __init__(self, app: ASGIApp, door: Door, settings: DoorSettings) -> None:
-        self._app, self._door, self._settings = app, door, settings
+    def __init__(self, app: ASGIApp, door: Door, settings: DoorSettings, known: KnownKeys) -> None:
+        self._app, self._door, self._settings, self._known = app, door, settings, known
         self._arriving = Arriving(settings)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -51,12 +53,12 @@ class Doorkeeper:
     async def _answer(self, scope: Scope, receive: Receive, send: Send) -> None:
         body = Body(receive, self._settings, self._arriving)
         try:
-            _, inner = self._door.admit(scope)
+            route, inner = self._door.admit(scope)
             if Request(inner).headers.get("content-type") == JSON:
                 content = read_object(await body.read(self._settings.max_json_bytes))
                 # The SDK would call whatever instance a caller names.
                 content.pop("server_address", None)
-                inner, known = with_content(inner, content, body)
+                inner, known = with_content(inner, without_foreign_keys(content, route, self._known), body)
             else:
                 known = body.receive
         except Refusal as refusal:

@@ -15,6 +15,7 @@ from functools import cached_property
 SERVE, TRAIN = "serve", "train"
 BOTH = (SERVE, TRAIN)
 JSON, FORM = "application/json", "multipart/form-data"
+PAGE = "the page's script"
 WEBSOCKET = "WEBSOCKET"
 """In place of a method."""
 
@@ -52,6 +53,11 @@ class Route:
         """Its last part, by which it is counted and logged."""
         return self.path.rsplit("/", 1)[-1] or "page"
 
+    @property
+    def is_of_page(self) -> bool:
+        """Whether the page asks it, and tells with each request what is chosen there."""
+        return self.needed_by == PAGE
+
     @cached_property
     def pattern(self) -> re.Pattern[str]:
         """The paths that it stands for."""
@@ -69,7 +75,7 @@ def _health(method: str, path: str, effect: str) -> Route:
 
 
 def _page(method: str, path: str, effect: str, apps: tuple[str, ...] = BOTH, **more: Access) -> Route:
-    return Route(apps, method, path, "the page's script", effect, **more)
+    return Route(apps, method, path, PAGE, effect, **more)
 
 
 def _widget(event: str, apps: tuple[str, ...] = BOTH) -> Route:

@@ -20,6 +20,7 @@ from supervisely import logger
 
 from common.web.bodies import Arriving, Body, too_large, with_content
 from common.web.door import Door
+from common.web.page_state import KnownKeys, without_foreign_keys
 from common.web.refusals import Refusal
 from common.web.routes import JSON, Route
 from serve.answers import is_unexpected, status_and_message
@@ -52,6 +53,7 @@ class Gate:
         metrics: what is counted.
         door: which requests come in; what does not is counted as 'other'.
         drain: called when the app shuts down, in a thread; returns when nothing is computed any more.
+        known: the keys of the page's state.
     """
 
     def __init__(
@@ -62,10 +64,11 @@ class Gate:
         metrics: Metrics,
         door: Door,
         drain: Callable[[], None],
+        known: KnownKeys,
     ) -> None:
         self._app = app
         self._limits, self._admission, self._metrics = limits, admission, metrics
-        self._door, self._drain = door, drain
+        self._door, self._drain, self._known = door, drain, known
         self._arriving = Arriving(limits)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -159,7 +162,7 @@ class Gate:
         if not self._limits.any_instance:
             # Ids belong to the instance of SERVER_ADDRESS: the SDK would send its requests wherever a caller says.
             content.pop("server_address", None)
-        return with_content(scope, content, body)
+        return with_content(scope, without_foreign_keys(content, route, self._known), body)
 
     def _note(self, scope: Scope, route: Route | None, call: Call, status: int, seconds: float) -> None:
         label = "other" if route is None else route.name

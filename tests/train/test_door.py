@@ -119,3 +119,17 @@ def test_control_that_is_switched_off_stays_off(production: App) -> None:
     for path in ("train_from_api", "stop_training", "sly/shutdown"):
         assert ask(production, path, json={}).status_code == 403
     assert ask(production, "train_status", json={}).status_code == 200
+
+
+def test_nothing_of_a_request_stays_in_the_pages_state_but_what_is_chosen_there(app: App) -> None:
+    """The SDK keeps whatever it is sent, and sends all of it to every browser."""
+
+    def state(**sent: object) -> dict[str, object]:
+        return ask(app, "sly/state", json={"state": sent}, auth=("any", TOKEN)).json()
+
+    before = state()
+    foreign = {"foreign": "x" * 1000, "experiment_name": {"value": "of a program"}}
+    assert ask(app, "train_status", json={"state": foreign}, auth=("any", TOKEN)).status_code == 200
+    assert state() == before
+    chosen = {"value": "of the page"}
+    assert state(foreign="x", experiment_name=chosen) == before | {"experiment_name": chosen}

@@ -83,7 +83,7 @@ def make(**bounds: Any) -> SimpleNamespace:
     add_routes(app, server)
     server.router.routes[:] = ours + [route for route in server.router.routes if route.path == "/metrics"]
     made_up = [Route((SERVE,), "POST", path, "tests", "", media=media) for path, media in MADE_UP.items()]
-    app.gate = Gate(server, limits, admission, metrics, Door([*routes_of(SERVE), *made_up], limits), app.drain)
+    app.gate = Gate(server, limits, admission, metrics, Door([*routes_of(SERVE), *made_up], limits), app.drain, dict)
     app.client = TestClient(app.gate, "http://127.0.0.1", raise_server_exceptions=False)
     return app
 
@@ -133,8 +133,10 @@ def test_unexpected_error_is_explained_in_the_log_and_not_to_the_client(log):
 
 def test_address_of_the_instance_is_dropped_unless_allowed():
     body = STATE | {"server_address": "http://10.0.0.1", "api_token": "t"}
-    assert make().client.post("/inference_image_id", json=body).json()["body"] == STATE | {"api_token": "t"}
-    assert make(any_instance=True).client.post("/inference_image_id", json=body).json()["body"] == body
+    # By this the SDK knows that the state is none of its page.
+    program = {"context": {"outside_request": True}}
+    assert make().client.post("/inference_image_id", json=body).json()["body"] == STATE | {"api_token": "t"} | program
+    assert make(any_instance=True).client.post("/inference_image_id", json=body).json()["body"] == body | program
 
 
 def test_body_is_bounded_whether_its_length_is_told_or_not():
@@ -228,7 +230,7 @@ def test_body_that_does_not_arrive_takes_no_place(bounds):
 
     headers = [(b"content-type", b"application/json")]
     scope = {"type": "http", "method": "POST", "path": "/inference_image_id", "headers": headers, "query_string": b""}
-    gate = Gate(app, limits, admission, metrics, Door(routes_of(SERVE), limits), admission.close)
+    gate = Gate(app, limits, admission, metrics, Door(routes_of(SERVE), limits), admission.close, dict)
 
     async def ask() -> None:
         task = asyncio.create_task(gate(scope, never, send))
