@@ -113,8 +113,9 @@ ROUTES: tuple[Route, ...] = (
     _widget("value_changed"),
     _widget("button_clicked_cb"),
     _widget("update_data_cb"),
-    _widget("value_changed_cb", (SERVE,)),
-    _widget("selection_changed_cb", (SERVE,)),
+    _widget("value_changed_cb"),
+    _widget("selection_changed_cb"),
+    _widget("class_selected_cb", (TRAIN,)),
     _widget("model_changed", (TRAIN,)),
     Route(BOTH, "POST", "/sly/shutdown", "the platform", "ends the app", Access.CONTROL),
     # Train HRDA
