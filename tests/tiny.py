@@ -2,18 +2,23 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+import onnx
 import pytest
 import torch
+from onnx import TensorProto, helper, numpy_helper
 from torch import nn
 
 from common.hrda import CheckpointBundle, HRDASegmentor, ModelSettings, build_segmentor, save_checkpoint
 from common.hrda.catalogue import ENCODERS
+from common.hrda.prediction.exported import METADATA_KEY
 
 CLASSES = ("__bg__", "crack", "patch")
 PALETTE = ((0, 0, 0), (220, 20, 60), (30, 60, 200))
@@ -54,3 +59,41 @@ def tiny_checkpoint(path: Path, **content: Any) -> Path:
     if content:
         torch.save(torch.load(path, weights_only=True) | content, path)
     return path
+
+
+def tiny_export() -> onnx.ModelProto:
+    """What `export_onnx` writes, with two layers in place of the network."""
+    rng = np.random.default_rng(0)
+    nodes = [
+        helper.make_node("Conv", ["images", f"{end}.weight"], [f"{end}.maps"], kernel_shape=[4, 4], strides=[4, 4])
+        for end in ("logits", "attention")
+    ]
+    nodes += [helper.make_node("Relu", ["logits.maps"], ["logits"])]
+    nodes += [helper.make_node("Sigmoid", ["attention.maps"], ["attention"])]
+    weights = [
+        numpy_helper.from_array(rng.normal(size=(3, 3, 4, 4)).astype(np.float32), f"{end}.weight")
+        for end in ("logits", "attention")
+    ]
+    ends = [
+        helper.make_tensor_value_info(name, TensorProto.FLOAT, ["b", 3, f"{name}.h", f"{name}.w"])
+        for name in ("images", "logits", "attention")
+    ]
+    model = helper.make_model(
+        helper.make_graph(nodes, "network", ends[:1], ends[1:], weights),
+        opset_imports=[helper.make_opsetid("", 18)],
+        ir_version=10,
+    )
+    helper.set_model_props(model, {METADATA_KEY: json.dumps(tiny_description())})
+    return model
+
+
+def tiny_description() -> dict[str, Any]:
+    """What it says of itself."""
+    return {
+        "format": 1,
+        "classes": list(CLASSES),
+        "palette": [list(colour) for colour in PALETTE],
+        "settings": {"model": SETTINGS.to_dict(), "input": {"short_edge": 64, "long_edge": 96}},
+        "best_thresholds": {"crack": 0.3},
+        "source": "0" * 64,
+    }

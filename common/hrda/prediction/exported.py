@@ -95,6 +95,9 @@ def _require_fit(model: ModelProto, metadata: ExportMetadata) -> None:
     ends = [*graph.input, *graph.output]
     if [end.name for end in ends] != list(wanted):
         raise CheckpointError(f"its ends are not {', '.join(wanted)}.")
+    sizes = [size for place, size in enumerate(graph.input[0].type.tensor_type.shape.dim) if place != 1]
+    if any(size.HasField("dim_value") for size in sizes):
+        raise CheckpointError("it takes images of one size alone.")
     for end in ends:
         if not _is_float_image(end) or end.type.tensor_type.shape.dim[1].dim_value not in wanted[end.name]:
             channels = " or ".join(map(str, sorted(wanted[end.name])))

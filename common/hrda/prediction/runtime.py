@@ -132,20 +132,26 @@ class OnnxNetwork:
         quiet.log_severity_level = _SILENT
         try:
             self._session = runtime.InferenceSession(str(path), quiet, providers=options)
-            self._try()
+            # TensorRT would build an engine for each of the two shapes, which takes minutes.
+            is_quick = provider != "tensorrt"
+            trial = (
+                self._session if is_quick else runtime.InferenceSession(str(path), quiet, providers=PROVIDERS["cpu"])
+            )
+            self._try(trial)
         except Exception as error:
             # ONNX Runtime has no common class for what is wrong with a file.
             raise no_export(path) from error
 
-    def _try(self) -> None:
-        """Predict one small window: shapes and numbers must be those of such a network."""
-        side = _SMALLEST_WINDOW
-        logits, attention = self.context_logits(torch.zeros(1, 3, side, side))
-        channels = {1, self.num_classes}
-        fits = logits.shape == (1, self.num_classes, side // 4, side // 4)
-        fits = fits and attention.shape[1] in channels and attention.shape[2:] == logits.shape[2:]
-        if not fits or not torch.isfinite(logits).all() or not torch.isfinite(attention).all():
-            raise ValueError("another network than it says")
+    def _try(self, session: Any) -> None:
+        """Predict two small batches: shapes and numbers must be those of such a network."""
+        for count, height, width in ((1, _SMALLEST_WINDOW, _SMALLEST_WINDOW), (2, _SMALLEST_WINDOW, 96)):
+            images = np.zeros((count, 3, height, width), np.float32)
+            logits, attention = session.run([LOGITS, ATTENTION], {IMAGES: images})
+            rest = (height // 4, width // 4)
+            fits = logits.shape == (count, self.num_classes, *rest)
+            fits = fits and attention.shape in {(count, channels, *rest) for channels in (1, self.num_classes)}
+            if not fits or not np.isfinite(logits).all() or not np.isfinite(attention).all():
+                raise ValueError("another network than it says")
 
     context_images = staticmethod(HRDASegmentor.context_images)
     fuse = staticmethod(HRDAHead.fuse)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import json
 import pickle
 import re
 import zipfile
@@ -10,14 +11,26 @@ from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+import onnx
 import pytest
 import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from common.hrda import load_checkpoint
 from common.hrda.network.mit_weights import read_encoder
+from common.hrda.prediction.runtime import OnnxNetwork
 from common.hrda.tensor_files import CheckpointError
-from tests.tiny import CLASSES, PALETTE, SETTINGS, tiny_checkpoint, tiny_encoder, tiny_model
+from tests.tiny import (
+    CLASSES,
+    PALETTE,
+    SETTINGS,
+    tiny_checkpoint,
+    tiny_description,
+    tiny_encoder,
+    tiny_export,
+    tiny_model,
+)
 
 MODEL = SETTINGS.to_dict()
 LAST = "decode_head.head.conv_seg.weight"
@@ -293,6 +306,78 @@ def test_reading_a_checkpoint_draws_no_random_numbers(checkpoint: Path) -> None:
     before = torch.get_rng_state()
     load_checkpoint(checkpoint)
     assert torch.equal(torch.get_rng_state(), before)
+
+
+def describe(**changes: Any) -> Callable[[Any], None]:
+    """An exported network that says another thing of itself."""
+
+    def change(network: onnx.ModelProto) -> None:
+        network.metadata_props[0].value = json.dumps(tiny_description() | changes)
+
+    return change
+
+
+def say(text: str) -> Callable[[Any], None]:
+    return lambda network: setattr(network.metadata_props[0], "value", text)
+
+
+def lie_elsewhere(network: onnx.ModelProto) -> None:
+    """Its weights are said to be in a file of the machine."""
+    weight = network.graph.initializer[0]
+    weight.data_location = onnx.TensorProto.EXTERNAL
+    weight.external_data.add(key="location", value="/etc/passwd")
+
+
+def count_to_nothing(network: onnx.ModelProto) -> None:
+    weight = network.graph.initializer[0]
+    weight.raw_data = np.full(len(weight.raw_data) // 4, np.nan, np.float32).tobytes()
+
+
+def hold_a_graph(network: onnx.ModelProto) -> None:
+    network.graph.node[0].attribute.append(onnx.helper.make_attribute("body", onnx.GraphProto()))
+
+
+def take_one_size(network: onnx.ModelProto) -> None:
+    network.graph.input[0].type.tensor_type.shape.dim[2].dim_value = 64
+
+
+EXPORTS: list[tuple[Callable[[Any], None], str]] = [
+    (describe(classes=list(CLASSES[:2]), palette=PALETTE[:2]), "a name for each of 3 outputs"),
+    (describe(classes=["__bg__", SECRET, SECRET]), "names of which none comes twice"),
+    (describe(palette=[[0, 0, 999]] * 3), "from 0 to 255"),
+    (describe(settings={"model": MODEL, "input": [1, 2]}), "settings.input must be"),
+    (describe(**edges(-5, 10**6)), "from 16 to 16384"),
+    (describe(**model(crop_size=[65536, 64])), "multiples of 64 up to 4096"),
+    (describe(**model(encoder=SECRET)), "encoder must be one of"),
+    (describe(**model(num_classes=4)), "a name for each of 4 outputs"),
+    (
+        describe(classes=[*CLASSES, "more"], palette=[*PALETTE, [1, 1, 1]], **model(num_classes=4)),
+        "logits are no float32 maps of 4 channels",
+    ),
+    (describe(best_thresholds={SECRET: 0.5}), "best_thresholds must be"),
+    (describe(best_thresholds={"crack": 7}), "best_thresholds must be"),
+    (describe(format=2), "format 2 of exported networks.*newer version. Update the app"),
+    (describe(format=SECRET), "a format that this app does not know"),
+    (say("[1]"), "not a network exported by this app"),
+    (say(f"{{{SECRET}"), "not a network exported by this app"),
+    (say("[" * 10_000), "not a network exported by this app"),
+    (lambda network: network.metadata_props.pop(), "not a network exported by this app"),
+    (lambda network: network.graph.output.pop(), "its ends are not images, logits, attention"),
+    (lie_elsewhere, "its weights lie in other files"),
+    (hold_a_graph, "graphs within its graph"),
+    (take_one_size, "images of one size alone"),
+    (count_to_nothing, "not a network exported by this app"),
+]
+
+
+@pytest.mark.parametrize(("change", "sentence"), EXPORTS, ids=[sentence for _, sentence in EXPORTS])
+def test_exported_network_passes_the_same_checks(change: Callable[[Any], None], sentence: str, tmp_path: Path) -> None:
+    network = tiny_export()
+    change(network)
+    onnx.save_model(network, tmp_path / "model.onnx")
+    with pytest.raises(CheckpointError, match=sentence) as refused:
+        OnnxNetwork(tmp_path / "model.onnx")
+    assert_says_nothing(str(refused.value))
 
 
 def assert_says_nothing(sentence: str) -> None:
