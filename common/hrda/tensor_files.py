@@ -21,7 +21,7 @@ _ZIP = b"PK\x03\x04"
 _LEGACY = b"\x80\x02\x8a\nl\xfc\x9cF\xf9 j\xa8P\x19."
 """How files begin that torch wrote before it wrote zip archives: a number of its own, pickled."""
 _LEGACY_PICKLES = 5
-_MOST_PICKLED = 16 * 2**20
+_MOST_PICKLED = 64 * 2**20
 _MOST_NAMES = 20_000
 _LONGEST_NAME = 300
 _MOST_GROWTH = 2

@@ -80,7 +80,8 @@ class ServeSettings(InferenceSettings):
     precision: Precision = "float32"
     """In what the network computes: 'float32', 'bfloat16', or 'float16' (GPU only)."""
     compile: bool = False
-    """Through torch.compile: the first windows take a minute, those after them less time."""
+    """Through torch.compile: the first windows take a minute, those after them less time. Where it does not work, it is
+    left out and the log says so."""
     thresholds: Annotated[
         Literal["best"] | Fraction | dict[str, Fraction],
         Expected('best, probabilities from 0 to 1 by class name, such as {"crack": 0.35}, or one for all classes'),

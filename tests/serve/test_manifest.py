@@ -150,6 +150,8 @@ def test_images_have_the_sdk_and_the_code_that_the_app_needs():
     assert f"LABEL python_sdk_version={SDK_VERSION}" in app
     assert re.search(r"^FROM nvidia/cuda:\S+-cudnn-runtime-ubuntu22\.04$", app, re.MULTILINE)
     assert "pip install -r /tmp/requirements.txt" in app
+    installed = re.search(r"apt-get install -y --no-install-recommends \\\n\s+(python3.11 .+) \\", app)[1].split()
+    assert {"g++", "python3.11-dev"} <= set(installed), "torch.compile needs them, which the setting compile asks for"
     assert re.search(r"^FROM (\S+)$", deploy, re.MULTILINE)[1] == MANIFEST["docker_image"]
     assert 'ENTRYPOINT ["python", "-m", "serve", "deploy", "--host", "0.0.0.0"]' in deploy
     copied = re.findall(r"^COPY (\S+) ", app + deploy, re.MULTILINE)

@@ -1,6 +1,9 @@
 """A checkpoint made ready: the right pixels, classes and device, one forward pass at a time."""
 
+import os
 import pickle
+import subprocess
+import sys
 import threading
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -14,9 +17,12 @@ from common.hrda.checkpoints import CheckpointError
 from common.hrda.checks import SettingsError
 from common.hrda.prediction.runtime import TorchNetwork
 from serve.errors import OutOfMemory, RequestError
+from serve.model import deployment as deployment_module
 from serve.model.deployment import Deployment, resolve_device
 from serve.model.settings import ServeSettings
 from tests.common.hrda.test_checkpoints import former_checkpoint
+
+ROOT = Path(__file__).resolve().parents[3]
 
 
 def masks_of(deployment: Deployment, images: list[np.ndarray], settings: ServeSettings) -> list[np.ndarray]:
@@ -105,6 +111,30 @@ def test_thresholds_areas_and_confidence_are_asked_for_by_class_name(checkpoint:
     assert cleaned.confidences is None
     with pytest.raises(SettingsError, match="thresholds names 'crak'.*did you mean"):
         deployment.predict([image], ServeSettings(thresholds={"crak": 0.5}))
+
+
+def test_compile_is_left_out_where_it_does_not_work_and_this_is_said_once(
+    checkpoint: Path, image: np.ndarray, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+):
+    monkeypatch.setattr(deployment_module, "why_not_compiled", lambda kind: f"no compiler for {kind}")
+    monkeypatch.setattr(torch, "compile", lambda *_: pytest.fail("it was compiled"))
+    deployment = Deployment.from_file(checkpoint, "cpu")
+    [plain] = masks_of(deployment, [image], ServeSettings())
+    for _ in range(2):
+        [found] = masks_of(deployment, [image], ServeSettings(compile=True))
+        np.testing.assert_array_equal(found, plain)
+    assert [record.getMessage() for record in caplog.records] == ["no compiler for cpu"]
+    assert list(deployment.networks) == [("float32", False)]
+
+
+def test_compiler_that_is_missing_is_found_out_by_a_small_trial(tmp_path: Path):
+    program = "from common.hrda.prediction.runtime import why_not_compiled; print(why_not_compiled('cpu'))"
+    kept = {name: value for name, value in os.environ.items() if name not in ("CC", "CXX")}
+    env = kept | {"PATH": str(tmp_path), "TORCHINDUCTOR_CACHE_DIR": str(tmp_path / "cache")}
+    done = subprocess.run(
+        [sys.executable, "-c", program], cwd=ROOT, env=env, capture_output=True, text=True, check=True
+    )
+    assert "needs a C++ compiler (g++). Predicted without it." in done.stdout
 
 
 CPU_FULL = RuntimeError("[enforce fail at alloc_cpu.cpp:127] DefaultCPUAllocator: can't allocate memory: you tried")

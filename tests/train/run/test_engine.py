@@ -9,6 +9,7 @@ import torch
 from common.hrda import SettingsError, build_segmentor, load_checkpoint
 from common.hrda.settings import ModelSettings
 from sandbox.synthetic.projects import write_project
+from serve.model.deployment import Deployment
 from train.run import engine, learner
 from train.run.engine import ITERATIONS_TIMED, run
 from train.run.initial_weights import load_initial_weights
@@ -347,6 +348,9 @@ def test_a_checkpoint_knows_the_thresholds_that_its_run_measured(domains, tmp_pa
     best = load_checkpoint(result.best)
     served = "teacher" if best.serve_teacher else "student"
     assert best.best_thresholds == {"crack": best.metrics[f"{served}/best_threshold/crack"]}
+    deployment = Deployment.from_file(result.best, "cpu")
+    assert deployment.best_thresholds == best.best_thresholds
+    assert (deployment.classes, deployment.input_scale) == (best.classes, best.input_scale)
 
 
 def test_measuring_leaves_every_module_in_its_mode(domains, tmp_path):
