@@ -139,7 +139,7 @@ def test_checkpoint_deploys_as_its_export(restored: SimpleNamespace, model: Path
 
 
 def test_page_deploys_the_runtime_that_was_chosen(page, network: Path):
-    assert page.gui.runtime_select.get_labels() == list(offered_runtimes()) == ["PyTorch", "ONNXRuntime"]
+    assert page.gui.runtime_select.get_items() == list(offered_runtimes()) == ["PyTorch", "ONNXRuntime"]
     page.gui.model_source_tabs.set_active_tab("Models from other sources")
     page.gui.external_models_selector.set_checkpoint_path(str(network))
     page.gui.runtime_select.set_value("ONNXRuntime")
