@@ -16,7 +16,7 @@ import onnx
 import pytest
 import requests
 import torch
-from supervisely.nn.utils import RuntimeType
+from supervisely.nn.utils import ModelSource, RuntimeType
 
 from common.hrda.prediction.exported import METADATA_KEY, read_export
 from common.hrda.prediction.runtime import sum_of
@@ -140,7 +140,7 @@ def test_checkpoint_deploys_as_its_export(restored: SimpleNamespace, model: Path
 
 def test_page_deploys_the_runtime_that_was_chosen(page, network: Path):
     assert page.gui.runtime_select.get_items() == list(offered_runtimes()) == ["PyTorch", "ONNXRuntime"]
-    page.gui.model_source_tabs.set_active_tab("Models from other sources")
+    page.gui.model_source_tabs.set_active_tab(ModelSource.EXTERNAL)
     page.gui.external_models_selector.set_checkpoint_path(str(network))
     page.gui.runtime_select.set_value("ONNXRuntime")
     try:
