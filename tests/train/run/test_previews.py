@@ -95,6 +95,20 @@ def test_validation_pictures_show_truth_and_the_better_model(tmp_path):
     assert writer.write(measurement(iteration=40), Teacher(), torch.device("cpu")) == ()
 
 
+@pytest.mark.parametrize(("scaling", "is_shown"), [("keep_thin", True), ("nearest", False)])
+def test_pictures_show_labels_as_training_shrinks_them(tmp_path, scaling, is_shown):
+    photo, truth = np.full((960, 1280, 3), 100, np.uint8), np.zeros((960, 1280), np.uint8)
+    truth[:, 500] = 1
+    settings = SETTINGS.with_overrides([f"data.label_scaling={scaling}"])
+    writer = PreviewWriter(tmp_path, data(validation=1), settings)
+    writer.keep("student", 0, ValidationPhoto("a.png", photo, truth), truth)
+    [preview] = writer.write(measurement(), Teacher(), torch.device("cpu"))
+    pictures = {role: np.asarray(Image.open(path)).astype(int) for role, path in preview.pictures.items()}
+    for role in ("truth", "prediction"):
+        is_red = pictures[role][240, 250, 0] > pictures[role][240, 250, 1] + 30
+        assert is_red == is_shown
+
+
 def test_target_pictures_show_sure_labels_stronger(tmp_path, monkeypatch):
     path = tmp_path / "street.png"
     Image.fromarray(np.full((40, 60, 3), 100, np.uint8)).save(path)
