@@ -18,6 +18,7 @@ from train.instance.domains import (
     FoundDomain,
     InputError,
     Inputs,
+    check_apart,
     find,
     find_domain,
     overlap_with_target,
@@ -78,6 +79,7 @@ class DomainSelector(InputSelector):
         self._views = {
             role: DomainView(role, invitation=_INVITATIONS[role], with_shares=role == "source") for role in ROLES
         }
+        self._found: dict[str, FoundDomain] = {}
         self._facts: dict[str, DomainFacts] = {}
         self._problems: list[Problem] = []
         self._known: dict[Key, DomainFacts] = {}
@@ -112,6 +114,16 @@ class DomainSelector(InputSelector):
     def has_target(self) -> bool:
         """Whether a target project is chosen."""
         return self._pickers["target"].project_id is not None
+
+    def measured_target(self, mode: str) -> str | None:
+        """Why a mode that learns from the target cannot be measured on what is chosen; None if it can, or before that
+        is read."""
+        try:
+            if mode == "supervised":
+                check_apart(self._found, mode)
+        except InputError as error:
+            return str(error)
+        return None
 
     def use_missing(self, missing: Callable[[], str | None]) -> None:
         """Have `missing` say what the settings of a later step need that is not chosen."""
@@ -187,6 +199,7 @@ class DomainSelector(InputSelector):
         return False
 
     def _changed(self, *roles: str) -> None:
+        self._found = {role: found for role, found in self._found.items() if role not in roles}
         self._facts = {role: facts for role, facts in self._facts.items() if role not in roles}
         self._problems = [problem for problem in self._problems if problem.role not in roles]
         for role in roles:
@@ -227,6 +240,7 @@ class DomainSelector(InputSelector):
                 found[role] = domain
             if is_stale():
                 return
+        self._found = found
         problems += overlaps(found)
         keys = {role: _key(role, domain) for role, domain in found.items()}
         facts = {role: self._known[key] for role, key in keys.items() if key in self._known}

@@ -53,8 +53,8 @@ class HRDATrainGUI(DomainTrainGUI):
         settings = self.hyperparameters_selector
         settings.use_source(self._sample_source)
         settings.on_change(self.model_selector.show_settings)
-        settings.use_target(lambda wanted: missing_target(wanted, selector.has_target))
-        selector.use_missing(lambda: missing_target(settings.settings, selector.has_target))
+        settings.use_target(self._wrong_target)
+        selector.use_missing(lambda: self._wrong_target(settings.settings))
         selector.on_choice(settings.show_target)
         self._take_errors_back()
         # The SDK turns the editor's lock over: whoever opened an earlier step again would find an open editor locked.
@@ -74,6 +74,10 @@ class HRDATrainGUI(DomainTrainGUI):
             self.hyperparameters_selector.set_value("data.ignored_classes", names)
         except SettingsError as error:
             self.classes_selector.refuse(str(error))
+
+    def _wrong_target(self, settings: TrainSettings) -> str | None:
+        selector = self.input_selector
+        return missing_target(settings, selector.has_target) or selector.measured_target(settings.mode)
 
     def _take_errors_back(self) -> None:
         """Have what is said of a mistake go when a person changes what it may be said of."""

@@ -148,6 +148,14 @@ def test_measuring_on_the_source_is_an_error_until_other_datasets_are_chosen(pag
     assert page.card.get_inputs() == Inputs(Domain(project_id, (road.id,)), None, Domain(project_id, (night.id,)))
 
 
+def test_target_that_is_measured_on_is_an_error_where_it_is_learnt_from(page, projects):
+    page.choose(target=projects["labelled"], validation=projects["labelled"])
+    assert page.card.measured_target("uda") is None
+    assert page.card.measured_target("supervised").startswith("Target and validation share dataset 'road'")
+    page.choose(target=projects["target"])
+    assert page.card.measured_target("supervised") is None
+
+
 def test_no_dataset_is_an_error_at_once(page):
     page.change("validation_all", "checked", False)
     page.change("validation_tree", "value", [])
