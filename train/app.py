@@ -248,9 +248,9 @@ class HRDATrainApp(DomainTrainApp):
                     init_checkpoint=start and Path(start),
                 )
                 result = run_in_process(request, state=state, stop=self._stop)
-        except ProjectError as error:
+        except (ProjectError, TrainingError) as error:
             raise Refused(self._without_folders(str(error))) from error
-        except (SettingsError, CheckpointError, TrainingError) as error:
+        except (SettingsError, CheckpointError) as error:
             raise Refused(str(error)) from error
         if result.iteration == 0:
             raise Refused("Stopped before the first iteration. Nothing was trained.")

@@ -17,7 +17,7 @@ from pydantic import TypeAdapter
 from common.data.choice import BACKGROUND
 from common.data.folders import ImageRecord, ProjectError
 from common.data.labels import LabelScaling, count_parts, resize_labels, summed_parts
-from common.data.reading import read_mask
+from common.data.reading import is_away, read_mask
 from common.data.transforms import InputScale
 from common.hrda.pixels import IGNORE_LABEL
 
@@ -157,7 +157,10 @@ def count_labels(records: Iterable[ImageRecord]) -> Counter[str]:
         try:
             objects = read_annotation(record)[1].get("objects", []) if record.annotation_path else []
             counter.update(one["classTitle"] for one in objects)
-        except (ProjectError, KeyError, TypeError):
+        except (ProjectError, KeyError, TypeError) as error:
+            if is_away(error):
+                # Of a disk that is away it would be wrong to say that there are no labels.
+                raise
             logger.debug("%s: its labels cannot be counted.", record.key)
     return counter
 

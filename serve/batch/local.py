@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import json
+import sys
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from common.data.images import IMAGE_SUFFIXES, ImageError, read_image
+from common.data.reading import Patience, only_this_one
 from common.hrda import SettingsError
 from common.hrda.checks import received
 from common.plain_yaml import read_yaml
@@ -38,7 +41,7 @@ def predict_local(worker: Worker, source: Path, output: Path, *, draw: bool) -> 
         The annotations' files.
 
     Raises:
-        RequestError: no image there, or some could not be read; the others are predicted.
+        RequestError: no image there, or some could not be read; the others are predicted, unless their disk is away.
     """
     images, left_out = find_images(source)
     if left_out:
@@ -52,12 +55,17 @@ def predict_local(worker: Worker, source: Path, output: Path, *, draw: bool) -> 
             flush=True,
         )
     written, unreadable = [], []
+    patience = Patience(lambda text: print(text, file=sys.stderr, flush=True))
     for number, path in enumerate(images, start=1):
         try:
-            image = read_image(path)
+            image = patience.read(partial(read_image, path), path)
         except ImageError as error:
             if worker.settings.strict:
                 raise
+            if not only_this_one(error):
+                raise RequestError(
+                    f"{error} Its disk is away. {len(written)} of {len(images)} are predicted."
+                ) from error
             unreadable.append(str(error))
             continue
         [annotation] = worker.annotations([image])

@@ -71,7 +71,8 @@ class DataSettings(PlainSettings):
     ignored_classes: ClassNames = ()
     """Names of single classes that are not trained and become 'ignore', whatever becomes of the others."""
     skip_broken: bool = False
-    """Leave unreadable photos out, with a warning, instead of stopping."""
+    """Leave photos out that cannot be read, with a warning, instead of stopping; for one that is lost during the run
+    another is drawn."""
     workers: Annotated[int, Field(ge=0, le=256)] = 2
     """Processes that prepare batches ahead; 0 prepares them in the training process."""
     memory_cache_mb: Annotated[int, Field(ge=0, le=16_000_000)] = 2048

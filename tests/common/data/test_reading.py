@@ -10,6 +10,7 @@ import pytest
 
 from common.data.folders import ImageRecord, ProjectError, for_each_image
 from common.data.images import ImageError, read_image
+from common.data.labelled import count_labels
 from common.data.reading import PAUSES_S, MaskLost, Patience, only_this_one, read_labelled_photo, read_mask
 
 
@@ -140,3 +141,11 @@ def test_preparing_waits_for_a_disk_and_refuses_to_leave_all_of_it_out(photo, aw
     with pytest.raises(ProjectError, match=r"Photos: Cannot read the image .*a\.png.*Its disk is away"):
         sizes(Waits())
     assert sizes(Waits(3, lambda: away.update(away=False))) == [(record, (8, 9)) for record in records]
+
+
+def test_labels_on_a_disk_that_is_away_do_not_count_as_none(photo, away):
+    record = ImageRecord("d", photo.name, photo, photo.with_name("b.png"))
+    with pytest.raises(ProjectError, match=r"Cannot read the annotation .*b\.png: .*Input/output error"):
+        count_labels([record])
+    away["away"] = False
+    assert not count_labels([record]), "one annotation that is damaged is named later, with all others"
