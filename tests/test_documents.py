@@ -61,7 +61,7 @@ RUN: dict[str, tuple[Step, ...]] = {
         Step("python -m serve predict", ("photo.jpg -> predictions/photo.jpg.json",)),
         Step("python -m serve deploy", (), serves="is_ready"),
         Step("python -m serve export", ("Exported to model.onnx.", "photo.jpg -> predictions_onnx/photo.jpg.json")),
-        Step("python -m serve deploy", (), serves=True),
+        Step("python -m serve deploy", (), serves="is_ready"),
         Step("dataset_id = sly.env", ("Annotation", "Labels were added to")),
         Step("session = sly.nn", ("Annotations: 2",)),
         Step("curl -X POST $URL/inference_image ", ('"annotation"', '"__bg__"')),
