@@ -23,6 +23,7 @@ from common.hrda.windows import (
     Box,
     average_overlaps,
     window_boxes,
+    window_count,
     window_starts,
 )
 
@@ -30,6 +31,9 @@ Asked = Callable[[], None]
 """Called before each batch of windows; what it raises ends the prediction."""
 RowSink = Callable[[int, Tensor], None]
 """Gets finished rows from top to bottom: the first row's number and logits C×rows×W float32."""
+
+
+_MOST_ALONG = 100_000
 
 
 class WindowNetwork(Protocol):
@@ -129,8 +133,15 @@ def count_windows(size: tuple[int, int], crop_size: tuple[int, int], settings: I
         size: height and width of the image.
         crop_size: of the network.
         settings: windows; mirrored ones are counted too.
+
+    Returns:
+        Of an image of more windows along a side than anybody computes only those of the crops, which are no list then.
     """
-    layout = _Layout.of(size, crop_size, settings.complete(crop_size))
+    settings = settings.complete(crop_size)
+    crops = [window_count(*each) for each in zip(size, settings.window, settings.stride, strict=True)]
+    if max(crops) > _MOST_ALONG:
+        return crops[0] * crops[1]
+    layout = _Layout.of(size, crop_size, settings)
     rows = {top + box.top for top in layout.tops for box in layout.detail_boxes}
     columns = {left + box.left for left in layout.lefts for box in layout.detail_boxes}
     count = len(layout.tops) * len(layout.lefts) + len(rows) * len(columns)

@@ -35,13 +35,17 @@ class Box(NamedTuple):
         return Box(self.top + down, self.bottom + down, self.left + right, self.right + right)
 
 
+def window_count(length: int, window: int, stride: int) -> int:
+    """How many windows cover `length`."""
+    return max(length - window + stride - 1, 0) // stride + 1
+
+
 def window_starts(length: int, window: int, stride: int) -> list[int]:
     """First pixels of windows that cover `length`; the last window is moved back inside.
 
     A `length` below `window` has one window, which starts at 0.
     """
-    steps = max(length - window + stride - 1, 0) // stride + 1
-    return [max(min(i * stride, length - window), 0) for i in range(steps)]
+    return [max(min(i * stride, length - window), 0) for i in range(window_count(length, window, stride))]
 
 
 def window_boxes(size: tuple[int, int], window: tuple[int, int], stride: tuple[int, int]) -> list[Box]:

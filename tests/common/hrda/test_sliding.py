@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import tracemalloc
+
 import numpy as np
 import pytest
 import torch
@@ -111,6 +113,15 @@ def test_windows_are_counted_before_any_is_computed(size: tuple[int, int], setti
     network = PlacedNetwork()
     sliding_logits(MirroredNetwork(network) if settings.flip else network, torch.randn(1, 3, *size), settings)
     assert count_windows(size, network.crop_size, settings) == network.windows
+
+
+def test_windows_of_an_endless_image_are_counted_without_a_list_of_them() -> None:
+    """A PNG of a few kilobytes can be one row of 128 million pixels."""
+    tracemalloc.start()
+    count = count_windows((1, 128_000_000), (64, 64), InferenceSettings(stride=(8, 8)))
+    _, peak = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert count >= 15_999_000 and peak < 10**6
 
 
 def test_it_is_asked_before_each_batch_of_windows_whether_to_go_on() -> None:

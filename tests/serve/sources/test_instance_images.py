@@ -168,6 +168,29 @@ def test_images_of_the_instance_are_bounded_and_asked_for_once(app, api, uploade
     assert len(asked) == 2
 
 
+def test_of_rectangles_each_image_by_id_gets_its_own(app, uploaded, body):
+    """In every batch, whether their labels are answered or written to the instance."""
+    rectangles = [
+        {"points": {"exterior": [[2 * n, n], [2 * n + 31, n + 31]], "interior": []}} for n in range(len(uploaded.ids))
+    ]
+    state = {"batch_ids": uploaded.ids, "batch_size": 2, "settings": {"rectangles": rectangles}}
+    job = finished(app, post(app, "inference_batch_ids_async", state, **body))
+    for answer in (post(app, "inference_batch_ids", state, **body).json(), job["pending_results"]):
+        assert len(answer) == len(uploaded.ids)
+        for n, result in enumerate(answer):
+            rows, columns = np.nonzero(to_mask(result["annotation"]) != 255)
+            assert (rows.min(), columns.min(), rows.max(), columns.max()) == (n, 2 * n, n + 31, 2 * n + 31)
+    few = state | {"settings": {"rectangles": rectangles[1:]}}
+    words = f"{len(uploaded.ids) - 1} rectangles for {len(uploaded.ids)} images"
+    refused(post(app, "inference_batch_ids", few, **body), words)
+    for more in ({}, {"upload_mode": "append"}):
+        job = finished(app, post(app, "inference_batch_ids_async", few | more, **body))
+        assert words in job["exception"]["message"]
+    project = {"projectId": uploaded.project.id, "settings": {"rectangles": rectangles}}
+    job = finished(app, post(app, "inference_project_id_async", project, **body))
+    assert "Send rectangle, which holds for all images" in job["exception"]["message"]
+
+
 def test_announced_images_are_fetched_before_they_are_asked_for(app, uploaded, body):
     assert post(app, "smart_cache", {"image_ids": [uploaded.ids[5]]}, **body).status_code == 200
     wait_until(lambda: app.server.cache.holds(uploaded.ids[5]))
