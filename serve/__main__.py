@@ -106,9 +106,13 @@ def needs_sdk(args: argparse.Namespace) -> bool:
 
 def run_server(args: argparse.Namespace) -> None:
     """`python -m serve deploy`, or `predict` of what is on an instance."""
+    from serve.batch.local import settings_of_words
     from serve.limits import Limits
+    from serve.model.settings import read_settings
     from serve.server import HRDAServer
 
+    # The SDK's own reader ends in a traceback at a mistake.
+    read_settings(settings_of_words(args.settings or []))
     limits = Limits.from_environment()
     if not args.model_control:
         limits = replace(limits, model_control=False)

@@ -10,6 +10,7 @@ import numpy as np
 
 from common.hrda import SettingsError
 from common.hrda.prediction.predictor import Segmentation
+from common.plain_yaml import read_field
 from serve.batch.annotations import annotation
 from serve.model.areas import check_wanted, find_areas
 from serve.model.deployment import PYTORCH, Deployment, runnable_file
@@ -37,6 +38,8 @@ class Worker:
     def __init__(self, deployment: Deployment, settings: Mapping[str, Any] | None = None) -> None:
         given = with_thresholds(settings or {})
         wanted = given.pop(WANTED, None)
+        if isinstance(wanted, str) and wanted != "all":
+            wanted = read_field(WANTED, wanted)
         for name in given:
             if name in SDK_SETTINGS:
                 raise SettingsError(f"The setting {name!r} is for requests to a server. Leave it out.")

@@ -133,6 +133,29 @@ def test_errors_of_the_user_end_with_a_sentence_and_status_2(
     assert str(path) in error
 
 
+@pytest.mark.parametrize("place", [["PHOTO"], ["--image_id", "5"]], ids=["here", "on an instance"])
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["FILE"], "cannot be read"),
+        (["stride"], "NAME=VALUE"),
+        (["stride=[64"], "stride cannot be read as YAML"),
+        (["strid=64"], "did you mean 'stride'"),
+        (["thresholds={crack: 2}"], "probabilities from 0 to 1"),
+        (["window=&a [*a]"], "anchors"),
+    ],
+)
+def test_mistakes_in_settings_are_sentences(words, message, place, checkpoint, photo, no_instance, monkeypatch, capsys):
+    monkeypatch.setattr(sys, "argv", ["serve"])
+    for name in ("SERVER_ADDRESS", "API_TOKEN", "TEAM_ID"):
+        monkeypatch.setenv(name, "1")
+    words = ["nowhere.yaml" if word == "FILE" else word for word in words]
+    place = [str(photo) if word == "PHOTO" else word for word in place]
+    assert main(["predict", *place, "--model", str(checkpoint), "--device", "cpu", "--settings", *words]) == 2
+    error = capsys.readouterr().err
+    assert message in error and "Traceback" not in error
+
+
 def test_help_does_not_import_the_sdk_or_torch():
     code = (
         "import sys, serve.__main__ as m\n"

@@ -70,6 +70,11 @@ def test_image_without_areas_has_an_annotation_without_objects(deployment: Deplo
     assert annotation["objects"] == []
 
 
+def test_classes_of_a_command_line_are_a_list_in_text(deployment: Deployment, image: np.ndarray):
+    listed, text = ({"classes": given} for given in (["crack"], "[crack]"))
+    assert Worker(deployment, text).annotations([image]) == Worker(deployment, listed).annotations([image])
+
+
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
