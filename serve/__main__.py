@@ -16,6 +16,8 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from serve.limits import Limits
 
+from common.processors import share_processors
+
 DEVICES = ("cpu", "cuda", "cuda:0", "cuda:1", "cuda:2", "cuda:3")
 RUNTIMES = ("PyTorch", "ONNXRuntime", "TensorRT")
 LOOPBACK = ("127.0.0.1", "localhost", "::1")
@@ -178,6 +180,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         The exit status: 0, or 2 after an error that the user can mend.
     """
     args = parse_arguments(argv)
+    share_processors()
     if args.parent is not None:
         end_with(args.parent)
     if args.mode == "export":

@@ -11,6 +11,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, TextIO
 
+from common.processors import share_processors
 from train.run.launched import Launched
 from train.stopping import (
     open_closed_streams,
@@ -106,6 +107,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command line and return its exit code: 0 done or stopped, 2 refused or failed with a reason."""
     open_closed_streams()
     given, launched = parse(arguments), Launched.from_environment()
+    share_processors()
     stop = threading.Event()
     # From here on, and not only once the imports are done, ending is decided between two iterations.
     with stopping_on_signals(stop, launched) as asked:

@@ -2,6 +2,10 @@
 
 import threading
 
+from common.processors import share_processors
+
+share_processors()
+
 from supervisely import is_production
 from supervisely.app import StateJson
 

@@ -7,7 +7,6 @@ loading, number of workers or earlier iteration changes it, and a resumed run ne
 from __future__ import annotations
 
 import math
-import os
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -34,6 +33,7 @@ from common.data.transforms import (
     straighten,
 )
 from common.hrda.pixels import IGNORE_LABEL
+from common.processors import available_processors
 
 # Streams of random numbers that must not coincide.
 _SOURCE, _TARGET, _LABELLED_TARGET = 0, 1, 2
@@ -205,7 +205,7 @@ class TrainingBatches(Dataset[Batch]):
         """
         labelled = self._source.photos + self._labelled_target.photos
         photos = [*labelled, *((path, None) for path in self._target)]
-        with ThreadPoolExecutor(os.cpu_count()) as pool:
+        with ThreadPoolExecutor(available_processors()) as pool:
             # Only this thread writes to the cache; the others decode, which OpenCV does without holding Python up.
             try:
                 for done, (photo, arrays) in enumerate(zip(photos, pool.map(self._tried, photos), strict=True), 1):

@@ -16,6 +16,7 @@ from tqdm.std import tqdm
 from common.data.images import IMAGE_SUFFIXES, ImageError
 from common.data.reading import A_MOMENT_S, Patience, only_this_one
 from common.hrda.checks import closest
+from common.processors import available_processors
 
 logger = logging.getLogger(__name__)
 
@@ -183,7 +184,7 @@ def for_each_image(
         except (ImageError, ProjectError) as error:
             return error
 
-    with ThreadPoolExecutor(min(4, os.cpu_count() or 1)) as pool:
+    with ThreadPoolExecutor(min(4, available_processors())) as pool:
         try:
             attempts = pool.map(attempt, records)
             for result in attempts if progress is not None else tqdm(attempts, title, len(records)):

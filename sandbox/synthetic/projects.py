@@ -17,7 +17,6 @@ Command line: `python -m sandbox.synthetic --out DIR --domain source --count 300
 
 import base64
 import json
-import os
 import zlib
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
@@ -30,6 +29,7 @@ import numpy as np
 from numpy.random import Generator
 from numpy.typing import NDArray
 
+from common.processors import available_processors
 from sandbox.synthetic import scene
 from sandbox.synthetic.surfaces import SURFACES, Field, colour
 
@@ -277,7 +277,7 @@ def write_project(
     (Path(folder) / "meta.json").write_text(json.dumps(meta, indent=2))
     write = partial(_write_photo, home, domain, size, labelled)
     seeds = [seed * _SEEDS_PER_PROJECT + i for i in range(count)]
-    workers = min(workers or os.cpu_count() or 1, 4, count // _PHOTOS_WORTH_A_PROCESS + 1)
+    workers = min(workers or available_processors(), 4, count // _PHOTOS_WORTH_A_PROCESS + 1)
     if workers == 1:
         for one in seeds:
             write(one)
