@@ -15,12 +15,14 @@ import numpy as np
 import yaml
 from fastapi import FastAPI
 from supervisely import logger
+from supervisely.app.fastapi.websocket import WebsocketManager
 from supervisely.app.widgets import Container, Widget
 from supervisely.nn.prediction_dto import PredictionSegmentation
 from supervisely.nn.utils import CheckpointInfo, RuntimeType
 
 from common.hrda.checks import received
 from common.plain_yaml import read_yaml
+from common.web.browsers import tell_each_alone
 from serve.batch.local import predict_local
 from serve.batch.worker import Worker
 from serve.errors import RequestError
@@ -62,6 +64,7 @@ class HRDAServer(SdkServer):
     def __init__(self, host: str = "127.0.0.1", port: int = 8000, limits: Limits | None = None, **options: Any) -> None:
         self.thresholds_card: ThresholdsCard | None = None
         super().__init__(host, port, limits or Limits.from_environment(), **options)
+        tell_each_alone(WebsocketManager())
         if getattr(self.gui, "runtime_select", None) is not None:
             # The SDK offers what app_options.yaml lists, whatever is installed.
             self.gui.runtime_select.set(list(offered_runtimes()))

@@ -287,3 +287,10 @@ def test_page_gets_every_file_that_it_names(page):
     for name in files:
         assert client.get(f"/{name}").status_code == 200, name
     assert client.get("/sly/css/nn/training/train_app.py").status_code == 404
+
+
+def test_changes_of_the_page_reach_each_browser_alone(running) -> None:
+    """What `tests/common/web/test_browsers.py` shows of the SDK's manager holds in this app."""
+    from supervisely.app.fastapi.websocket import WebsocketManager
+
+    assert WebsocketManager().broadcast.__qualname__.startswith("tell_each_alone")

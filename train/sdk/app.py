@@ -23,7 +23,7 @@ from supervisely import is_production, logger
 from supervisely.app.fastapi.websocket import WebsocketManager
 from supervisely.nn.training import resume_manifest
 
-from train.sdk.browsers import tell_each_alone
+from common.web.browsers import tell_each_alone
 from train.sdk.gui import DomainTrainGUI, Refused, replaced
 from train.sdk.starting import StartedTrainApp
 

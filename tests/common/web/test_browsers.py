@@ -7,8 +7,8 @@ import pytest
 from supervisely.app.fastapi import run_sync
 from supervisely.app.fastapi.websocket import WebsocketManager
 
-from train.sdk import browsers
-from train.sdk.browsers import tell_each_alone
+from common.web import browsers
+from common.web.browsers import tell_each_alone
 
 
 class Browser:

@@ -3,17 +3,29 @@
 from __future__ import annotations
 
 import asyncio
-from typing import Any
+import logging
+from collections.abc import Awaitable, Callable
+from typing import Any, Protocol
 
 from fastapi import WebSocket
-from supervisely import logger
-from supervisely.app.fastapi.websocket import WebsocketManager
 
+_logger = logging.getLogger(__name__)
 LIMIT_S = 5.0
 """A browser that has not taken a change after so long is let go. It comes back by itself and reads everything anew."""
 
 
-def tell_each_alone(manager: WebsocketManager) -> None:
+class Manager(Protocol):
+    """The SDK's `WebsocketManager`, as far as it is needed here."""
+
+    active_connections: list[WebSocket]
+    connect: Callable[[WebSocket], Awaitable[None]]
+    broadcast: Callable[..., Awaitable[None]]
+
+    def disconnect(self, websocket: WebSocket) -> None:
+        """Forget a browser."""
+
+
+def tell_each_alone(manager: Manager) -> None:
     """Have a browser that is gone or hangs keep no change from the others.
 
     The SDK takes a change for sent before it sends it: what a browser does not get then, it never gets.
@@ -33,7 +45,7 @@ def tell_each_alone(manager: WebsocketManager) -> None:
             try:
                 await asyncio.wait_for(browser.send_json(change), LIMIT_S)
             except Exception as error:
-                logger.info(f"A browser is let go, which did not take a change: {error!r}")
+                _logger.info("A browser is let go, which did not take a change: %s", type(error).__name__)
                 manager.disconnect(browser)
                 if loops:
                     # Its connection belongs to the server's thread.
@@ -46,4 +58,4 @@ async def _close(browser: WebSocket) -> None:
     try:
         await asyncio.wait_for(browser.close(), LIMIT_S)
     except Exception as error:
-        logger.debug(f"It was closed already: {error!r}")
+        _logger.debug("It was closed already: %s", type(error).__name__)
