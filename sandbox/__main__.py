@@ -7,6 +7,7 @@ import sys
 import threading
 from pathlib import Path
 
+from common.ports import port
 from sandbox.importer import ImportFailed
 from sandbox.server import Sandbox, running
 
@@ -18,7 +19,7 @@ def _parse() -> argparse.Namespace:
         "Prints SERVER_ADDRESS=, API_TOKEN=, TEAM_ID= and WORKSPACE_ID= lines for the apps' environment.",
     )
     parser.add_argument("--data", type=Path, help="folder with projects in Supervisely format to import")
-    parser.add_argument("--port", type=int, default=0, help="port on 127.0.0.1 (default: 0, a free one)")
+    parser.add_argument("--port", type=port, default=0, help="port on 127.0.0.1 (default: 0, a free one)")
     parser.add_argument(
         "--state", type=Path, default=Path("runs/sandbox"), help="folder of the state (default: %(default)s)"
     )

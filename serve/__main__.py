@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import os
 import signal
+import socket
 import sys
 import threading
 import time
@@ -16,6 +17,8 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from serve.limits import Limits
 
+from common.paths import is_file, is_folder
+from common.ports import port
 from common.processors import share_processors
 
 DEVICES = ("cpu", "cuda", "cuda:0", "cuda:1", "cuda:2", "cuda:3")
@@ -51,7 +54,7 @@ def build_parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "--host", help="deploy: address to listen on (127.0.0.1, or every one where HRDA_API_TOKEN is set)"
     )
-    parser.add_argument("--port", type=int, default=8000, help="deploy: port to listen on (%(default)s)")
+    parser.add_argument("--port", type=port, default=8000, help="deploy: port to listen on (%(default)s)")
     parser.add_argument(
         "--no-model-control",
         dest="model_control",
@@ -69,15 +72,15 @@ def parse_arguments(argv: Sequence[str] | None = None) -> argparse.Namespace:
     remote = [args.project_id, args.dataset_id, args.image_id]
     if args.mode == "deploy" and args.input is not None:
         parser.error(f"deploy takes no input: give the checkpoint as --model. Received: {args.input}")
-    if args.mode == "export" and (args.input is not None or not Path(args.model).is_file()):
+    if args.mode == "export" and (args.input is not None or not is_file(args.model)):
         parser.error(f"export needs a checkpoint on this machine as --model, and --output. Received: {args.model}")
     if args.mode == "predict":
         if args.input is None and not any(remote):
             parser.error("predict needs an image or a folder, or --project_id, --dataset_id or --image_id")
-        if args.input is not None and not Path(args.input).exists():
+        if args.input is not None and not (is_file(args.input) or is_folder(args.input)):
             parser.error(f"there is no image or folder at {args.input}")
     missing = [name for name in INSTANCE_VARIABLES if not os.environ.get(name)]
-    if missing and not Path(args.model).is_file():
+    if missing and not is_file(args.model):
         parser.error(
             f"there is no checkpoint at {args.model}; one in Team Files needs {', '.join(missing)} in the environment"
         )
@@ -103,7 +106,7 @@ def needs_sdk(args: argparse.Namespace) -> bool:
     """Whether Supervisely's SDK has to run the command: not for local images and a local checkpoint."""
     remote = args.project_id, args.dataset_id, args.image_id
     # As the SDK has it, an id counts whatever its value.
-    return args.mode != "predict" or remote != (None, None, None) or not Path(args.model).is_file()
+    return args.mode != "predict" or remote != (None, None, None) or not is_file(args.model)
 
 
 def run_server(args: argparse.Namespace) -> None:
@@ -119,7 +122,10 @@ def run_server(args: argparse.Namespace) -> None:
     if not args.model_control:
         limits = replace(limits, model_control=False)
     sys.argv[1:] = sdk_arguments(args)
-    HRDAServer(host_of(args, limits), args.port, limits).serve()
+    host = host_of(args, limits)
+    if args.mode == "deploy":
+        require_address(host, args.port)
+    HRDAServer(host, args.port, limits).serve()
 
 
 def host_of(args: argparse.Namespace, limits: Limits) -> str:
@@ -136,12 +142,35 @@ def host_of(args: argparse.Namespace, limits: Limits) -> str:
     return host
 
 
+def require_address(host: str, port: int) -> None:
+    """Refuse an address that cannot be listened on, before a model is loaded for it.
+
+    Raises:
+        RequestError: it says what to choose instead.
+    """
+    from serve.errors import RequestError
+
+    try:
+        for family, kind, protocol, _, address in socket.getaddrinfo(
+            host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
+        ):
+            with socket.socket(family, kind, protocol) as probe:
+                probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+                probe.bind(address)
+    except (OSError, UnicodeError) as error:
+        reason = (getattr(error, "strerror", None) or "it is no address").lower()
+        raise RequestError(
+            f"The service cannot listen at {host}:{port}: {reason}. Choose another --port, or another --host."
+        ) from error
+
+
 def predict_here(args: argparse.Namespace) -> None:
     """`python -m serve predict` of an image or a folder on this machine."""
-    from serve.batch.local import predict_local, settings_of_words
+    from serve.batch.local import make_folder, predict_local, settings_of_words
     from serve.batch.worker import Worker
 
     settings = settings_of_words(args.settings or [])
+    make_folder(Path(args.output))
     worker = Worker.from_file(args.model, args.device, args.runtime, settings)
     predict_local(worker, Path(args.input), Path(args.output), draw=args.draw)
 
@@ -155,11 +184,18 @@ def export_model(checkpoint: Path, output: Path) -> int:
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         export(checkpoint, path)
-    except (*CLIENT_ERRORS, OSError) as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
+    except CLIENT_ERRORS as error:
+        return failed(str(error))
+    except OSError as error:
+        return failed(f"{path} cannot be written: {error.strerror}. Choose another --output.")
     print(f"Exported to {path}. Serve it with: python -m serve deploy --model {path} --runtime ONNXRuntime")
     return 0
+
+
+def failed(sentence: str) -> int:
+    """Say what went wrong; the exit status."""
+    print(f"error: {sentence}", file=sys.stderr)
+    return 2
 
 
 def end_with(parent: int, interval_s: float = 1.0) -> None:
@@ -186,6 +222,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     if args.mode == "export":
         return export_model(Path(args.model), Path(args.output))
     # Seconds of imports, so not before the arguments are known to be right.
+    from common.hrda.files import WriteError
     from serve.errors import CLIENT_ERRORS
     from serve.model.deployment import default_device
 
@@ -196,8 +233,9 @@ def main(argv: Sequence[str] | None = None) -> int:
         else:
             predict_here(args)
     except CLIENT_ERRORS as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
+        return failed(str(error))
+    except WriteError as error:
+        return failed(f"{error} {error.remedy.capitalize()}.")
     return 0
 
 

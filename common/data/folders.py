@@ -16,6 +16,7 @@ from tqdm.std import tqdm
 from common.data.images import IMAGE_SUFFIXES, ImageError
 from common.data.reading import A_MOMENT_S, Patience, only_this_one
 from common.hrda.checks import closest
+from common.paths import is_file, is_folder
 from common.processors import available_processors
 
 logger = logging.getLogger(__name__)
@@ -60,10 +61,10 @@ def split_spec(spec: str) -> tuple[Path, str | None]:
     Raises:
         ProjectError: There is no such folder.
     """
-    if Path(spec).is_dir():
+    if is_folder(spec):
         return Path(spec), None
     for at in reversed([i for i, character in enumerate(spec) if character == ":"]):
-        if at and Path(spec[:at]).is_dir():
+        if at and is_folder(spec[:at]):
             return Path(spec[:at]), spec[at + 1 :]
     raise ProjectError(
         f"There is no such project folder. Expected DIR or DIR:DATASET, DIR a project in Supervisely's format. "
@@ -93,10 +94,10 @@ def what_to_write(folder: Path) -> str:
 
 def _nearest(path: Path) -> str:
     """What may have been meant by a path that is no folder, where there is something like it."""
-    if path.is_file():
+    if is_file(path):
         return f", which is a file. {what_to_write(path)}"
     folder, missing = path.parent, path.name
-    while not folder.is_dir() and folder != folder.parent:
+    while not is_folder(folder) and folder != folder.parent:
         folder, missing = folder.parent, folder.name
     known = [entry.name for entry in folder.iterdir() if entry.is_dir()] if os.access(folder, os.R_OK) else []
     near = difflib.get_close_matches(missing.partition(":")[0], known, n=1)

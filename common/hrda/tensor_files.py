@@ -17,6 +17,8 @@ from typing import Any, BinaryIO
 import torch
 from torch import Tensor
 
+from common.paths import is_file
+
 _ZIP = b"PK\x03\x04"
 _LEGACY = b"\x80\x02\x8a\nl\xfc\x9cF\xf9 j\xa8P\x19."
 """How files begin that torch wrote before it wrote zip archives: a number of its own, pickled."""
@@ -54,7 +56,7 @@ def read_tensors(path: Path, expected: str) -> Any:
     Raises:
         CheckpointError: it is not there, cannot be read, is damaged, or holds other things.
     """
-    if not path.is_file():
+    if not is_file(path):
         raise CheckpointError(f"There is no file at {path}. Give the path of a .pth file.")
     try:
         with path.open("rb") as file:

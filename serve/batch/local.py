@@ -15,6 +15,8 @@ from common.data.images import IMAGE_SUFFIXES, ImageError, read_image
 from common.data.reading import Patience, only_this_one
 from common.hrda import SettingsError
 from common.hrda.checks import received
+from common.hrda.files import replacing
+from common.paths import is_file, is_folder
 from common.plain_yaml import read_yaml
 from serve.batch.worker import Worker
 from serve.errors import RequestError
@@ -42,12 +44,13 @@ def predict_local(worker: Worker, source: Path, output: Path, *, draw: bool) -> 
 
     Raises:
         RequestError: no image there, or some could not be read; the others are predicted, unless their disk is away.
+        WriteError: a result could not be written.
     """
     images, left_out = find_images(source)
     if left_out:
         print(left_out, flush=True)
-    folder = output / source.resolve().name if source.is_dir() else output
-    folder.mkdir(parents=True, exist_ok=True)
+    folder = output / source.resolve().name if is_folder(source) else output
+    make_folder(folder)
     if worker.best_thresholds:
         print(
             f"Thresholds that were best in the model's validation: {said(worker.best_thresholds)}. "
@@ -70,7 +73,8 @@ def predict_local(worker: Worker, source: Path, output: Path, *, draw: bool) -> 
             continue
         [annotation] = worker.annotations([image])
         target = folder / f"{path.name}.json"
-        target.write_text(json.dumps(annotation), encoding="utf-8")
+        with replacing(target) as file:
+            file.write(json.dumps(annotation).encode())
         if draw:
             draw_areas(worker, image, annotation, folder / f"{path.name}.png")
         written.append(target)
@@ -83,6 +87,20 @@ def predict_local(worker: Worker, source: Path, output: Path, *, draw: bool) -> 
     return written
 
 
+def make_folder(path: Path) -> None:
+    """Make the folder for results where it is missing.
+
+    Raises:
+        RequestError: it cannot be made.
+    """
+    try:
+        path.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise RequestError(
+            f"The folder {path} for the results cannot be made: {error.strerror}. Choose another --output."
+        ) from error
+
+
 def find_images(source: Path) -> tuple[list[Path], str]:
     """The image `source`, or the images of the folder `source` by name; and what else is there, in a sentence or empty.
 
@@ -90,7 +108,7 @@ def find_images(source: Path) -> tuple[list[Path], str]:
         RequestError: there is nothing, or nothing that is read as an image.
     """
     kinds = ", ".join(sorted(SUFFIXES))
-    if source.is_dir():
+    if is_folder(source):
         entries = sorted(path for path in source.iterdir() if not path.name.startswith("."))
         folders = [path for path in entries if path.is_dir()]
         found = [path for path in entries if path not in folders and path.suffix.lower() in SUFFIXES]
@@ -101,7 +119,7 @@ def find_images(source: Path) -> tuple[list[Path], str]:
         if not found:
             raise RequestError(f"There is no image in {source}. Expected one of: {kinds}. {said}".strip())
         return found, said
-    if not source.is_file():
+    if not is_file(source):
         raise RequestError(f"There is no image or folder at {source}.")
     if source.suffix.lower() not in SUFFIXES:
         raise RequestError(f"{source} is not an image. Expected one of: {kinds}.")
@@ -120,6 +138,7 @@ def draw_areas(worker: Worker, image: np.ndarray, annotation: dict[str, Any], pa
     """Write `image` (H×W×3 uint8 RGB) with all areas but the background drawn over it."""
     # Seconds of imports, which predictions that are not drawn do without.
     from supervisely import Annotation
+    from supervisely.imaging.image import write_bytes
 
     from serve.model.labels import model_meta
 
@@ -127,7 +146,10 @@ def draw_areas(worker: Worker, image: np.ndarray, annotation: dict[str, Any], pa
     found = Annotation.from_json(annotation, model_meta(deployment.classes, deployment.palette))
     shown = found.clone(labels=[label for label in found.labels if label.obj_class.name != BACKGROUND])
     # Thicker contours, as the SDK chooses for large photos, would hide a thin crack.
-    shown.draw_pretty(image.copy(), thickness=1, output_path=str(path))
+    canvas = image.copy()
+    shown.draw_pretty(canvas, thickness=1)
+    with replacing(path) as file:
+        file.write(write_bytes(canvas, "png"))
 
 
 def settings_of_words(words: Sequence[str]) -> dict[str, Any]:

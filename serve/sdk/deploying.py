@@ -29,7 +29,6 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import supervisely.io.env as sly_env
@@ -39,6 +38,7 @@ from supervisely.nn.inference.gui import ServingGUITemplate
 from supervisely.nn.utils import ModelSource
 
 from common.hrda.checks import received
+from common.paths import is_file
 from serve.errors import RequestError, Unavailable
 from serve.gate.deploy_request import completed, runnable
 from serve.model.deployment import Deployment
@@ -192,7 +192,7 @@ class DeployingServer(SemanticSegmentation):
 
     def _get_custom_model_params_from_args(self) -> tuple[dict[str, str], str, dict[str, Any], bool]:
         path = self._args.model
-        return {"checkpoint": path}, ModelSource.CUSTOM, {}, not Path(path).is_file()
+        return {"checkpoint": path}, ModelSource.CUSTOM, {}, not is_file(path)
 
     def _get_deploy_parameters_from_custom_checkpoint(
         self, checkpoint_path: str, device: str | None, runtime: str
@@ -209,16 +209,17 @@ class DeployingServer(SemanticSegmentation):
     def _download_custom_model(
         self, model_files: dict[str, str], log_progress: bool = True, model_source: str = ModelSource.CUSTOM
     ) -> dict[str, str]:
-        checkpoint = {"checkpoint": model_files["checkpoint"]}
-        if Path(checkpoint["checkpoint"]).is_file():
+        path = model_files["checkpoint"]
+        checkpoint = {"checkpoint": path}
+        if is_file(path):
             return checkpoint
         if sly_env.team_id(raise_not_found=False) is None:
-            raise RequestError(f"A checkpoint in Team Files needs TEAM_ID. Received: {checkpoint['checkpoint']}.")
+            raise RequestError(f"A checkpoint in Team Files needs TEAM_ID. Received: {received(path)}.")
         try:
             return super()._download_custom_model(checkpoint, log_progress, model_source)
         except FileNotFoundError as error:
             raise RequestError(
-                f"There is no checkpoint at {checkpoint['checkpoint']}, neither in Team Files nor on this machine."
+                f"There is no checkpoint at {received(path)}, neither in Team Files nor on this machine."
             ) from error
 
     def _load_model_headless(self, **deploy_params: Any) -> None:

@@ -4,17 +4,22 @@ import argparse
 import json
 import os
 import re
+import socket
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 from PIL import Image
 
-from serve.__main__ import DEVICES, RUNTIMES, build_parser, main, parse_arguments, sdk_arguments
+from serve.__main__ import DEVICES, RUNTIMES, build_parser, host_of, main, parse_arguments, sdk_arguments
+from tests.full_disk import SmallDisk
 
 ROOT = Path(__file__).resolve().parents[2]
+TOO_LONG = "x" * 3000
+"""No file can have this name."""
 
 
 def environment(home: Path) -> dict[str, str]:
@@ -110,6 +115,11 @@ def test_strict_ends_at_the_first_image_that_cannot_be_read(running, image, tmp_
         (["predict", "PHOTO", "--model", "nowhere.pth"], "no checkpoint at nowhere.pth.*SERVER_ADDRESS"),
         (["predict", "--image_id", "5", "--model", "MODEL"], "needs SERVER_ADDRESS, API_TOKEN, TEAM_ID"),
         (["deploy", "PHOTO", "--model", "MODEL"], "deploy takes no input"),
+        (["predict", "PHOTO", "--model", TOO_LONG], "there is no checkpoint at xxx"),
+        (["predict", TOO_LONG, "--model", "MODEL"], "no image or folder at xxx"),
+        (["export", "--model", TOO_LONG], "export needs a checkpoint on this machine"),
+        (["deploy", "--model", "MODEL", "--port", "99999"], "whole number from 0 to 65535"),
+        (["deploy", "--model", "MODEL", "--port=-1"], "whole number from 0 to 65535"),
     ],
 )
 def test_wrong_arguments_are_told_before_anything_is_loaded(words, message, checkpoint, photo, no_instance, capsys):
@@ -154,6 +164,66 @@ def test_mistakes_in_settings_are_sentences(words, message, place, checkpoint, p
     assert main(["predict", *place, "--model", str(checkpoint), "--device", "cpu", "--settings", *words]) == 2
     error = capsys.readouterr().err
     assert message in error and "Traceback" not in error
+
+
+def test_place_for_results_is_looked_at_before_the_model_is(photo, tmp_path, no_instance, capsys):
+    model = tmp_path / "model.pth"
+    model.write_bytes(b"not a checkpoint")
+    assert main(["predict", str(photo), "--model", str(model), "--device", "cpu", "--output", str(model / "out")]) == 2
+    error = capsys.readouterr().err
+    assert "cannot be made: Not a directory" in error and "--output" in error
+
+
+def test_full_disk_is_told_and_leaves_no_half_of_a_result(
+    checkpoint, photo, tmp_path, no_instance, monkeypatch, capsys
+):
+    SmallDisk(monkeypatch, tmp_path, capacity=20)
+    words = ["predict", str(photo), "--model", str(checkpoint), "--device", "cpu", "--output", str(tmp_path / "out")]
+    assert main(words) == 2
+    error = capsys.readouterr().err
+    assert "the disk is full" in error and "Make room" in error
+    assert list((tmp_path / "out").iterdir()) == []
+
+
+def test_address_that_is_taken_is_told_before_the_model_is_loaded(tmp_path, no_instance, monkeypatch, capsys):
+    model = tmp_path / "model.pth"
+    model.write_bytes(b"not a checkpoint")
+    monkeypatch.setattr(sys, "argv", ["serve"])
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = str(taken.getsockname()[1])
+        assert main(["deploy", "--model", str(model), "--device", "cpu", "--port", port]) == 2
+    error = capsys.readouterr().err
+    assert f"cannot listen at 127.0.0.1:{port}: address already in use" in error and "--port" in error
+
+
+@pytest.mark.parametrize(
+    ("token", "words", "host", "said"),
+    [
+        (None, [], "127.0.0.1", "Only this machine reaches it. Set it, or give --host"),
+        (None, ["--host", "localhost"], "localhost", "Only this machine reaches it."),
+        (None, ["--host", "0.0.0.0"], "0.0.0.0", "Whoever reaches 0.0.0.0 may use it."),
+        ("a token of nobody's", [], "0.0.0.0", None),
+        ("a token of nobody's", ["--host", "127.0.0.1"], "127.0.0.1", None),
+    ],
+)
+def test_service_without_a_token_answers_this_machine_only_and_says_so(
+    token, words, host, said, checkpoint, no_instance, caplog
+):
+    from supervisely import logger
+
+    from serve.limits import Limits
+
+    args = parse_arguments(["deploy", "--model", str(checkpoint), "--port", "8123", *words])
+    logger.addHandler(caplog.handler)
+    try:
+        assert host_of(args, replace(Limits(), api_token=token)) == host
+    finally:
+        logger.removeHandler(caplog.handler)
+    lines = [record.getMessage() for record in caplog.records if "HRDA_API_TOKEN" in record.getMessage()]
+    assert len(lines) == (said is not None)
+    for line in lines:
+        assert f"{host}:8123 asks for no token" in line and said in line
+        assert ("give --host" in line) == (not words)
 
 
 def test_help_does_not_import_the_sdk_or_torch():

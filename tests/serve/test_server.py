@@ -209,6 +209,10 @@ def test_other_model_is_deployed_by_request_and_a_bad_one_is_explained(running, 
         mask = to_mask(upload(running, encoded(image)).json()["annotation"], ["__bg__", "joint"])
         np.testing.assert_array_equal(mask, expected(running, image))
         refused(deploy(tmp_path / "missing.pth"), "missing.pth", "needs TEAM_ID")
+        for nowhere in ("x" * 5000, "y/" * 3000, "a\0b"):
+            answer = deploy(nowhere)
+            refused(answer, "needs TEAM_ID")
+            assert len(answer.json()["message"]) < 200
         refused(deploy(damaged), "damaged.pth")
         refused(deploy(None), "A checkpoint is needed")
         refused(deploy(former, device="cuda:77"), "'cuda:77'")

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from html import escape
-from pathlib import Path
 
 from supervisely.app import DataJson, StateJson
 from supervisely.app.widgets import Container, Field, Text
@@ -13,6 +12,7 @@ from common.hrda import SettingsError
 from common.hrda.catalogue import ENCODERS
 from common.hrda.network.downloads import DownloadError, RemoteFile, find_kept, require_reachable, weights_folder
 from common.hrda.network.mit_weights import published_weights
+from common.paths import at_home, is_file
 from train.page.settings_form import OpenSelect
 from train.settings.training import AUTO, IMAGENET, RANDOM, TrainSettings
 
@@ -87,7 +87,7 @@ def describe_weights(settings: TrainSettings, encoder: str, *, ask: bool) -> tup
             remote = published_weights(encoder) if is_published else RemoteFile.from_url(pretrained)
             if ask and find_kept(remote, folder) is None:
                 require_reachable(remote, folder)
-        elif not Path(pretrained).expanduser().is_file():
+        elif not is_file(at_home(pretrained)):
             return f"but there is no file {pretrained} with weights to start from.", "error"
     except DownloadError as error:
         if pretrained == AUTO:

@@ -8,6 +8,7 @@ from pathlib import Path
 
 from supervisely.app.widgets import Container, Image, Slider, Text
 
+from common.paths import is_file
 from train.page.live import put, send
 from train.run.state import Preview
 
@@ -127,7 +128,7 @@ def picture_file(folder: Path, iteration: str, name: str) -> Path | None:
     if not iteration.isdecimal() or Path(name).name != name or Path(name).suffix.lower() not in SUFFIXES:
         return None
     path = (folder / iteration / name).resolve()
-    return path if path.is_file() and path.is_relative_to(folder.resolve()) else None
+    return path if is_file(path) and path.is_relative_to(folder.resolve()) else None
 
 
 def _url(path: str, version: str) -> str:

@@ -16,6 +16,7 @@ from common.hrda.checkpoints import bundle_of, is_checkpoint
 from common.hrda.network.downloads import DownloadError, Progress, RemoteFile, fetch, weights_folder
 from common.hrda.network.mit_weights import EncoderWeights, encoder_of, load_encoder, published_weights, read_encoder
 from common.hrda.tensor_files import CheckpointError, read_tensors
+from common.paths import at_home, is_file
 from common.plain_yaml import read_yaml
 from train.settings.training import AUTO, IMAGENET, RANDOM, TrainSettings
 
@@ -43,7 +44,7 @@ def require_start(settings: TrainSettings, init_checkpoint: Path | None) -> None
     Raises:
         SettingsError: the file is missing, or the feature distance is on without any weights to compare with.
     """
-    if init_checkpoint is not None and not Path(init_checkpoint).is_file():
+    if init_checkpoint is not None and not is_file(init_checkpoint):
         raise SettingsError(f"There are no initial weights at {init_checkpoint}. Give the path of a .pth file.")
     if init_checkpoint is None and settings.pretrained == RANDOM and _compares(settings.self_training):
         raise SettingsError(
@@ -277,7 +278,7 @@ def _fetched(pretrained: str, settings: TrainSettings, progress: Progress | None
         return fetch(published_weights(settings.model.encoder), weights_folder(), read_encoder, progress)
     if "://" in pretrained:
         return fetch(RemoteFile.from_url(pretrained), weights_folder(), read_encoder, progress)
-    return Path(pretrained).expanduser()
+    return at_home(pretrained)
 
 
 def _read(path: Path) -> EncoderWeights:

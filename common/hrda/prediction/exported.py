@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from common.hrda.metadata import ExportMetadata
 from common.hrda.tensor_files import CheckpointError
+from common.paths import is_file
 
 if TYPE_CHECKING:
     from onnx import ModelProto, ValueInfoProto
@@ -29,7 +30,7 @@ def read_export(path: Path) -> ExportMetadata:
     """
     import onnx
 
-    if not path.is_file():
+    if not is_file(path):
         raise CheckpointError(f"There is no exported network at {path}. Give the path of a .onnx file.")
     try:
         if path.stat().st_size > _MOST_BYTES:

@@ -64,6 +64,7 @@ def test_validation_without_pictures_changes_nothing(board: PreviewBoard):
     [
         ("..", "secret.jpg"), ("000010", "../secret.jpg"), ("000010", ".."), ("000010", "other.txt"),
         ("000010", "missing.jpg"), ("", "secret.jpg"), ("000010", "link.jpg"), ("000010/..", "secret.jpg"),
+        ("000010", "x" * 300 + ".jpg"),
     ],
 )  # fmt: skip
 def test_nothing_but_pictures_of_the_run_is_handed_out(tmp_path: Path, iteration: str, name: str):
