@@ -6,6 +6,7 @@ It makes plain data and nothing else, in bounded time and memory: no tags, no al
 from __future__ import annotations
 
 import re
+from pathlib import Path
 from typing import Any
 
 import yaml
@@ -21,6 +22,8 @@ DEEPEST = 20
 EXPONENT = re.compile(r"^[-+]?(\d+(\.\d*)?|\.\d+)[eE][-+]?\d+$")
 """1e-4, a number in YAML 1.2 and to people; PyYAML wants 1.0e-4."""
 _LONGEST_NUMBER = 400
+_AMBIGUOUS = re.compile(r"[-+]?0[0-7_]+|.*:.*", re.DOTALL)
+"""Numbers that YAML 1.1 reads to other bases than people do: 0100 is 64, 10:30 is 630."""
 _NAME = "tag:yaml.org,2002:"
 _PLAIN_TAGS = frozenset(f"{_NAME}{kind}" for kind in ("int", "float", "bool", "null", "timestamp"))
 
@@ -33,6 +36,8 @@ class Loader(getattr(yaml, "CSafeLoader", yaml.SafeLoader)):
         is_number = isinstance(node, yaml.ScalarNode) and node.tag in (f"{_NAME}int", f"{_NAME}float")
         if is_number and len(node.value) > _LONGEST_NUMBER:
             raise _constructor_error(node, "the number is too long")
+        if is_number and _AMBIGUOUS.fullmatch(node.value):
+            raise _constructor_error(node, "write the number in plain digits, without a leading 0 or a colon")
         try:
             return super().construct_object(node, deep)
         except (ValueError, TypeError, OverflowError, AttributeError, KeyError, IndexError) as error:
@@ -41,10 +46,18 @@ class Loader(getattr(yaml, "CSafeLoader", yaml.SafeLoader)):
             ) from error
 
     def construct_mapping(self, node: yaml.Node, deep: bool = False) -> dict[Any, Any]:
-        """Construct keys with values; keys are names, and as such the text that was written: 1, no, 010."""
+        """Construct keys with values; keys are names, and as such the text that was written: 1, no, 010.
+
+        A key that is given twice is an error: one of its values would be lost without a word.
+        """
+        names = set()
         for key, _ in node.value if isinstance(node, yaml.MappingNode) else ():
-            if isinstance(key, yaml.ScalarNode) and key.tag in _PLAIN_TAGS:
-                key.tag = f"{_NAME}str"
+            if isinstance(key, yaml.ScalarNode):
+                if key.tag in _PLAIN_TAGS:
+                    key.tag = f"{_NAME}str"
+                if key.value in names:
+                    raise _constructor_error(key, "this key is given twice, the first time further up")
+                names.add(key.value)
         return super().construct_mapping(node, deep)
 
 
@@ -58,6 +71,26 @@ def read_yaml(text: str) -> Any:
         SettingsError: not YAML, too long or too deep; the message says where.
     """
     return _read(text, LONGEST_FILE, "The settings are not valid YAML")
+
+
+def settings_text(path: Path) -> str:
+    """The text of a file of settings, for `read_yaml`.
+
+    Raises:
+        SettingsError: it cannot be read, is too long, or is no text.
+    """
+    failure = f"The settings file {path} cannot be read"
+    try:
+        with path.open("rb") as file:
+            # No more than that: what is named by mistake may be a checkpoint, or a device without an end.
+            content = file.read(LONGEST_FILE + 1)
+        if len(content) > LONGEST_FILE:
+            raise SettingsError(f"{failure}: expected YAML of at most {LONGEST_FILE} bytes.")
+        return content.decode("utf-8")
+    except OSError as error:
+        raise SettingsError(f"{failure}: {error.strerror or error}.") from error
+    except UnicodeDecodeError as error:
+        raise SettingsError(f"{failure}: expected YAML. Save it as text in UTF-8.") from error
 
 
 def read_field(name: str, text: str) -> Any:

@@ -48,6 +48,9 @@ stops reading, or closes the pipe that is the standard input, the last checkpoin
 """
 
 
+_MOST_MINUTES = 1_000_000
+
+
 def parse(arguments: Sequence[str] | None = None) -> argparse.Namespace:
     """The command line's arguments."""
     parser = argparse.ArgumentParser(
@@ -96,11 +99,18 @@ def parse(arguments: Sequence[str] | None = None) -> argparse.Namespace:
     parser.add_argument(
         "--timeout",
         metavar="MINUTES",
-        type=float,
+        type=_minutes,
         default=30.0,
         help="under torchrun: how long a process waits for another before the run fails (default: 30)",
     )
     return parser.parse_args(arguments)
+
+
+def _minutes(text: str) -> float:
+    minutes = float(text)
+    if not 0 < minutes <= _MOST_MINUTES:
+        raise argparse.ArgumentTypeError(f"expected minutes above 0, up to {_MOST_MINUTES}. Received: {text[:80]}")
+    return minutes
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -215,25 +225,36 @@ def read_settings(given: argparse.Namespace) -> TrainSettings:
     Raises:
         SettingsError: the file cannot be read, or says something that cannot work.
     """
-    from common.hrda import SettingsError
+    from common.plain_yaml import settings_text
     from train.settings.training import TrainSettings
 
     path = given.settings
     if path is None and given.resume and (given.out / "settings.yaml").is_file():
         path = given.out / "settings.yaml"
     overrides = ([f"mode={given.mode}"] if given.mode else []) + given.overrides
-    try:
-        text = path.read_text(encoding="utf-8") if path else ""
-    except (OSError, UnicodeDecodeError) as error:
-        raise SettingsError(f"The settings file {path} cannot be read: {error}.") from error
-    return TrainSettings.from_yaml(text).with_overrides(overrides)
+    return TrainSettings.from_yaml(settings_text(path) if path else "").with_overrides(overrides)
 
 
 def read_classes(text: str | None) -> list[str] | None:
-    """The class names of `--classes`: separated by commas, in double quotes where a name has one itself."""
-    if not text:
+    """The class names of `--classes`: separated by commas, in double quotes where a name has one itself.
+
+    Raises:
+        SettingsError: it names none, or a name is empty.
+    """
+    from common.hrda.checks import SettingsError, received
+
+    if text is None:
         return None
-    return next(csv.reader([text], skipinitialspace=True))
+    try:
+        [names] = csv.reader([text], skipinitialspace=True, strict=True)
+    except (csv.Error, ValueError):
+        names = []
+    if not names or not all(name.strip() for name in names):
+        raise SettingsError(
+            '--classes must be names with commas between them, "A, B" in quotes for a comma in a name; leave it out to '
+            f"train all. Received: {received(text)}."
+        )
+    return names
 
 
 if __name__ == "__main__":

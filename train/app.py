@@ -35,7 +35,7 @@ from train.page.result import ResultCard
 from train.page.settings import SettingsSelector
 from train.page.start import StartCard
 from train.process import run_in_process
-from train.run.folder import resumable
+from train.run.folder import RunFolder, resumable
 from train.run.initial_weights import recorded_pretrained
 from train.run.preparation import Domains, uses_labelled_target
 from train.run.readers import TensorBoardScalars, shown
@@ -174,7 +174,8 @@ class HRDATrainApp(DomainTrainApp):
     def _check_interrupted(self, settings: TrainSettings) -> None:
         interrupted = resumable(self.gui.run_folder)
         if not self._continues:
-            shutil.rmtree(self.gui.run_folder, ignore_errors=True)
+            # The training of an app that was killed may still be saving there.
+            RunFolder(self.gui.run_folder).remove()
         elif interrupted is None:
             raise SettingsError('There is no interrupted run any more. Untick "Continue the interrupted run".')
         else:

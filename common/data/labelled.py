@@ -174,7 +174,7 @@ def read_annotation(record: ImageRecord) -> tuple[bytes, dict[str, Any]]:
     try:
         content = record.annotation_path.read_bytes()
         return content, dict(json.loads(content))
-    except (OSError, ValueError, TypeError) as error:
+    except (OSError, ValueError, TypeError, RecursionError) as error:
         raise ProjectError(
             f"Cannot read the annotation {record.annotation_path}: {error}. Download it again."
         ) from error

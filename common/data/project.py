@@ -363,8 +363,11 @@ def draw_mask(
             parts = [sly.Bitmap(opaque, geometry.origin)] if opaque.any() else []
         else:
             parts = [geometry]
-        for part in parts:
-            inside = part.crop(canvas) if isinstance(part, sly.Bitmap) else [part]
-            for piece in inside:
-                piece.draw(mask, indices[label.obj_class.name])
+        try:
+            for part in parts:
+                inside = part.crop(canvas) if isinstance(part, sly.Bitmap) else [part]
+                for piece in inside:
+                    piece.draw(mask, indices[label.obj_class.name])
+        except Exception as error:  # the SDK looks at some coordinates only here
+            raise ProjectError(f"Label {number} of {name} cannot be drawn: {error!r}. Correct or delete it.") from error
     return mask

@@ -82,7 +82,7 @@ def without_received(error: SettingsError) -> str:
 
 def closest(name: str, known: Iterable[str]) -> str:
     """A hint for a mistyped `name`: the nearest of `known`, or all of them when none is near."""
-    known = list(known)
+    known = list(dict.fromkeys(known))
     near = difflib.get_close_matches(name[:LONGEST_RECEIVED], known, n=1, cutoff=0.6)
     if near:
         return f"did you mean '{near[0]}'?"
@@ -208,6 +208,8 @@ def unknown(key: Any, path: Iterable[str], owner: type, root: type) -> str:
     name = str(key)[:LONGEST_RECEIVED].encode(errors="replace").decode()
     elsewhere = [known for known in dotted_names(root) if "." in known and known.rpartition(".")[2] == name]
     hint = f"did you mean '{elsewhere[0]}'?" if elsewhere else closest(name, owner.__pydantic_fields__)
+    if "." in name and name in dotted_names(root):
+        hint = f"write it as {name.replace('.', ': {')}: …{'}' * name.count('.')}."
     # Where settings have sections, the path says where they belong.
     is_tree = any(section_of(info) for info in root.__pydantic_fields__.values())
     of = "" if is_tree else f" of {root.__name__}"

@@ -123,14 +123,15 @@ class SegmentationMetrics:
         all photos), `ois/<class>` (at each photo's own best one), `best_threshold/<class>` and `best_iou/<class>` (at
         that one threshold). Then the means over the classes that have the score: `mIoU`, `mF1`, and those of `MEANS`.
 
-        Foreground comes before background. A class that is neither in the truth nor predicted has no score and is left
-        out of the means; a ratio whose denominator is empty is 0.
+        Foreground comes before background. A class of which the truth has no pixel has no score and is left out of the
+        means: how well it is found cannot be told. Where it is predicted, the class that is there pays for it. A ratio
+        whose denominator is empty is 0.
         """
         confusion = self._part("confusion")
         hits, true, predicted = np.diag(confusion), confusion.sum(axis=1), confusion.sum(axis=0)
         scores: dict[str, float] = {}
         for index in [*range(1, len(self.classes)), 0]:
-            if true[index] + predicted[index] == 0:
+            if true[index] == 0:
                 continue
             of_class = {
                 "iou": _ratio(hits[index], true[index] + predicted[index] - hits[index]),

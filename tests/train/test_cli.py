@@ -86,9 +86,15 @@ def test_help_is_quick_and_needs_neither_torch_nor_the_sdk():
         (["--mode", "uda"], "no target"),
         (["--mode", "udda"], "did you mean 'uda'"),
         (["--classes", "crak"], "did you mean 'crack'"),
+        (["--classes", ""], "--classes must be names"),
+        (["--classes", "crack,,moss"], "--classes must be names"),
+        (["--classes", "crack\nmoss"], "--classes must be names"),
+        (["--classes", '"crack, moss'], "--classes must be names"),
+        (["--init", __file__], "There is nothing to start from"),
         (["--source", "nowhere"], "Received: nowhere"),
         (["--val", "nowhere:ds0"], "Received: nowhere:ds0"),
         (["--settings", "nowhere.yaml"], "nowhere.yaml cannot be read"),
+        (["--settings", "/dev/zero"], "expected YAML of at most"),
         (["--init", "nowhere.pth"], "nowhere.pth"),
         (["--device", "gpu"], "'gpu'"),
         (["--resume"], "no run to resume"),
@@ -98,6 +104,14 @@ def test_mistake_is_one_sentence_and_exit_code_2(arguments, more, message, capsy
     errors = refused([*arguments, *more], capsys)
     assert message in errors
     assert len(errors.splitlines()) == 1
+
+
+@pytest.mark.parametrize("minutes", ["0", "-1", "nan", "inf", "1e300", "long"])
+def test_time_to_wait_is_a_number_of_minutes(arguments, minutes, capsys):
+    with pytest.raises(SystemExit) as ended:
+        main([*arguments, "--timeout", minutes])
+    assert ended.value.code == 2
+    assert "--timeout" in capsys.readouterr().err
 
 
 def test_measuring_on_the_source_is_refused_in_a_sentence(arguments, project, capsys):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import pickle
 import re
+import shutil
 import zipfile
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
@@ -17,6 +18,7 @@ import torch
 from common.hrda import CheckpointBundle, SettingsError, save_checkpoint
 from common.hrda.files import WriteError, remove_halves, replacing
 from common.hrda.settings import SHAPING
+from common.hrda.tensor_files import read_tensors
 from train.run.learner import Learner
 from train.run.lock import locked
 from train.run.progress import RunProgress
@@ -57,13 +59,8 @@ class RunState:
 
     @classmethod
     def read(cls, path: Path) -> Self:
-        """The state in a file; an error of some kind if it is damaged."""
-        with zipfile.ZipFile(path) as archive:
-            # torch itself does not look at the sums.
-            damaged = archive.testzip()
-        if damaged is not None:
-            raise ValueError(f"{damaged} does not have its sum.")
-        content = torch.load(path, map_location="cpu", weights_only=True)
+        """The state in a file; an error of `_DAMAGED` if it is damaged, or a `CheckpointError` if it cannot be read."""
+        content = read_tensors(path, "a state of a run")
         return cls(
             iteration=content["iteration"],
             classes=tuple(content["classes"]),
@@ -202,6 +199,8 @@ class RunFolder:
         """
         if resume and not self.kept:
             raise SettingsError(f"{self.out} holds no run to resume. Start it without resuming.")
+        if not resume and ((self.out / "meta.json").exists() or (self.out / "img").is_dir()):
+            raise SettingsError(f"{self.out} holds a project's photos. Choose another folder for the run.")
         try:
             for folder in (self.checkpoints, self.states):
                 folder.mkdir(parents=True, exist_ok=True)
@@ -215,6 +214,16 @@ class RunFolder:
                 )
             self._remove_halves()
             yield self._read_state(say) if resume else None
+
+    def remove(self) -> None:
+        """Remove the folder with all that is in it.
+
+        Raises:
+            SettingsError: a process still has it, such as one that saves because who watched it has ended.
+        """
+        if self.out.is_dir():
+            with locked(self.lock, lambda text: None):
+                shutil.rmtree(self.out, ignore_errors=True)
 
     def write_settings(self, settings: TrainSettings, classes: tuple[str, ...]) -> None:
         """Keep the settings, complete and readable, and what a person is told when the run can go on.
@@ -301,7 +310,13 @@ class RunFolder:
         for iteration, path in self.kept.items():
             try:
                 state = RunState.read(path)
-            except _DAMAGED:
+            except _DAMAGED as error:
+                if isinstance(error.__cause__, OSError | MemoryError):
+                    # It may be whole: from an older state the run would go on over it.
+                    raise SettingsError(
+                        f"{error} Look whether its disk is there and the file may be read. If it is lost, remove it: "
+                        "the run then goes on from the state before."
+                    ) from error
                 say(f"{path} is damaged: the run cannot go on from iteration {iteration}.")
             else:
                 return state

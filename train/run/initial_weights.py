@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from common.hrda import HRDASegmentor, SelfTrainingSettings, SettingsError
 from common.hrda.catalogue import ENCODERS
-from common.hrda.checkpoints import bundle_of, is_checkpoint
+from common.hrda.checkpoints import CheckpointBundle, bundle_of, is_checkpoint
 from common.hrda.network.downloads import DownloadError, Progress, RemoteFile, fetch, weights_folder
 from common.hrda.network.mit_weights import EncoderWeights, encoder_of, load_encoder, published_weights, read_encoder
 from common.hrda.tensor_files import CheckpointError, read_tensors
@@ -80,6 +80,8 @@ def choose_start(
     if wanted == AUTO and resumed_from is not None:
         wanted = resumed_from
     require_start(replace(settings, pretrained=wanted), init_checkpoint)
+    if init_checkpoint is not None and resumed_from is None:
+        _require_encoder(init_checkpoint, settings.model.encoder)
     has_weights = init_checkpoint is not None or resumed_from is not None
     if wanted == RANDOM or (has_weights and not _compares(settings.self_training)):
         return Start(init_checkpoint, None, wanted if resumed_from is not None else RANDOM)
@@ -182,13 +184,9 @@ def load_initial_weights(student: HRDASegmentor, path: Path, classes: Sequence[s
     Raises:
         SettingsError: the file cannot be read or holds another encoder.
     """
-    try:
-        content = read_tensors(path, "a checkpoint or a file of weights")
-        if not is_checkpoint(content):
-            return _load_encoder(student.backbone, encoder_of(content, path), path)
-        bundle = bundle_of(content, path)
-    except CheckpointError as error:
-        raise SettingsError(f"There is nothing to start from: {error}") from error
+    bundle = _opened(path)
+    if isinstance(bundle, EncoderWeights):
+        return _load_encoder(student.backbone, bundle, path)
     state, own = bundle.model.state_dict(), student.state_dict()
     joined = _with_rows_by_name(state, bundle.classes, own, classes)
     if joined is not None:
@@ -206,6 +204,24 @@ def load_initial_weights(student: HRDASegmentor, path: Path, classes: Sequence[s
         f"Encoder weights loaded from {path}; its decoder has other channels or another attention and starts from "
         "random weights."
     )
+
+
+def _opened(path: Path) -> CheckpointBundle | EncoderWeights:
+    try:
+        content = read_tensors(path, "a checkpoint or a file of weights")
+        return bundle_of(content, path) if is_checkpoint(content) else encoder_of(content, path)
+    except CheckpointError as error:
+        raise SettingsError(f"There is nothing to start from: {error}") from error
+
+
+def _require_encoder(path: Path, encoder: str) -> None:
+    """Refuse initial weights that cannot be used before masks are drawn, which can take an hour."""
+    opened = _opened(path)
+    found = opened.encoder if isinstance(opened, EncoderWeights) else opened.settings["model"]["encoder"]
+    if found != encoder:
+        raise SettingsError(
+            f"The encoder in {path} is {found}, and model.encoder is {encoder}. Set model.encoder to {found}."
+        )
 
 
 def _load_encoder(encoder: nn.Module, weights: EncoderWeights, path: Path) -> str:

@@ -154,11 +154,7 @@ class TrainSettings(PlainSettings):
         """
         if not isinstance(data, Mapping):
             raise SettingsError(f"The settings must be keys with values. Received: {received(data)}.")
-        model = data.get("model")
-        if isinstance(model, Mapping) and "num_classes" in model:
-            # It follows from the classes; two places to say it could disagree.
-            raise SettingsError("model.num_classes follows from the chosen classes. Leave it out.")
-        return super().from_dict(_without_retired(data))
+        return super().from_dict(_without_gone(data))
 
     @classmethod
     def from_yaml(cls, text: str) -> Self:
@@ -183,8 +179,10 @@ class TrainSettings(PlainSettings):
     def with_overrides(self, overrides: Sequence[str]) -> Self:
         """New settings with values replaced, each given as `key.sub=value`, the value in YAML.
 
+        Of a section the keys that are given are replaced, and the others stay.
+
         Example:
-            >>> TrainSettings().with_overrides(["optimizer.lr=1e-3", "data.scale.long_edge=null"])
+            >>> TrainSettings().with_overrides(["optimizer.lr=1e-3", "data.scale={long_edge: null, short_edge: null}"])
 
         Raises:
             SettingsError: not of that form, unknown key or bad value.
@@ -196,21 +194,29 @@ class TrainSettings(PlainSettings):
                 raise SettingsError(
                     f"An override must look like key=value, such as optimizer.lr=1e-3. Received: {received(override)}."
                 )
-            _set(data, key.strip(), read_yaml(value))
+            path = [name.strip() for name in key.split(".")]
+            given = read_yaml(value)
+            _require_sections(path[:-1], path)
+            for name in reversed(path):
+                given = {name: given}
+            data = _merged(data, _without_gone(given), TrainSettings)
         return self.from_dict(data)
 
 
-def _without_retired(data: Mapping[str, Any], path: str = "") -> dict[str, Any]:
+def _without_gone(data: Mapping[str, Any], path: str = "") -> dict[str, Any]:
     """`data`, of which `path` is the dotted name with a dot behind it, without former settings.
 
     Raises:
-        SettingsError: one of them says what no run does any more.
+        SettingsError: one of them says what no run does any more, or the number of classes is given.
     """
     kept = {}
     for key, value in data.items():
         name = f"{path}{key}"
+        if name == "model.num_classes":
+            # It follows from the classes; two places to say it could disagree.
+            raise SettingsError(f"{name} follows from the chosen classes. Leave it out.")
         if name not in _RETIRED:
-            kept[key] = _without_retired(value, f"{name}.") if isinstance(value, Mapping) else value
+            kept[key] = _without_gone(value, f"{name}.") if isinstance(value, Mapping) else value
         elif value != _RETIRED[name][0]:
             raise SettingsError(
                 f"{name} is no setting any more: {_RETIRED[name][1]}. Leave it out. Received: {received(value)}."
@@ -218,16 +224,28 @@ def _without_retired(data: Mapping[str, Any], path: str = "") -> dict[str, Any]:
     return kept
 
 
-def _set(data: dict[str, Any], key: str, value: Any) -> None:
-    """Put `value` at the dotted name `key` of nested settings."""
-    place, owner, names = data, TrainSettings, key.split(".")
-    for depth, name in enumerate(names):
-        if name not in place:
-            raise SettingsError(unknown(name, names[:depth], owner, TrainSettings))
-        if depth == len(names) - 1:
-            place[name] = value
+def _require_sections(outer: Sequence[str], path: Sequence[str]) -> None:
+    """Refuse a name below what is one value; unknown names are refused where the value is put."""
+    owner = TrainSettings
+    for depth, name in enumerate(outer, 1):
+        info = owner.__pydantic_fields__.get(name)
+        if info is None:
             return
-        inner = section_of(owner.__pydantic_fields__[name])
-        if inner is None or not isinstance(place[name], dict):
-            raise SettingsError(f"'{'.'.join(names[: depth + 1])}' is one value and has no '{names[depth + 1]}'.")
-        place, owner = place[name], inner
+        owner = section_of(info)
+        if owner is None:
+            raise SettingsError(f"'{'.'.join(path[:depth])}' is one value and has no '{path[depth]}'.")
+
+
+def _merged(data: Mapping[str, Any], given: Mapping[Any, Any], owner: type, path: tuple[str, ...] = ()) -> dict:
+    """`data`, of the schema `owner` at `path`, with the values of `given`; sections are gone into."""
+    merged = dict(data)
+    for name, value in given.items():
+        info = owner.__pydantic_fields__.get(name)
+        if info is None:
+            raise SettingsError(unknown(name, path, owner, TrainSettings))
+        inner = section_of(info)
+        if inner is not None and isinstance(value, Mapping):
+            merged[name] = _merged(data[name], value, inner, (*path, name))
+        else:
+            merged[name] = value
+    return merged

@@ -84,11 +84,11 @@ def set_values(text: str, values: Mapping[str, Any]) -> str:
         names, value = path.split("."), _plain(value)
         expected = _with_value(expected, names, value, path)
         text = _edit(text, names, value)
-    # Anchors, merged and doubled keys let one place of the text mean several: not to be changed blindly.
+    # Tags and merged keys let one place of the text mean several: not to be changed blindly.
     if not _means(text, expected):
         raise SettingsError(
-            f"{', '.join(values)} cannot be changed in this YAML, which uses anchors (&, *), tags or keys given twice. "
-            "Write its values out, or change it by hand."
+            f"{', '.join(values)} cannot be changed in this YAML, which uses anchors (&, *) or tags. Write "
+            "its values out, or change it by hand."
         )
     return text
 

@@ -15,7 +15,8 @@ from PIL import Image
 
 from common.data import mask_cache
 from common.data.choice import BACKGROUND, UNCHOSEN_IS_BACKGROUND, Unchosen, background_twice, label_indices
-from common.data.labelled import TrainingScale, parts_sentence
+from common.data.folders import ImageRecord
+from common.data.labelled import TrainingScale, parts_sentence, read_annotation
 from common.data.labels import resize_labels
 from common.data.project import (
     ProjectError,
@@ -630,3 +631,22 @@ def test_the_real_photos_prepare(tmp_path):
     )
     assert len(validation) == 48 and 0.005 < validation.class_shares[1] < 0.03
     assert len(prepare_unlabelled(open_project(f"{folder}:target"), tmp_path, progress=quiet)) == 107
+
+
+def test_label_whose_places_no_picture_has_is_named():
+    """The SDK reads such coordinates, and fails where it draws them."""
+    far = CRACK.to_json() | {
+        "geometryType": "polygon",
+        "points": {"exterior": [[1e300, 5], [1, 2], [3, 4]], "interior": []},
+    }
+    far.pop("bitmap", None)
+    meta = sly.ProjectMeta([sly.ObjClass(CRACK.obj_class.name, sly.Polygon)])
+    with pytest.raises(ProjectError, match=r"Label 1 of road\.png cannot be drawn: .*Correct or delete it"):
+        draw_mask({"objects": [far]}, meta, {CRACK.obj_class.name: 1}, SIZE, "road.png")
+
+
+def test_annotation_nested_without_end_is_named(tmp_path):
+    path = tmp_path / "road.png.json"
+    path.write_text("[" * 100_000)
+    with pytest.raises(ProjectError, match=r"Cannot read the annotation .*road\.png\.json"):
+        read_annotation(ImageRecord("ds0", "road.png", tmp_path / "road.png", path))

@@ -57,6 +57,21 @@ def test_absent_class_gives_no_nan_and_no_perfect_score():
     assert all(math.isfinite(value) for value in scores.values())
 
 
+def test_class_that_is_predicted_but_not_in_the_truth_has_no_score_and_sways_no_choice():
+    """It costs the class that is there, and is no class with an IoU of 0."""
+    truth = np.array([[0, 0, 0, 1, 1, 1]], np.uint8)
+    classes = ("__bg__", "crack", "stain")
+    fair, better = SegmentationMetrics(classes), SegmentationMetrics(classes)
+    probabilities = np.full((3, *truth.shape), 1 / 3, np.float32)
+    fair.update(np.array([[0, 0, 1, 1, 0, 0]], np.uint8), truth, probabilities)
+    better.update(np.array([[0, 2, 0, 1, 1, 1]], np.uint8), truth, probabilities)
+    scores = better.compute()
+    assert not any("stain" in name for name in scores)
+    assert scores["iou/__bg__"] == pytest.approx(2 / 3)
+    assert scores["mIoU"] == pytest.approx((1 + 2 / 3) / 2)
+    assert better.main_score() > fair.main_score()
+
+
 def test_class_never_predicted_scores_zero_and_stays_in_the_mean():
     metrics = SegmentationMetrics(CRACK)
     metrics.update(np.zeros((4, 4), np.uint8), np.eye(4, dtype=np.uint8))

@@ -13,6 +13,7 @@ import torch
 
 from common.hrda import CheckpointBundle, ModelSettings, SettingsError, build_segmentor, load_checkpoint
 from common.hrda.files import WriteError
+from sandbox.synthetic.projects import write_project
 from tests.full_disk import SmallDisk
 from train.run.folder import Resumable, RunFolder, resumable
 from train.settings.training import TrainSettings
@@ -185,6 +186,51 @@ def test_folder_belongs_to_one_process_until_that_ends(tmp_path):
         other.kill()
         other.join(30)
     assert claim(RunFolder(tmp_path), resume=True).iteration == 5
+
+
+def test_folder_is_not_removed_while_a_process_has_it(tmp_path):
+    """The training of an app that was killed saves for a while yet."""
+    processes = multiprocessing.get_context("fork")
+    ready = processes.Event()
+    other = processes.Process(target=hold, args=(tmp_path, ready, processes.Event()))
+    other.start()
+    try:
+        assert ready.wait(30)
+        save(RunFolder(tmp_path), 5)
+        with pytest.raises(SettingsError, match=f"Another run is going on in .*: process {other.pid} on"):
+            RunFolder(tmp_path).remove()
+        assert RunFolder(tmp_path).latest == 5
+    finally:
+        other.kill()
+        other.join(30)
+    RunFolder(tmp_path).remove()
+    RunFolder(tmp_path).remove()
+    assert not tmp_path.exists()
+
+
+def test_state_that_cannot_be_read_for_now_does_not_give_way_to_an_older_one(folder, monkeypatch):
+    save(folder, 5)
+    save(folder, 10)
+    opened = Path.open
+
+    def away(path, *args, **options):
+        if path.name == "iteration_000010.pth":
+            raise OSError(errno.ESTALE, "Stale file handle")
+        return opened(path, *args, **options)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Path, "open", away)
+        with pytest.raises(SettingsError, match=r"iteration_000010.pth cannot be read: Stale.* remove it"):
+            claim(folder, resume=True)
+    assert claim(folder, resume=True).iteration == 10
+
+
+@pytest.mark.parametrize("inside", ["", "ds0"])
+def test_folder_of_photos_is_no_folder_for_a_run(tmp_path, inside):
+    write_project(tmp_path, "source", 1, size=(32, 32))
+    with pytest.raises(SettingsError, match="holds a project's photos. Choose another folder"):
+        claim(RunFolder(tmp_path / inside))
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["ds0", "meta.json"]
 
 
 def test_disk_without_locks_is_said_and_the_run_goes_on(tmp_path, monkeypatch):

@@ -111,7 +111,9 @@ def test_settings_survive_yaml():
         ("optimzer.lr=3", "did you mean 'optimizer'"),
         ("optimizer.learning=3", "expected one of: head_lr_factor, lr"),
         ("lr=1e-3", "did you mean 'optimizer.lr'"),
-        ("model.num_classes=3", "num_classes"),
+        ("model.num_classes=3", "model.num_classes follows from the chosen classes. Leave it out."),
+        ("model={num_classes: 3}", "model.num_classes follows from the chosen classes"),
+        ("class_weights.crack=3", "'class_weights' is one value and has no 'crack'"),
         ("seed.x=1", "'seed' is one value"),
         ("mode=udda", "did you mean 'uda'"),
         ("data.unchosen_classes=ignored", "did you mean 'ignore'"),
@@ -190,6 +192,28 @@ def test_former_settings_are_read_where_they_had_the_value_that_all_runs_have_no
     assert TrainSettings.from_yaml(yaml.safe_dump(former)) == TrainSettings()
     with pytest.raises(SettingsError, match=r"optimizer\.betas is no setting any more: every run has \[0\.9, 0\.999\]"):
         TrainSettings.from_yaml("optimizer: {betas: [0.5, 0.999]}")
+    for said in ("optimizer.betas=[0.9, 0.999]", "optimizer={betas: [0.9, 0.999]}", "pretrained_dir=null"):
+        assert TrainSettings().with_overrides([said]) == TrainSettings()
+    for said in ("optimizer.betas=[0.5, 0.9]", "optimizer={betas: [0.5, 0.9]}"):
+        with pytest.raises(SettingsError, match=r"optimizer\.betas is no setting any more"):
+            TrainSettings().with_overrides([said])
+
+
+def test_keys_given_for_a_section_leave_its_other_keys_as_they_were():
+    settings = TrainSettings.from_yaml("data: {skip_broken: true, scale: {long_edge: 256, short_edge: 128}}")
+    changed = settings.with_overrides(["data={workers: 0, scale: {short_edge: 64}}", "data.memory_cache_mb=7"])
+    data = changed.data
+    assert (data.workers, data.skip_broken, data.memory_cache_mb) == (0, True, 7)
+    assert (data.scale.long_edge, data.scale.short_edge) == (256, 64)
+    weights = TrainSettings().with_overrides(["class_weights={a: 2}", "class_weights={b: 3}"])
+    assert weights.class_weights == {"b": 3.0}, "it is one value, whatever names are in it"
+    with pytest.raises(SettingsError, match=r"Unknown setting 'data\.scale\.long': did you mean 'long_edge'"):
+        settings.with_overrides(["data={scale: {long: 3}}"])
+
+
+def test_dotted_name_in_a_file_is_told_how_to_be_written():
+    with pytest.raises(SettingsError, match=re.escape("'data.scale.long_edge': write it as data: {scale: {long_edge:")):
+        TrainSettings.from_yaml("data.scale.long_edge: 640")
 
 
 def test_file_that_is_no_mapping_is_refused_and_an_empty_one_means_defaults():
@@ -219,5 +243,5 @@ def test_folder_of_downloads_is_not_for_settings_to_name():
     assert TrainSettings.from_yaml("pretrained_dir: null") == TrainSettings()
     with pytest.raises(SettingsError, match="owner of the machine says .* PRETRAINED_WEIGHTS_DIR .* Leave it out"):
         TrainSettings.from_yaml("pretrained_dir: /home/somebody")
-    with pytest.raises(SettingsError, match="Unknown setting 'pretrained_dir'"):
+    with pytest.raises(SettingsError, match="owner of the machine says"):
         TrainSettings().with_overrides(["pretrained_dir=/home/somebody"])

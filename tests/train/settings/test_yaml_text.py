@@ -104,16 +104,12 @@ def test_one_value_is_changed_and_nothing_else(text, path, value, result):
         ("- 1\n", "a", "no 'a' in"),
         ("a: &x {b: 1}\nc: *x\n", "a.b", "anchors"),
         ("a: &x {b: 1}\nc:\n  <<: *x\n", "c.b", "anchors"),
-        ("a: 1\na: 2\n", "a.b", "no 'b' in 2"),
+        ("a: 1\na: 2\n", "a", "line 2, column 1: this key is given twice"),
     ],
 )
 def test_text_that_cannot_be_changed_safely_is_refused(text, path, message):
     with pytest.raises(SettingsError, match=message):
         set_value(text, path, 5)
-
-
-def test_of_a_key_given_twice_the_one_that_counts_is_changed():
-    assert set_value("a: 1\na: 2\n", "a", 5) == "a: 1\na: 5\n"
 
 
 def test_several_values_are_set_together_or_not_at_all():
