@@ -104,12 +104,7 @@ def prepare(
     # All that is quickly checked comes before the minutes that reading every photo may take.
     for sentence in _check_classes(settings, names, source, validation, more):
         say(sentence)
-    learnt_as = "target" if settings.mode == "supervised" else "source"
-    for role, project in ((learnt_as, source), ("labelled target", more)):
-        if project:
-            refuse_measured(project, validation, role)
-    if target and (shared := shared_photos(target, validation)):
-        say(f"{len(shared)} target photos are validation photos too, such as {shared[0]}: it is adapted to them.")
+    _check_overlap(settings, source, validation, target, more, say)
 
     rules = {"skip_broken": settings.data.skip_broken, "progress": say, "patience": patience}
     draw = partial(prepare_labelled, classes=names, cache_dir=cache_dir, unchosen=settings.data.unchosen, **rules)
@@ -138,6 +133,27 @@ def prepare(
         f"validation photos; classes: {', '.join(names)}."
     )
     return data
+
+
+def _check_overlap(
+    settings: TrainSettings,
+    source: Project,
+    validation: Project,
+    target: Project | None,
+    more: Project | None,
+    say: Callable[[str], None],
+) -> None:
+    """Refuse to measure on photos that are learnt from, and say which are adapted to.
+
+    Raises:
+        ProjectError: photos of the validation are in what is learnt from.
+    """
+    learnt_as = "target" if settings.mode == "supervised" else "source"
+    for role, project in ((learnt_as, source), ("labelled target", more)):
+        if project:
+            refuse_measured(project, validation, role)
+    if target and (shared := shared_photos(target, validation)):
+        say(f"{len(shared)} target photos are validation photos too, such as {shared[0]}: it is adapted to them.")
 
 
 def _check_classes(
