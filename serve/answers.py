@@ -16,6 +16,8 @@ from common.hrda.out_of_memory import is_out_of_memory
 from serve.errors import CLIENT_ERRORS, InstanceFailed, NotFound, OutOfMemory, TooLarge, Unavailable
 
 UNEXPECTED = "The service failed at this request, which is its own fault; its log says why, by the request's id."
+_LONGEST_SAID = 300
+"""Characters of an instance's own sentence that are passed on."""
 _NO_MEMORY = "The memory of the service does not suffice for this request. Send smaller images, or fewer at once."
 _NO_DISK = "The disk of the service is full, so that it cannot keep what was sent. Try again later."
 
@@ -101,5 +103,6 @@ def _of_instance(error: InstanceAnswer) -> tuple[int, str]:
         said = error.response.json()["details"]["message"]
     except (ValueError, KeyError, TypeError):
         said = error.response.reason
-    message = f"The Supervisely instance answered with status {status}: {said}"
+    # It may repeat what was sent.
+    message = f"The Supervisely instance answered with status {status}: {str(said)[:_LONGEST_SAID]}"
     return (NotFound.status if status in (403, 404) else InstanceFailed.status if status >= 500 else 400), message

@@ -139,13 +139,24 @@ def choose_datasets(wanted: str, existing: list[str], folder: Path) -> list[str]
 
 
 def list_images(dataset: str, folder: Path) -> Iterator[ImageRecord]:
-    """The photos of the dataset `dataset` in `folder`, sorted by name."""
-    files = sorted(path for path in (folder / "img").iterdir() if path.is_file() and not path.name.startswith("."))
-    images = [path for path in files if path.suffix.lower() in IMAGE_SUFFIXES]
+    """The photos of the dataset `dataset` in `folder`, sorted by name, those that are gone included.
+
+    An annotation whose photo is gone, or a link that leads nowhere, is a photo that cannot be read, not one less.
+    """
+    files = {
+        path
+        for path in (folder / "img").iterdir()
+        if (path.is_file() or path.is_symlink()) and not path.name.startswith(".")
+    }
+    images = {path for path in files if path.suffix.lower() in IMAGE_SUFFIXES}
     if len(images) < len(files):
         others = sorted({path.suffix for path in files} - {path.suffix for path in images})
         logger.warning("%s: %d files are no photos (%s).", folder / "img", len(files) - len(images), ", ".join(others))
-    for path in images:
+    named_without_suffix = {path.stem for path in images}
+    for annotation in (folder / "ann").glob("[!.]*.json"):
+        if Path(annotation.stem).suffix.lower() in IMAGE_SUFFIXES and annotation.stem not in named_without_suffix:
+            images.add(folder / "img" / annotation.stem)
+    for path in sorted(images):
         # The second form is of projects written by old releases of the SDK.
         candidates = (folder / "ann" / f"{path.name}.json", folder / "ann" / f"{path.stem}.json")
         annotation = next((candidate for candidate in candidates if candidate.is_file()), None)

@@ -17,7 +17,7 @@ from common.hrda import SettingsError
 from common.hrda.checks import received
 from common.hrda.files import replacing
 from common.paths import is_file, is_folder
-from common.plain_yaml import read_yaml
+from common.plain_yaml import read_yaml, settings_text
 from serve.batch.worker import Worker
 from serve.errors import RequestError
 from serve.model.settings import said
@@ -174,7 +174,7 @@ def settings_of_words(words: Sequence[str]) -> dict[str, Any]:
 
 def _settings_of_file(path: Path) -> dict[str, Any]:
     try:
-        text = path.read_text(encoding="utf-8")
+        text = settings_text(path)
         found = json.loads(text) if path.suffix == ".json" else read_yaml(text)
     except SettingsError as error:
         raise SettingsError(f"{path}: {error}") from None

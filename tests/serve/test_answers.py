@@ -15,6 +15,7 @@ from common.hrda import Predictor, load_checkpoint
 from common.hrda.catalogue import ENCODERS
 from common.hrda.prediction.runtime import TorchNetwork
 from serve.__main__ import main
+from serve.answers import status_and_message
 from serve.errors import RequestError
 from serve.model.deployment import Deployment
 from serve.model.settings import ServeSettings
@@ -122,3 +123,10 @@ def test_export_of_what_is_no_checkpoint_ends_with_a_line(tmp_path: Path, capsys
     with pytest.raises(SystemExit):
         main(["export", "--model", str(tmp_path / "missing.pth")])
     assert "export needs a checkpoint" in capsys.readouterr().err
+
+
+def test_what_an_instance_says_is_passed_on_in_part():
+    answer = requests.Response()
+    answer.status_code, answer._content = 400, json.dumps({"details": {"message": "x" * 10_000}}).encode()
+    status, message = status_and_message(requests.HTTPError(response=answer))
+    assert status == 400 and "status 400: xxx" in message and len(message) < 400

@@ -650,3 +650,20 @@ def test_annotation_nested_without_end_is_named(tmp_path):
     path.write_text("[" * 100_000)
     with pytest.raises(ProjectError, match=r"Cannot read the annotation .*road\.png\.json"):
         read_annotation(ImageRecord("ds0", "road.png", tmp_path / "road.png", path))
+
+
+def test_photo_that_is_gone_is_named_and_not_one_less(tmp_path):
+    add(tmp_path / "p", "here.png")
+    add(tmp_path / "p", "gone.png").unlink()
+    link = add(tmp_path / "p", "link.png")
+    link.unlink()
+    link.symlink_to(tmp_path / "nowhere.png")
+    # As old releases of the SDK named annotations: it is of no photo that is gone.
+    add(tmp_path / "p", "old.png.jpg")
+    (tmp_path / "p/ds0/ann/old.png.jpg.json").rename(tmp_path / "p/ds0/ann/old.png.json")
+    project = open_project(tmp_path / "p")
+    with pytest.raises(ProjectError, match="2 of 4 images") as caught:
+        prepare_labelled(project, ["crack"], tmp_path / "cache", progress=quiet)
+    assert "gone.png" in str(caught.value) and "link.png" in str(caught.value)
+    prepared = prepare_labelled(project, ["crack"], tmp_path / "cache", skip_broken=True, progress=quiet)
+    assert [record.name for record, _ in prepared] == ["here.png", "old.png.jpg"] and len(prepared.left_out) == 2

@@ -15,7 +15,6 @@ from common.hrda import InferenceSettings, Predictor, SettingsError, load_checkp
 from common.hrda.prediction.runtime import TorchNetwork
 from serve.batch.local import settings_of_words
 from serve.batch.worker import Worker
-from serve.errors import RequestError
 from serve.model import deployment as deployment_module
 from serve.model.deployment import PYTORCH, TENSORRT, Deployment
 from serve.model.settings import read_settings
@@ -142,5 +141,5 @@ def test_settings_of_a_json_file_and_what_is_neither(tmp_path: Path):
         settings_of_words([str(file)])
     with pytest.raises(SettingsError, match="NAME=VALUE"):
         settings_of_words(["stride"])
-    with pytest.raises(RequestError, match="cannot be read"):
+    with pytest.raises(SettingsError, match="cannot be read"):
         settings_of_words([str(tmp_path / "none.yaml")])
