@@ -119,7 +119,7 @@ def test_checkpoint_that_is_nowhere_is_explained(running, monkeypatch):
     with pytest.raises(RequestError, match="TEAM_ID"):
         running.server._download_model_files(dict(params), False)
     monkeypatch.setenv("TEAM_ID", "1")
-    with pytest.raises(RequestError, match="/experiments/1/missing.pth, neither in Team Files nor"):
+    with pytest.raises(RequestError, match="/experiments/1/missing.pth', neither in Team Files nor"):
         running.server._download_model_files(dict(params), False)
 
 
