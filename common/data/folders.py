@@ -153,7 +153,8 @@ def list_images(dataset: str, folder: Path) -> Iterator[ImageRecord]:
         others = sorted({path.suffix for path in files} - {path.suffix for path in images})
         logger.warning("%s: %d files are no photos (%s).", folder / "img", len(files) - len(images), ", ".join(others))
     named_without_suffix = {path.stem for path in images}
-    for annotation in (folder / "ann").glob("[!.]*.json"):
+    # Of a folder without any photo that is said in place of all their names.
+    for annotation in (folder / "ann").glob("[!.]*.json") if images else ():
         if Path(annotation.stem).suffix.lower() in IMAGE_SUFFIXES and annotation.stem not in named_without_suffix:
             images.add(folder / "img" / annotation.stem)
     for path in sorted(images):
