@@ -13,22 +13,17 @@ SPINS = "GOMP_SPINCOUNT"
 SHORT_SPIN = "1000"
 """How often a thread looks for its next work before it sleeps. OpenMP's own 300,000 take a processor from other
 programs, and from the very thread that is waited for, wherever processors are shared."""
+CGROUP = Path("/sys/fs/cgroup")
 _UNLIMITED_V1 = -1
 
 
-def available_processors(cgroup: Path = Path("/sys/fs/cgroup")) -> int:
+def available_processors(cgroup: Path = CGROUP) -> int:
     """Processors that this process may use at the same time, at least 1: its affinity, and its container's quota.
 
     Args:
         cgroup: where the kernel tells of the container.
     """
-    try:
-        count = len(os.sched_getaffinity(0))
-    except AttributeError:
-        # Only Linux has affinities.
-        count = os.cpu_count() or 1
-    quota = _quota(cgroup)
-    return count if quota is None else max(min(count, math.ceil(quota)), 1)
+    return _within(_quota(cgroup))
 
 
 def share_processors() -> None:
@@ -36,10 +31,20 @@ def share_processors() -> None:
     these."""
     if "OMP_WAIT_POLICY" not in os.environ:
         os.environ.setdefault(SPINS, SHORT_SPIN)
-    available = available_processors()
+    quota = _quota(CGROUP)
     # Without a quota OpenMP counts by itself, cores rather than hyper-threads where that is faster.
-    if available < (os.cpu_count() or 1) and _quota(Path("/sys/fs/cgroup")) is not None:
+    if quota is not None and (available := _within(quota)) < (os.cpu_count() or 1):
         os.environ.setdefault("OMP_NUM_THREADS", str(available))
+
+
+def _within(quota: float | None) -> int:
+    """Processors of this process's affinity, no more than its container's quota lets it use."""
+    try:
+        count = len(os.sched_getaffinity(0))
+    except AttributeError:
+        # Only Linux has affinities.
+        count = os.cpu_count() or 1
+    return count if quota is None else max(min(count, math.ceil(quota)), 1)
 
 
 def _quota(cgroup: Path) -> float | None:

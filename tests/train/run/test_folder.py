@@ -6,6 +6,8 @@ import multiprocessing
 import os
 import re
 import socket
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
@@ -162,14 +164,24 @@ def hold(path: Path, ready, end) -> None:
         end.wait()
 
 
-def test_folder_belongs_to_one_process_until_that_ends(tmp_path):
-    """It names host and process, and a kill frees the folder at once."""
+@contextmanager
+def held_by_another(path: Path) -> Iterator[multiprocessing.Process]:
+    """Within it another process has the folder; it is killed at the end."""
     processes = multiprocessing.get_context("fork")
     ready = processes.Event()
-    other = processes.Process(target=hold, args=(tmp_path, ready, processes.Event()))
+    other = processes.Process(target=hold, args=(path, ready, processes.Event()))
     other.start()
     try:
         assert ready.wait(30)
+        yield other
+    finally:
+        other.kill()
+        other.join(30)
+
+
+def test_folder_belongs_to_one_process_until_that_ends(tmp_path):
+    """It names host and process, and a kill frees the folder at once."""
+    with held_by_another(tmp_path) as other:
         who = re.escape(f"Another run is going on in {tmp_path}: process {other.pid} on {socket.gethostname()}. ")
         with pytest.raises(SettingsError, match=f"{who}Let it end or stop it"):
             claim(RunFolder(tmp_path))
@@ -182,27 +194,16 @@ def test_folder_belongs_to_one_process_until_that_ends(tmp_path):
         (tmp_path / "run.lock").write_text("{")
         with pytest.raises(SettingsError, match="which process it is could not be read"):
             claim(RunFolder(tmp_path), resume=True)
-    finally:
-        other.kill()
-        other.join(30)
     assert claim(RunFolder(tmp_path), resume=True).iteration == 5
 
 
 def test_folder_is_not_removed_while_a_process_has_it(tmp_path):
     """The training of an app that was killed saves for a while yet."""
-    processes = multiprocessing.get_context("fork")
-    ready = processes.Event()
-    other = processes.Process(target=hold, args=(tmp_path, ready, processes.Event()))
-    other.start()
-    try:
-        assert ready.wait(30)
+    with held_by_another(tmp_path) as other:
         save(RunFolder(tmp_path), 5)
         with pytest.raises(SettingsError, match=f"Another run is going on in .*: process {other.pid} on"):
             RunFolder(tmp_path).remove()
         assert RunFolder(tmp_path).latest == 5
-    finally:
-        other.kill()
-        other.join(30)
     RunFolder(tmp_path).remove()
     RunFolder(tmp_path).remove()
     assert not tmp_path.exists()
