@@ -4,43 +4,54 @@ from __future__ import annotations
 
 import json
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from functools import partial
 from pathlib import Path
+from time import perf_counter
+from types import MappingProxyType
 from typing import Any
-
-import numpy as np
 
 from common.data.images import IMAGE_SUFFIXES, ImageError, read_image
 from common.data.reading import Patience, only_this_one
 from common.hrda import SettingsError
 from common.hrda.checks import received
-from common.hrda.files import replacing
 from common.paths import is_file, is_folder
 from common.plain_yaml import read_yaml, settings_text
+from serve.batch.outputs.format import Format
+from serve.batch.outputs.writing import Tally, Writer
+from serve.batch.result import Photo, result_names
 from serve.batch.worker import Worker
 from serve.errors import RequestError
 from serve.model.settings import said
 
-BACKGROUND = "__bg__"
 SUFFIXES = IMAGE_SUFFIXES | {".gif"}
 """Suffixes of the files that are predicted, in lower case. A project has no GIFs; of one the first picture counts."""
 MOST_NAMED = 5
 """Names of what was passed over that are told."""
 
 
-def predict_local(worker: Worker, source: Path, output: Path, *, draw: bool) -> list[Path]:
+def predict_local(
+    worker: Worker,
+    source: Path,
+    output: Path,
+    *,
+    draw: bool = False,
+    formats: Sequence[Format] = (),
+    options: Mapping[str, Any] = MappingProxyType({}),
+) -> list[Path]:
     """Predict an image, or every image of a folder, one after the other.
 
     Args:
         worker: what predicts them.
         source: an image file or a folder with images.
-        output: folder for `NAME.json`, an annotation in Supervisely's format an image; made when missing.
-            For a folder as source they go into a folder of its name.
-        draw: also write `NAME.png`, the image with the predicted areas drawn in.
+        output: folder for the results, made when missing. For a folder as source they go into a folder of its name.
+        draw: also write `PHOTO.png`, the image with what was found in colour.
+        formats: what to write, each into a folder of its name. Without any it is `PHOTO.json`, an annotation in
+            Supervisely's format an image, with no folder of its own.
+        options: fields of `OutputOptions`.
 
     Returns:
-        The annotations' files.
+        The files that were written.
 
     Raises:
         RequestError: no image there, or some could not be read; the others are predicted, unless their disk is away.
@@ -51,13 +62,15 @@ def predict_local(worker: Worker, source: Path, output: Path, *, draw: bool) -> 
         print(left_out, flush=True)
     folder = output / source.resolve().name if is_folder(source) else output
     make_folder(folder)
+    writer = Writer(folder, formats, worker.legend, worker.options(**options), draw=draw)
+    tally, begun = Tally(worker.legend), perf_counter()
     if worker.best_thresholds:
         print(
             f"Thresholds that were best in the model's validation: {said(worker.best_thresholds)}. "
             "--settings thresholds={} takes the most probable class, as at 0.5.",
             flush=True,
         )
-    written, unreadable = [], []
+    names, unreadable = result_names([path.name for path in images]), []
     patience = Patience(lambda text: print(text, file=sys.stderr, flush=True))
     for number, path in enumerate(images, start=1):
         try:
@@ -67,24 +80,21 @@ def predict_local(worker: Worker, source: Path, output: Path, *, draw: bool) -> 
                 raise
             if not only_this_one(error):
                 raise RequestError(
-                    f"{error} Its disk is away. {len(written)} of {len(images)} are predicted."
+                    f"{error} Its disk is away. {tally.photos} of {len(images)} are predicted."
                 ) from error
             unreadable.append(str(error))
             continue
-        [annotation] = worker.annotations([image])
-        target = folder / f"{path.name}.json"
-        with replacing(target) as file:
-            file.write(json.dumps(annotation).encode())
-        if draw:
-            draw_areas(worker, image, annotation, folder / f"{path.name}.png")
-        written.append(target)
-        print(f"[{number}/{len(images)}] {path} -> {target}", flush=True)
+        [result] = worker.results([Photo(path.name, names[path.name], image)], writer.needs)
+        target, found = writer.add(result), tally.add(result.labels)
+        print(f"[{number}/{len(images)}] {path} -> {target}: {found}", flush=True)
+    writer.finish()
+    print(f"{tally.summary(perf_counter() - begun)}\nWritten: {folder}", flush=True)
     if unreadable:
         raise RequestError(
             f"{len(unreadable)} of {len(images)} images could not be read, the others are predicted:\n"
             + "\n".join(unreadable)
         )
-    return written
+    return writer.files
 
 
 def make_folder(path: Path) -> None:
@@ -132,24 +142,6 @@ def passed_over(paths: Sequence[Path], one: str, several: str) -> list[str]:
         return []
     names = [path.name for path in paths[:MOST_NAMED]] + ["…"] * (len(paths) > MOST_NAMED)
     return [f"{len(paths)} {one if len(paths) == 1 else several} ({', '.join(names)})"]
-
-
-def draw_areas(worker: Worker, image: np.ndarray, annotation: dict[str, Any], path: Path) -> None:
-    """Write `image` (H×W×3 uint8 RGB) with all areas but the background drawn over it."""
-    # Seconds of imports, which predictions that are not drawn do without.
-    from supervisely import Annotation
-    from supervisely.imaging.image import write_bytes
-
-    from serve.model.labels import model_meta
-
-    deployment = worker.deployment
-    found = Annotation.from_json(annotation, model_meta(deployment.classes, deployment.palette))
-    shown = found.clone(labels=[label for label in found.labels if label.obj_class.name != BACKGROUND])
-    # Thicker contours, as the SDK chooses for large photos, would hide a thin crack.
-    canvas = image.copy()
-    shown.draw_pretty(canvas, thickness=1)
-    with replacing(path) as file:
-        file.write(write_bytes(canvas, "png"))
 
 
 def settings_of_words(words: Sequence[str]) -> dict[str, Any]:

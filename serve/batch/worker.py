@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Self
 
@@ -11,8 +11,9 @@ import numpy as np
 from common.hrda import SettingsError
 from common.hrda.prediction.predictor import Segmentation
 from common.plain_yaml import read_field
-from serve.batch.annotations import annotation
-from serve.model.areas import check_wanted, find_areas
+from serve.batch.outputs.format import CONFIDENCES, IMAGE, PROBABILITIES, OutputOptions
+from serve.batch.result import Legend, Photo, Result
+from serve.model.areas import check_wanted
 from serve.model.deployment import PYTORCH, Deployment, runnable_file
 from serve.model.settings import BEST, SDK_SETTINGS, read_settings, with_thresholds
 
@@ -81,22 +82,58 @@ class Worker:
         Raises:
             RequestError: an array is not an RGB image, or the memory does not suffice.
         """
-        return [found.labels for found in self._segment(images)]
+        return [found.labels for found in self.deployment.predict(images, self.settings)]
 
-    def annotations(self, images: Sequence[np.ndarray]) -> list[dict[str, Any]]:
-        """Annotations of images in Supervisely's format, as plain data.
+    @property
+    def legend(self) -> Legend:
+        """What the class indices of its results mean."""
+        return Legend(tuple(self.deployment.classes), tuple(map(tuple, self.deployment.palette)))
+
+    def options(self, **given: Any) -> OutputOptions:
+        """How its results are written down: as its settings say, and `given`, the other fields of `OutputOptions`.
+
+        Raises:
+            SettingsError: bad value.
+        """
+        wanted = self._wanted is None or self.legend.classes[self.legend.background] in self._wanted
+        own = {"background": self.settings.background and wanted, "confidence": self.settings.confidence}
+        return OutputOptions.from_dict(own | given)
+
+    def results(self, photos: Sequence[Photo], needs: Collection[str] = ()) -> list[Result]:
+        """What formats of outputs are made of.
+
+        Args:
+            photos: sizes may differ; they share batches of windows.
+            needs: of the formats, see `needs_of`.
 
         Raises:
             RequestError: as `labels`.
         """
-        classes, background = self.deployment.classes, self.settings.background
-        annotations = []
-        for found in self._segment(images):
-            areas = find_areas(
-                found.labels, classes, confidences=found.confidences, background=background, wanted=self._wanted
-            )
-            annotations.append(annotation(found.labels.shape, areas, classes))
-        return annotations
+        found = self.deployment.predict(
+            [photo.image for photo in photos],
+            self.settings,
+            confidence=CONFIDENCES in needs,
+            probabilities=PROBABILITIES in needs,
+        )
+        return [self._result(photo, each, needs) for photo, each in zip(photos, found, strict=True)]
 
-    def _segment(self, images: Sequence[np.ndarray]) -> list[Segmentation]:
-        return self.deployment.predict(images, self.settings)
+    def _result(self, photo: Photo, found: Segmentation, needs: Collection[str]) -> Result:
+        labels, legend = found.labels, self.legend
+        confidences = found.confidence.astype(np.float32) if CONFIDENCES in needs else None
+        unwanted = [index for index, name in legend.found if self._wanted is not None and name not in self._wanted]
+        if unwanted:
+            others = np.isin(labels, unwanted)
+            labels = np.where(others, np.uint8(legend.background), labels)
+            if confidences is not None:
+                confidences[others] = np.nan
+        return Result(
+            photo.path,
+            photo.name,
+            labels,
+            legend,
+            photo.image if IMAGE in needs else None,
+            confidences,
+            found.probabilities,
+            photo.transform,
+            photo.crs,
+        )

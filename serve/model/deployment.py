@@ -107,7 +107,13 @@ class Deployment:
         return cls(path.name, bundle.metadata, target, build, runtime, bundle.best_thresholds)
 
     def predict(
-        self, images: Sequence[np.ndarray], settings: ServeSettings, before_batch: Asked = lambda: None
+        self,
+        images: Sequence[np.ndarray],
+        settings: ServeSettings,
+        before_batch: Asked = lambda: None,
+        *,
+        confidence: bool = False,
+        probabilities: bool = False,
     ) -> list[Segmentation]:
         """Class indices of images, and their confidences where asked for; one call at a time.
 
@@ -118,6 +124,8 @@ class Deployment:
             images: H×W×3 uint8 RGB, sizes may differ; they share batches of windows.
             settings: of the request.
             before_batch: called before each batch of windows; what it raises ends the prediction.
+            confidence: whether to give confidences, also where the settings do not ask for them.
+            probabilities: whether to give all classes' probabilities.
 
         Raises:
             RequestError: an array is not an RGB image.
@@ -126,8 +134,11 @@ class Deployment:
         """
         require_rgb(images)
         rule = settings.rule(self.classes, self.best_thresholds)
+        confidence = confidence or settings.confidence
         return self._in_turn(
-            settings, lambda predictor: predictor.segment(images, rule, confidence=settings.confidence), before_batch
+            settings,
+            lambda predictor: predictor.segment(images, rule, confidence=confidence, probabilities=probabilities),
+            before_batch,
         )
 
     def probabilities(

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import cv2
 import numpy as np
@@ -60,6 +60,10 @@ class Segmentation:
     """H×W uint8 class indices."""
     confidences: list[float | None] | None
     """Mean probability of each class over its pixels, None for a class without any; None if not asked for."""
+    confidence: np.ndarray | None = None
+    """H×W float probability of each pixel's class; None if not asked for."""
+    probabilities: np.ndarray | None = None
+    """C×H×W float16 probabilities of all classes; None if not asked for."""
 
 
 @dataclass(frozen=True)
@@ -125,14 +129,20 @@ class Predictor:
         return [segmentation.labels for segmentation in self.segment(images)]
 
     def segment(
-        self, images: Sequence[np.ndarray], rule: LabelRule | None = None, *, confidence: bool = False
+        self,
+        images: Sequence[np.ndarray],
+        rule: LabelRule | None = None,
+        *,
+        confidence: bool = False,
+        probabilities: bool = False,
     ) -> list[Segmentation]:
-        """Class indices of RGB images by a rule, and where asked how sure the model is of each class.
+        """Class indices of RGB images by a rule, and where asked how sure the model is, from one pass of the network.
 
         Args:
             images: H×W×3 uint8 arrays; sizes may differ.
             rule: thresholds and smallest areas; None: the most probable class.
-            confidence: whether to give mean probabilities.
+            confidence: whether to give the probability of each pixel's class, and each class's mean.
+            probabilities: whether to give those of all classes.
 
         Raises:
             ValueError: an image has another shape or dtype.
@@ -140,10 +150,20 @@ class Predictor:
         rule = rule or LabelRule()
         scaled = self._scaled(images)
         sinks = [LabelRows(image.shape[:2], rule, confidence=confidence) for image in scaled]
-        self._run(scaled, sinks)
+        if not probabilities:
+            self._run(scaled, sinks)
+            return [
+                finish(sink, image.shape[:2], rule, self.model.num_classes)
+                for sink, image in zip(sinks, images, strict=True)
+            ]
+        rows = [self._probability_rows(image, own) for image, own in zip(images, scaled, strict=True)]
+        self._run(scaled, [_both(*pair) for pair in zip(sinks, rows, strict=True)])
         return [
-            finish(sink, image.shape[:2], rule, self.model.num_classes)
-            for sink, image in zip(sinks, images, strict=True)
+            replace(
+                finish(sink, image.shape[:2], rule, self.model.num_classes),
+                probabilities=_at_size(each.probabilities, image.shape[:2], np.float16),
+            )
+            for sink, each, image in zip(sinks, rows, images, strict=True)
         ]
 
     def predict_with_probabilities(self, image: np.ndarray) -> tuple[np.ndarray, Iterator[np.ndarray]]:
@@ -163,12 +183,7 @@ class Predictor:
         rule, size = LabelRule(), image.shape[:2]
         labels = LabelRows(scaled.shape[:2], rule, confidence=False)
         rows = ProbabilityRows(self.model.num_classes, scaled.shape[:2])
-
-        def take(top: int, logits: Tensor) -> None:
-            labels(top, logits)
-            rows(top, logits)
-
-        self._run([scaled], [take])
+        self._run([scaled], [_both(labels, rows)])
         prediction = finish(labels, size, rule, self.model.num_classes).labels
         return prediction, (resize_map(plane, size) for plane in rows.probabilities)
 
@@ -180,15 +195,17 @@ class Predictor:
         """
         maps = []
         for image, scaled in zip(images, self._scaled(images), strict=True):
-            is_own = scaled.shape == image.shape
-            # Of a photo at its own size each row is rounded as it comes, and no larger map is ever held.
-            sink = ProbabilityRows(self.model.num_classes, scaled.shape[:2], dtype if is_own else np.float32)
+            sink = self._probability_rows(image, scaled, dtype)
             self._run([scaled], [sink])
-            planes = sink.probabilities
-            if not is_own:
-                planes = np.stack([resize_map(plane, image.shape[:2]).astype(dtype, copy=False) for plane in planes])
-            maps.append(planes)
+            maps.append(_at_size(sink.probabilities, image.shape[:2], dtype))
         return maps
+
+    def _probability_rows(
+        self, image: np.ndarray, scaled: np.ndarray, dtype: type[np.floating] = np.float16
+    ) -> ProbabilityRows:
+        is_own = scaled.shape == image.shape
+        # Of a photo at its own size each row is rounded as it comes, and no larger map is ever held.
+        return ProbabilityRows(self.model.num_classes, scaled.shape[:2], dtype if is_own else np.float32)
 
     def work(self, size: tuple[int, int]) -> Work:
         """What the prediction of an image of `size` (H, W) takes."""
@@ -260,7 +277,24 @@ def finish(sink: LabelRows, size: tuple[int, int], rule: LabelRule, num_classes:
     if rule.min_component > 1:
         remove_small_components(labels, rule.min_component, num_classes)
     means = None if confidence is None else mean_confidences(labels, confidence, num_classes)
-    return Segmentation(labels, means)
+    return Segmentation(labels, means, confidence)
+
+
+def _both(first: RowSink, second: RowSink) -> RowSink:
+    """A sink that hands its rows to two others."""
+
+    def take(top: int, logits: Tensor) -> None:
+        first(top, logits)
+        second(top, logits)
+
+    return take
+
+
+def _at_size(planes: np.ndarray, size: tuple[int, int], dtype: type[np.floating]) -> np.ndarray:
+    """Maps C×h×w at the image's `size` (H, W), as `dtype`."""
+    if planes.shape[1:] == tuple(size):
+        return planes.astype(dtype, copy=False)
+    return np.stack([resize_map(plane, size).astype(dtype, copy=False) for plane in planes])
 
 
 def resize_map(plane: np.ndarray, size: tuple[int, int]) -> np.ndarray:

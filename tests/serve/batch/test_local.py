@@ -11,6 +11,8 @@ import pytest
 
 from common.data import reading
 from serve.batch.local import predict_local
+from serve.batch.outputs.format import OutputOptions
+from serve.batch.result import Legend, Result
 from serve.errors import RequestError
 
 
@@ -26,13 +28,18 @@ def test_share_that_drops_out_for_a_moment_costs_no_photo(tmp_path, monkeypatch,
 
     monkeypatch.setattr(Path, "read_bytes", read_bytes)
     monkeypatch.setattr(reading, "PAUSES_S", (0.0,) * 3)
+    legend = Legend(("__bg__", "crack"), ((0, 0, 0), (220, 20, 60)))
     worker = SimpleNamespace(
         best_thresholds={},
         settings=SimpleNamespace(strict=False),
-        annotations=lambda images: [{"height": images[0].shape[0]}],
+        legend=legend,
+        options=OutputOptions,
+        results=lambda photos, needs: [
+            Result(photo.path, photo.name, np.zeros(photo.image.shape[:2], np.uint8), legend) for photo in photos
+        ],
     )
     written = predict_local(worker, tmp_path, tmp_path / "out", draw=False)
-    assert [json.loads(path.read_text()) for path in written] == [{"height": 4}] * 2
+    assert [json.loads(path.read_text())["size"] for path in written] == [{"height": 4, "width": 5}] * 2
     assert "Its disk seems to be away" in capsys.readouterr().err
 
     monkeypatch.setattr("serve.batch.local.only_this_one", lambda _: False)

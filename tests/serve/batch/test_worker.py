@@ -14,11 +14,22 @@ from supervisely.nn.utils import RuntimeType
 from common.hrda import InferenceSettings, Predictor, SettingsError, load_checkpoint
 from common.hrda.prediction.runtime import TorchNetwork
 from serve.batch.local import settings_of_words
+from serve.batch.outputs import FORMATS
+from serve.batch.result import Photo
 from serve.batch.worker import Worker
 from serve.model import deployment as deployment_module
 from serve.model.deployment import PYTORCH, TENSORRT, Deployment
 from serve.model.settings import read_settings
 from tests.serve.conftest import CLASSES
+
+
+def annotated(worker: Worker, image: np.ndarray) -> dict[str, Any]:
+    """What the format supervisely writes of an image."""
+    format = FORMATS["supervisely"]
+    [result] = worker.results([Photo("night/a.jpg", "night/a", image)], format.needs)
+    [(name, content)] = format.files(result, worker.options())
+    assert name == "night/a.jpg.json"
+    return json.loads(content)
 
 
 @pytest.fixture(scope="module")
@@ -57,21 +68,21 @@ def test_annotation_is_what_the_server_answers(
             f"{running.url}/inference_image", files={"files": file}, data={"state": state}, timeout=60
         )
     answer.raise_for_status()
-    [annotation] = Worker(deployment, settings).annotations([image])
+    annotation = annotated(Worker(deployment, settings), image)
     assert annotation["objects"], "no areas prove nothing"
     assert json.dumps(annotation) == json.dumps(answer.json()["annotation"])
 
 
 def test_image_without_areas_has_an_annotation_without_objects(deployment: Deployment, image: np.ndarray):
     settings = {"background": False, "min_component": image.size}
-    [annotation] = Worker(deployment, settings).annotations([image])
+    annotation = annotated(Worker(deployment, settings), image)
     assert annotation["size"] == {"height": 90, "width": 140}
     assert annotation["objects"] == []
 
 
 def test_classes_of_a_command_line_are_a_list_in_text(deployment: Deployment, image: np.ndarray):
     listed, text = ({"classes": given} for given in (["crack"], "[crack]"))
-    assert Worker(deployment, text).annotations([image]) == Worker(deployment, listed).annotations([image])
+    assert annotated(Worker(deployment, text), image) == annotated(Worker(deployment, listed), image)
 
 
 @pytest.mark.parametrize(
