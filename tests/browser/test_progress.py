@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import time
 from pathlib import Path
 
 import pytest
@@ -117,6 +118,20 @@ def test_chart_that_cannot_be_drawn_stops_no_other_and_is_drawn_again(run):
     run.page.problems.clear()
 
 
+@pytest.fixture
+def late_requests(run):
+    """Whatever the page tells the app arrives a moment late, as on a busy machine."""
+
+    def later(route):
+        time.sleep(0.3)
+        route.continue_()
+
+    run.page.page.route("**/value_changed", later)
+    yield
+    run.page.page.unroute("**/value_changed", later)
+
+
+@pytest.mark.usefixtures("late_requests")
 def test_continued_run_goes_on_with_its_curves_and_validations(run):
     before = run.iteration
     run.tell(Failed("The training process was ended by the system (signal 9)."))

@@ -34,8 +34,17 @@ class PreviewBoard:
     def __init__(self) -> None:
         self._lock = threading.Lock()
         self._shown: list[tuple[int, dict[str, list[dict[str, str]]]]] = []
+        self._looked_at: int | None = None
+        # The newest validation is 0, the one before it -1. So the handle need not move while validations arrive: a
+        # browser sends each move back, and what comes back late would look like the choice of a person.
         self.slider = Slider(
-            value=1, min=1, max=1, show_stops=True, widget_id="preview_slider", style="padding: 0 20px"
+            value=0,
+            min=0,
+            max=0,
+            show_stops=True,
+            show_tooltip=False,
+            widget_id="preview_slider",
+            style="padding: 0 20px",
         )
         self.caption = Text("", widget_id="preview_caption")
         self._headings = {kind: Text(text, widget_id=f"preview_{kind}") for kind, text in HEADINGS.items()}
@@ -59,15 +68,15 @@ class PreviewBoard:
         for kind in PICTURES:
             content += [self._headings[kind], *(self._rows[kind, photo] for photo in range(PHOTOS))]
         self.container = Container(content, widget_id="previews")
-        self.slider.value_changed(self.show)
+        self.slider.value_changed(self.choose)
         self.clear()
 
     def clear(self) -> None:
         """Forget the pictures of an earlier run."""
         with self._lock:
-            self._shown = []
+            self._shown, self._looked_at = [], None
         put(self.container, hide=True)
-        put(self.slider, max=1)
+        put(self.slider, min=0)
         send()
 
     def add(self, iteration: int, previews: Sequence[Preview], version: str) -> None:
@@ -84,26 +93,37 @@ class PreviewBoard:
         with self._lock:
             if not any(urls.values()):
                 return
-            count = len(self._shown)
-            follows = count == 0 or self.slider.get_value() >= count
             self._shown.append((iteration, urls))
+            count, looked_at = len(self._shown), self._looked_at
             put(self.container, hide=False)
             # A slider of one stop divides by zero.
-            put(self.slider, max=count + 1, hide=count == 0)
+            put(self.slider, min=1 - count, hide=count == 1)
         # A slider in a browser takes no value beyond its end, which therefore has to be there first.
         send()
-        if follows:
-            self.slider.set_value(count + 1)
-        self.show(self.slider.get_value())
+        value = 0 if looked_at is None else looked_at + 1 - count
+        if self.slider.get_value() != value:
+            self.slider.set_value(value)
+        self._show()
 
-    def show(self, number: int) -> None:
-        """Show the pictures of the validation of that number, counted from 1."""
+    def choose(self, value: int) -> None:
+        """Show the pictures of the validation that a person moves the slider to.
+
+        Args:
+            value: 0 for the newest one, -1 for the one before it.
+        """
+        with self._lock:
+            number = max(len(self._shown) - 1 + int(value), 0)
+            self._looked_at = number if number < len(self._shown) - 1 else None
+        self._show()
+
+    def _show(self) -> None:
         with self._lock:
             if not self._shown:
                 return
-            number = min(max(int(number), 1), len(self._shown))
-            iteration, urls = self._shown[number - 1]
-            put(self.caption, text=f"Validation {number} of {len(self._shown)}, after iteration {iteration}")
+            count = len(self._shown)
+            number = count - 1 if self._looked_at is None else self._looked_at
+            iteration, urls = self._shown[number]
+            put(self.caption, text=f"Validation {number + 1} of {count}, after iteration {iteration}")
             for kind, photos in urls.items():
                 put(self._headings[kind], hide=not photos)
                 for photo in range(PHOTOS):

@@ -34,15 +34,34 @@ def test_board_follows_the_validations_until_a_person_looks_back(board: PreviewB
     assert not DataJson()["previews"]["hide"]
     assert DataJson()["preview_slider"]["hide"], "one stop is no choice"
     board.add(20, previews(20), "r")
-    assert (DataJson()["preview_slider"]["max"], StateJson()["preview_slider"]["value"]) == (2, 2)
+    assert (DataJson()["preview_slider"]["min"], StateJson()["preview_slider"]["value"]) == (-1, 0)
     assert url("target", 1, "pseudo_label") == "previews/000020/2_pseudo_label.jpg?run=r", "relative to the page"
 
-    StateJson()["preview_slider"]["value"] = 1
-    board.show(1)
+    StateJson()["preview_slider"]["value"] = -1
+    board.choose(-1)
     board.add(30, previews(30), "r")
-    assert StateJson()["preview_slider"]["value"] == 1
+    assert StateJson()["preview_slider"]["value"] == -2
     assert url("validation", 1, "prediction").startswith("previews/000010/")
-    assert "iteration 10" in DataJson()["preview_caption"]["text"]
+    assert DataJson()["preview_caption"]["text"] == "Validation 1 of 3, after iteration 10"
+
+    board.choose(0)
+    board.add(40, previews(40), "r")
+    assert StateJson()["preview_slider"]["value"] == 0
+    assert DataJson()["preview_caption"]["text"] == "Validation 4 of 4, after iteration 40"
+
+
+def test_value_that_a_browser_sends_late_is_no_choice(board: PreviewBoard):
+    """Each request of a page brings the page's whole state, which may be that of a moment ago."""
+    board.clear()
+    for iteration in (10, 20, 30):
+        board.add(iteration, previews(iteration), "r")
+    board.choose(-2)
+    board.clear()
+    board.add(10, previews(10), "r")
+    StateJson()["preview_slider"]["value"] = -2
+    board.add(20, previews(20), "r")
+    assert StateJson()["preview_slider"]["value"] == 0
+    assert DataJson()["preview_caption"]["text"] == "Validation 2 of 2, after iteration 20"
 
 
 def test_rows_without_photo_are_hidden(board: PreviewBoard):
