@@ -129,7 +129,7 @@ def parts_sentence(labelled: LabelledImages, scaling: LabelScaling, role: str) -
     more = (
         "data.label_scaling: keep_thin keeps more"
         if scaling == "nearest"
-        else "data.scale with larger edges, or null for both, keeps them at more pixels"
+        else "data.scale with larger edges or a larger factor keeps them at more pixels"
     )
     return f"Of the parts of each class these are left at the scale of training ({role}): {', '.join(shares)}; {more}."
 

@@ -14,8 +14,8 @@ from pydantic import Field
 
 from common.data.labels import LabelScaling, resize_labels
 from common.hrda.checks import Expected, FractionBelowOne, FromList, PlainSettings, SettingsError, require, schema
-from common.hrda.pixels import fit_scale, resize_image
-from common.hrda.settings import LONGEST_EDGE
+from common.hrda.pixels import Scale, resize_image, scaled_size
+from common.hrda.settings import LONGEST_EDGE, PhotoFactor
 
 # What OpenCV calls mirroring along these axes.
 _FLIPS = {(0,): 0, (1,): 1, (0, 1): -1}
@@ -37,9 +37,17 @@ class InputScale(PlainSettings):
     """Longest side in pixels; with `short_edge` null, the image keeps its own resolution."""
     short_edge: Edge = 512
     """Longest the shorter side may be in pixels; the aspect ratio is kept."""
+    factor: PhotoFactor = 1.0
+    """With both edges null: size as a multiple of each photo's own. At 2, cracks of 2 or 3 pixels are 4 to 6 wide, for
+    four times the pixels."""
 
     def __post_init__(self) -> None:
         edges = (self.long_edge, self.short_edge)
+        if self.factor != 1 and edges != (None, None):
+            raise SettingsError(
+                "factor is of the photos' own size, and edges are of all photos alike: set long_edge and short_edge to "
+                f"null, or factor to 1. Received: {self.long_edge}, {self.short_edge} and {self.factor:g}."
+            )
         if edges != (None, None) and (None in edges or self.long_edge < self.short_edge):
             raise SettingsError(
                 "long_edge and short_edge must be positive multiples of 16 with long_edge the larger, or both null for "
@@ -47,13 +55,15 @@ class InputScale(PlainSettings):
             )
 
     @property
-    def edges(self) -> tuple[int, int] | None:
-        """Short and long edge, as `Predictor` takes them; None for the image's own resolution."""
-        return None if self.long_edge is None or self.short_edge is None else (self.short_edge, self.long_edge)
+    def scale(self) -> Scale:
+        """As `Predictor` takes it; None for the image's own resolution."""
+        if self.long_edge is None or self.short_edge is None:
+            return None if self.factor == 1 else self.factor
+        return (self.short_edge, self.long_edge)
 
     def size(self, height: int, width: int) -> tuple[int, int]:
-        """Height and width of the largest image of the same shape that fits into both edges."""
-        return (height, width) if self.edges is None else fit_scale((height, width), *self.edges)
+        """Height and width of an image of `height` × `width` at this scale."""
+        return scaled_size((height, width), self.scale)
 
     def resize(self, image: np.ndarray) -> np.ndarray:
         """`image` (H×W×3 uint8) at this scale."""

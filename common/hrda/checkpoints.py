@@ -16,6 +16,7 @@ from common.hrda.files import replacing
 from common.hrda.metadata import CheckpointMetadata, NetworkMetadata
 from common.hrda.network.reference_weights import convert_reference_state_dict, infer_model_settings, parts
 from common.hrda.network.segmentor import HRDASegmentor, build_segmentor
+from common.hrda.pixels import Scale
 from common.hrda.settings import ModelSettings
 from common.hrda.tensor_files import CheckpointError, fitting, read_tensors, weights_of
 
@@ -40,7 +41,7 @@ class CheckpointBundle:
     """Whether the teacher is the better one, which `model` then is."""
     settings: dict[str, Any] = field(default_factory=dict)
     """The run's settings as plain data; `settings['model']` rebuilds the network and `settings['input']`,
-    when present, holds `short_edge` and `long_edge` of the training scale."""
+    when present, holds `short_edge` and `long_edge`, or the `factor`, of the training scale."""
     metrics: dict[str, Any] = field(default_factory=dict)
     """Figures of the last validation."""
     score: float | None = None
@@ -59,8 +60,8 @@ class CheckpointBundle:
         return NetworkMetadata(self.classes, self.palette, self.settings)
 
     @property
-    def input_scale(self) -> tuple[int, int] | None:
-        """(short_edge, long_edge) that images were scaled to in training; None: own resolution."""
+    def input_scale(self) -> Scale:
+        """The scale that images were brought to in training, as `Predictor` takes it; None: own resolution."""
         return self.metadata.input_scale
 
     @property

@@ -19,7 +19,8 @@ from common.hrda.checks import (
     schema,
     without_received,
 )
-from common.hrda.settings import LONGEST_EDGE, ModelSettings
+from common.hrda.pixels import Scale
+from common.hrda.settings import LONGEST_EDGE, ModelSettings, PhotoFactor
 from common.hrda.tensor_files import CheckpointError
 
 _MOST_PLAIN = 1_000_000
@@ -33,22 +34,27 @@ ScaledEdge = Annotated[Annotated[int, Field(ge=16, le=LONGEST_EDGE)] | None, Exp
 
 @schema
 class TrainedScale(PlainSettings):
-    """The scale at which a network was trained, in pixels; both edges null for the images' own resolution."""
+    """The scale at which a network was trained: two edges in pixels, or a factor of the images' own resolution."""
 
-    short_edge: ScaledEdge
+    short_edge: ScaledEdge = None
     """Longest that the shorter side may be."""
-    long_edge: ScaledEdge
+    long_edge: ScaledEdge = None
     """Longest that the longer side may be."""
+    factor: PhotoFactor = 1.0
+    """Size as a multiple of the image's own, with both edges null."""
 
     def __post_init__(self) -> None:
         edges = (self.short_edge, self.long_edge)
         fits = edges == (None, None) or (None not in edges and self.short_edge <= self.long_edge)
         require(fits, "short_edge", "at most long_edge, or null with it", edges)
+        require(self.factor == 1 or edges == (None, None), "factor", "1 where there are edges", self.factor)
 
     @property
-    def edges(self) -> tuple[int, int] | None:
-        """(short_edge, long_edge); None: the images' own resolution."""
-        return None if self.short_edge is None or self.long_edge is None else (self.short_edge, self.long_edge)
+    def scale(self) -> Scale:
+        """As `Predictor` takes it; None: the images' own resolution."""
+        if self.short_edge is None or self.long_edge is None:
+            return None if self.factor == 1 else self.factor
+        return (self.short_edge, self.long_edge)
 
 
 @schema
@@ -112,8 +118,8 @@ class NetworkMetadata(PlainSettings):
             raise SettingsError(f"settings.model.{error}") from None
 
     @property
-    def input_scale(self) -> tuple[int, int] | None:
-        """(short_edge, long_edge) that images were scaled to in training; None: own resolution.
+    def input_scale(self) -> Scale:
+        """The scale that images were brought to in training, as `Predictor` takes it; None: own resolution.
 
         Raises:
             SettingsError: `settings` have no such scale.
@@ -121,10 +127,10 @@ class NetworkMetadata(PlainSettings):
         scale = self.settings.get("input")
         if scale is None:
             return None
-        if not isinstance(scale, Mapping) or not scale.keys() <= {"short_edge", "long_edge"}:
-            raise SettingsError("settings.input must be short_edge and long_edge.")
+        if not isinstance(scale, Mapping) or not scale.keys() <= {each.name for each in fields(TrainedScale)}:
+            raise SettingsError("settings.input must be short_edge and long_edge, or factor.")
         try:
-            return TrainedScale.from_dict(scale).edges
+            return TrainedScale.from_dict(scale).scale
         except SettingsError as error:
             raise SettingsError(f"settings.input.{error}") from None
 

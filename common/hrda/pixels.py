@@ -7,6 +7,10 @@ import numpy as np
 import torch
 from torch import Tensor
 
+Scale = tuple[int, int] | float | None
+"""At which size a network sees photos, aspect ratios kept: the short and the long edge that they are fitted into, a
+factor of their own size, or None for their own size."""
+
 IGNORE_LABEL = 255
 """Label of pixels that no loss and no metric counts."""
 
@@ -37,6 +41,15 @@ def denormalise(images: Tensor) -> Tensor:
 def fit_scale(size: tuple[int, int], short_edge: int, long_edge: int) -> tuple[int, int]:
     """Size (H, W) that keeps the aspect ratio and fits `short_edge` and `long_edge`, as in training."""
     scale = min(long_edge / max(size), short_edge / min(size))
+    return (max(round(size[0] * scale), 1), max(round(size[1] * scale), 1))
+
+
+def scaled_size(size: tuple[int, int], scale: Scale) -> tuple[int, int]:
+    """Size (H, W) of a photo of `size` at `scale`, the same in training and serving."""
+    if scale is None:
+        return size
+    if isinstance(scale, tuple):
+        return fit_scale(size, *scale)
     return (max(round(size[0] * scale), 1), max(round(size[1] * scale), 1))
 
 

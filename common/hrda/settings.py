@@ -56,6 +56,8 @@ def _views(count: int) -> int:
 
 LONGEST_EDGE = 16384
 """Longest side in pixels of what a network may be trained on."""
+PhotoFactor = Annotated[float, Field(ge=0.1, le=4)]
+"""Size at which a network sees photos, as a multiple of their own."""
 _LONGEST_CROP, _WIDEST_DECODER = 4096, 4096
 
 PositiveWhole = Annotated[int, Field(gt=0)]

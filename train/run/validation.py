@@ -130,7 +130,7 @@ def _measure_all(
     with ExitStack() as modes, ThreadPoolExecutor(1, "counting") as counting:
         for model, _ in models:
             modes.enter_context(modes_kept(model))
-        predictors = [Predictor(model, inference, device, scale.edges) for model, _ in models]
+        predictors = [Predictor(model, inference, device, scale.scale) for model, _ in models]
         counted = None
         for photo in photos:
             for predictor, counts, (_, seen) in zip(predictors, metrics, models, strict=True):

@@ -132,6 +132,9 @@ def plain_settings(settings: TrainSettings, student_classes: int) -> dict[str, A
     """The settings as a checkpoint holds them: complete enough to rebuild the network and to predict."""
     plain = settings.to_dict()
     plain["model"] = replace(settings.model, num_classes=student_classes).to_dict()
-    if settings.data.scale.edges is not None:
-        plain["input"] = settings.data.scale.to_dict()
+    match settings.data.scale.scale:
+        case (short_edge, long_edge):
+            plain["input"] = {"short_edge": short_edge, "long_edge": long_edge}
+        case float(factor):
+            plain["input"] = {"factor": factor}
     return plain

@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from common.hrda.pixels import fit_scale, normalise, resize_image
+from common.hrda.pixels import Scale, fit_scale, normalise, resize_image, scaled_size
 from common.hrda.prediction.labelling import (
     LabelRows,
     LabelRule,
@@ -83,8 +83,8 @@ class Predictor:
         model: a segmentor, put into eval mode and moved to `device`, or another `WindowNetwork` that runs there.
         settings: windows; the defaults are the model's own crop and half of it.
         device: where to compute.
-        input_scale: (short_edge, long_edge) to which images are scaled first, keeping their aspect ratio,
-            as in training; None: the image's own resolution.
+        input_scale: to which images are scaled first, keeping their aspect ratio, as in training: (short_edge,
+            long_edge) in pixels, a factor of their own resolution, or None for that.
         long_side: images whose longest side would still be larger are scaled down to it; None: never.
         before_batch: called before each batch of windows; what it raises ends the prediction.
 
@@ -98,7 +98,7 @@ class Predictor:
         model: WindowNetwork,
         settings: InferenceSettings | None = None,
         device: str | torch.device = "cpu",
-        input_scale: tuple[int, int] | None = None,
+        input_scale: Scale = None,
         long_side: int | None = None,
         before_batch: Asked = lambda: None,
     ) -> None:
@@ -239,8 +239,7 @@ class Predictor:
         return [resize_image(image, self._scaled_size(image.shape[:2])) for image in images]
 
     def _scaled_size(self, size: tuple[int, int]) -> tuple[int, int]:
-        if self.input_scale is not None:
-            size = fit_scale(size, *self.input_scale)
+        size = scaled_size(size, self.input_scale)
         if self.long_side is not None and max(size) > self.long_side:
             size = fit_scale(size, self.long_side, self.long_side)
         return size

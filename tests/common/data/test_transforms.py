@@ -34,7 +34,28 @@ def test_scale_fits_both_edges_and_keeps_the_aspect_ratio(size, expected):
 def test_own_resolution_leaves_the_photo_alone():
     image = np.zeros((37, 53, 3), np.uint8)
     assert InputScale(None, None).resize(image) is image
-    assert InputScale(None, None).edges is None
+    assert InputScale(None, None).scale is None
+
+
+@pytest.mark.parametrize(
+    ("size", "factor", "expected"),
+    [
+        ((37, 53), 2.0, (74, 106)),
+        ((320, 480), 1.5, (480, 720)),
+        ((480, 320), 0.5, (240, 160)),
+        ((3, 900), 0.1, (1, 90)),
+    ],
+)
+def test_factor_is_of_each_photos_own_size(size, factor, expected):
+    scale = InputScale(None, None, factor)
+    assert scale.size(*size) == expected
+    assert scale.resize(np.zeros((*size, 3), np.uint8)).shape == (*expected, 3)
+
+
+@pytest.mark.parametrize("edges", [(640, 512), (None, 512), (640, None)])
+def test_factor_beside_edges_is_refused(edges):
+    with pytest.raises(SettingsError, match="set long_edge and short_edge to null, or factor to 1"):
+        InputScale(*edges, factor=2.0)
 
 
 @pytest.mark.parametrize(

@@ -21,6 +21,8 @@ from common.hrda import load_checkpoint
 from common.hrda.network.mit_weights import read_encoder
 from common.hrda.prediction.runtime import OnnxNetwork
 from common.hrda.tensor_files import CheckpointError
+from serve.model.deployment import Deployment
+from serve.model.settings import ServeSettings
 from tests.tiny import (
     CLASSES,
     PALETTE,
@@ -91,7 +93,7 @@ CHANGES: list[tuple[dict[str, Any], str]] = [
     ({"palette": [[0, 0, 0], SECRET, [0, 0, 0]]}, "from 0 to 255"),
     (scale(SECRET), "settings.input must be short_edge and long_edge"),
     (scale([640, 480]), "settings.input must be"),
-    (scale({"short_edge": 64}), "long_edge is missing"),
+    (scale({"short_edge": 64}), "at most long_edge"),
     (scale({"short_edge": 64, "long_edge": 64, SECRET: 1}), "settings.input must be"),
     (edges(0, 96), "from 16 to 16384"),
     (edges(-5, 96), "from 16 to 16384"),
@@ -99,6 +101,9 @@ CHANGES: list[tuple[dict[str, Any], str]] = [
     (edges(64, 1e30), "from 16 to 16384"),
     (edges(96, 64), "at most long_edge"),
     (edges(None, 64), "at most long_edge"),
+    (scale({"factor": 100}), "from 0.1 to 4"),
+    (scale({"factor": SECRET}), "from 0.1 to 4"),
+    (scale({"short_edge": 64, "long_edge": 96, "factor": 2.0}), "1 where there are edges"),
     ({"state_dict": [1, 2]}, "no names with tensors"),
     ({"state_dict": {}}, "no names with tensors"),
     ({"state_dict": {0: torch.zeros(1)}}, "no names with tensors"),
@@ -368,6 +373,14 @@ EXPORTS: list[tuple[Callable[[Any], None], str]] = [
     (take_one_size, "images of one size alone"),
     (count_to_nothing, "not a network exported by this app"),
 ]
+
+
+def test_exported_network_is_served_at_the_factor_of_its_training(tmp_path: Path) -> None:
+    network = tiny_export()
+    describe(**scale({"factor": 2.0}))(network)
+    (tmp_path / "model.onnx").write_bytes(network.SerializeToString())
+    deployment = Deployment.from_file(tmp_path / "model.onnx", "cpu", "ONNXRuntime")
+    assert deployment.work((50, 70), ServeSettings()).pixels == 100 * 140
 
 
 @pytest.mark.parametrize(("change", "sentence"), EXPORTS, ids=[sentence for _, sentence in EXPORTS])

@@ -256,6 +256,9 @@ def test_input_scale_brings_labels_back_at_the_images_size(predictor: Predictor)
     image = np.random.default_rng(0).integers(0, 256, (90, 60, 3), dtype=np.uint8)
     scaled = Predictor(predictor.model, input_scale=(80, 160))
     assert scaled.predict([image])[0].shape == (90, 60)
+    doubled = Predictor(predictor.model, input_scale=2.0)
+    assert doubled.work((90, 60)).pixels == 180 * 120
+    assert doubled.predict([image])[0].shape == (90, 60)
     assert fit_scale((90, 60), 80, 160) == (120, 80)
     assert fit_scale((480, 320), 512, 640) == (640, 427)
 

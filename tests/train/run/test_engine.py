@@ -3,13 +3,15 @@ import shutil
 import threading
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 
-from common.hrda import SettingsError, build_segmentor, load_checkpoint
+from common.hrda import Predictor, SettingsError, build_segmentor, load_checkpoint
 from common.hrda.settings import ModelSettings
 from sandbox.synthetic.projects import write_project
 from serve.model.deployment import Deployment
+from serve.model.settings import ServeSettings
 from train.run import engine, learner
 from train.run.engine import ITERATIONS_TIMED, run
 from train.run.initial_weights import load_initial_weights
@@ -351,6 +353,26 @@ def test_a_checkpoint_knows_the_thresholds_that_its_run_measured(domains, tmp_pa
     deployment = Deployment.from_file(result.best, "cpu")
     assert deployment.best_thresholds == best.best_thresholds
     assert (deployment.classes, deployment.input_scale) == (best.classes, best.input_scale)
+
+
+def test_a_model_trained_at_a_factor_is_measured_and_served_at_it(domains, tmp_path, monkeypatch):
+    short = settings("mode=source-only", "iterations=3", "validation.interval=3", "data.scale.factor=1.5")
+    measured = []
+    work = Predictor._run
+
+    def witness(self, images, sinks):
+        measured.extend(image.shape[:2] for image in images)
+        return work(self, images, sinks)
+
+    monkeypatch.setattr(Predictor, "_run", witness)
+    best = run(RunRequest(short, domains, tmp_path, device="cpu")).best
+    deployment = Deployment.from_file(best, "cpu")
+    image = np.random.default_rng(0).integers(0, 256, (66, 90, 3), np.uint8)
+    [served] = deployment.predict([image], ServeSettings())
+    assert measured[-1] == (99, 135) and served.labels.shape == (66, 90)
+    # Student and teacher, each on all photos.
+    assert set(measured[:-1]) == {(144, 120)}
+    assert load_checkpoint(best).input_scale == 1.5
 
 
 def test_measuring_leaves_every_module_in_its_mode(domains, tmp_path):

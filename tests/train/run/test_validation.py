@@ -50,7 +50,7 @@ def labelled(tmp_path_factory):
 def test_what_is_measured_is_what_serving_answers(model, labelled, scale, inference):
     """One pass gives labels and probabilities; each must be those of the routes that give one of them."""
     device = torch.device("cpu")
-    predictor = Predictor(model, inference, device, scale.edges)
+    predictor = Predictor(model, inference, device, scale.scale)
     expected = SegmentationMetrics(CLASSES)
     seen = []
     for photo in validation_photos(labelled):

@@ -150,6 +150,8 @@ def test_settings_survive_yaml():
         ("batch_size=1000000", "batch_size must be a whole number from 1 to 4096"),
         ("data.workers=5000", "In data: workers must be a whole number from 0 to 256"),
         ("data.scale.long_edge=1600000", "In data.scale"),
+        ("data.scale.factor=2", "In data.scale: factor is of the photos' own size"),
+        ("data.scale={long_edge: null, short_edge: null, factor: 5}", "factor must be a number from 0.1 to 4"),
         ("self_training.ignore_margins=[99999, 0, 0, 0]", "four whole numbers from 0 to 65535"),
         ("data.ignored_classes=[no]", "in quotes where they are numbers or words such as no. Received: False"),
         ("data.label_scaling=area", "Unknown label_scaling 'area': expected one of: keep_thin, nearest"),
