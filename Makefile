@@ -1,10 +1,11 @@
-# make demo   the main job end to end on this machine, see README.md
+# make demo   the main job end to end on this machine, see docs/demo.md
 # make app    both apps in the browser, on generated photos and a local stand-in for an instance
 # make test   the whole test suite
 # Each does its own set-up in .venv; nothing else on the machine changes.
 
 PYTHON ?= $(shell command -v python3.11 || echo python3)
 SEED ?= 0
+COMPARE ?= 1
 KEEP ?=
 OUT ?= demo_output
 SOURCE ?=
@@ -38,7 +39,7 @@ $(PAGE): sandbox/page/package-lock.json
 demo: setup
 	.venv/bin/python -m sandbox.demo --out '$(OUT)' --seed $(SEED) \
 		$(if $(SOURCE),--source '$(SOURCE)') $(if $(TARGET),--target '$(TARGET)') $(if $(VAL),--val '$(VAL)') \
-		$(if $(KEEP),--keep)
+		$(if $(filter 0 no false,$(COMPARE)),--no-compare) $(if $(KEEP),--keep)
 
 app: setup page
 	.venv/bin/python -m sandbox.demo.apps

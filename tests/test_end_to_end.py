@@ -14,8 +14,9 @@ from common.data.images import read_image
 from common.hrda import Predictor, load_checkpoint
 from common.hrda.prediction.labelling import LabelRule
 from common.hrda.prediction.runtime import TorchNetwork
-from sandbox.demo import arms, domains, report
+from sandbox.demo import arms, domains, progress, report
 from sandbox.demo import demonstration as demo
+from sandbox.demo.watched import Watched
 from sandbox.synthetic.projects import write_project
 from sandbox.testing import running_sandbox
 
@@ -92,10 +93,15 @@ def test_projects_in_checkpoint_out_annotations_back(tmp_path: Path, specs: dict
         result, [ours, *_] = report.measure(local, photos)
         assert 0 <= result.iou <= result.best_iou <= 100
         assert masks[0].shape == ours.shape
-        report.picture(tmp_path / "comparison.png", photos[:1], {"HRDA": masks})
+        watched = Watched(demo.parse(["--out", str(tmp_path), "--no-compare"]), ["crack"], said.append)
+        watched.show_results({"HRDA": report.measure(local, photos)}, photos, [0], masks)
+        shown = (tmp_path / "index.html").read_text()
+        assert "Done." in shown and f"<td>{result.iou:.1f}</td>" in shown
+        assert shown.count("<svg") == len(progress.CHARTS), "the app's curves are drawn"
         # A photo, its truth and one arm, side by side at one height.
         assert read_image(tmp_path / "comparison.png").shape[1] == 3 * round(80 * report.PICTURE_HEIGHT / 96)
         assert set(report.table({"HRDA": result}).split()) >= {"HRDA", "IoU", f"{result.iou:.1f}%"}
+        assert report.table({"HRDA": result}) in (tmp_path / "comparison.txt").read_text()
 
 
 def foreground(annotation: sly.Annotation) -> np.ndarray:

@@ -76,7 +76,8 @@ class ComparedArms(threading.Thread):
     def stop(self) -> None:
         """End what runs."""
         self._stop_asked.set()
-        self.join()
+        if self.is_alive():
+            self.join()
 
     def progress(self) -> str:
         """How far the arms are, in words."""
@@ -119,7 +120,13 @@ def app_state(domains: Mapping[str, Domain], classes: Sequence[str], settings: P
 
 
 def train_in_app(
-    app: App, state: Mapping[str, object], api: sly.Api, team_id: int, task_id: int, progress: Callable[[str], None]
+    app: App,
+    state: Mapping[str, object],
+    api: sly.Api,
+    team_id: int,
+    task_id: int,
+    progress: Callable[[str], None],
+    look: Callable[[], None] = lambda: None,
 ) -> ExperimentInfo:
     """Train through the app's API and wait for the experiment in Team Files.
 
@@ -130,6 +137,7 @@ def train_in_app(
         team_id: whose files the experiment goes to.
         task_id: of the app.
         progress: gets the app's own status now and then.
+        look: called every few seconds meanwhile.
 
     Raises:
         DemoError: the app refused or failed, in its own words.
@@ -138,6 +146,7 @@ def train_in_app(
     reported, status = time.monotonic(), ""
     while app.process.poll() is None:
         time.sleep(POLL_S)
+        look()
         try:
             status = app.post("train_status", {}, timeout_s=120)["status"]
         except requests.ConnectionError:

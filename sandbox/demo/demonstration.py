@@ -16,15 +16,19 @@ import numpy as np
 import supervisely as sly
 
 from common.data.project import ProjectError, open_project
+from common.hrda.files import WriteError
+from common.processors import available_processors
 from sandbox.demo import arms, domains, report
 from sandbox.demo.ending import ended_by_signals
 from sandbox.demo.processes import App, DemoError, app, free_port
+from sandbox.demo.watched import ROOT, Watched
 from sandbox.server import Sandbox, running
 
-ROOT = Path(__file__).resolve().parents[2]
 SETTINGS = Path(__file__).with_name("settings.yaml")
 # In a folder that the demo made, and may therefore remove.
 MARK = ".demo"
+MINUTES = {"first": 3, "hrda": 7, "comparison": 8}
+"""Measured on two idle cores, after the set-up; docs/demo.md tells them too."""
 ROWS = 6
 ANNOTATED = 12
 
@@ -43,6 +47,12 @@ def parse(arguments: list[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--seed", type=int, default=0, help="of all arms (default: 0)")
     parser.add_argument(
         "--settings", metavar="FILE", type=Path, default=SETTINGS, help="training settings of all arms, but their mode"
+    )
+    parser.add_argument(
+        "--no-compare",
+        dest="compare",
+        action="store_false",
+        help="leave out the comparison with source-only and control",
     )
     parser.add_argument("--keep", action="store_true", help="leave both apps running at the end, until Ctrl-C")
     return parser.parse_args(arguments)
@@ -72,6 +82,9 @@ def main(arguments: list[str] | None = None) -> int:
     except (DemoError, ProjectError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
+    except WriteError as error:
+        print(f"error: {error} {error.remedy.capitalize()}.", file=sys.stderr)
+        return 2
     except KeyboardInterrupt:
         print("Stopped.", file=sys.stderr)
         return 130
@@ -79,10 +92,10 @@ def main(arguments: list[str] | None = None) -> int:
 
 
 def demonstrate(given: argparse.Namespace) -> None:
-    """Projects in, training, upload, deployment, annotations back, and the comparison."""
+    """Projects in, training, upload, deployment, annotations back; then the comparison, if it is wanted."""
     clock = Clock()
     say = clock.say
-    say("This takes about 13 minutes on two cores. Logs of everything that runs: " + str(given.out / "logs"))
+    say(what_comes_when(given))
     chosen = {"source": given.source, "target": given.target, "val": given.val}
     for spec in filter(None, chosen.values()):
         open_project(spec)
@@ -93,22 +106,15 @@ def demonstrate(given: argparse.Namespace) -> None:
         api = sly.Api(sandbox.address, sandbox.token)
         say(f"A sandbox stands in for the Supervisely instance at {sandbox.address}.")
         uploaded = domains.upload(api, sandbox.workspace_id, specs, say)
-
         train_task = new_task(sandbox, "config.json")
         state = arms.app_state(uploaded, classes, given.settings, given.seed)
         (given.out / "app_state.json").write_text(json.dumps(state, indent=2))
-        compared = arms.ComparedArms(
-            specs, classes, given.settings, given.seed, given.out, one_thread(dict(os.environ))
-        )
-        with train_app(sandbox, train_task, uploaded, given.out) as train_hrda:
-            say(f"Train HRDA runs at {train_hrda.address}; training through its API, beside it the two other arms.")
-            compared.start()
+        watched = Watched(given, classes, say)
+        compared = None
+        if given.compare:
+            compared = arms.ComparedArms(specs, classes, given.settings, given.seed, given.out, half(dict(os.environ)))
             until_end.callback(compared.stop)
-            experiment = arms.train_in_app(
-                train_hrda, state, api, sandbox.team_id, train_task, lambda s: say(f"HRDA: {s} | {compared.progress()}")
-            )
-        checkpoint = f"{experiment.artifacts_dir.rstrip('/')}/checkpoints/{experiment.best_checkpoint}"
-        say(f"The experiment is in Team Files: {checkpoint}")
+        checkpoint = train_hrda(sandbox, train_task, uploaded, state, watched, compared)
         local = given.out / "hrda.pth"
         api.file.download(sandbox.team_id, checkpoint, str(local))
 
@@ -119,25 +125,70 @@ def demonstrate(given: argparse.Namespace) -> None:
         say(f"Serve HRDA runs at {serve_hrda.address} with that checkpoint. Thresholds: {thresholds}.")
         annotate(api, serve_task, uploaded["target"], say)
 
-        compared.finish(say)
         photos = report.read_photos(specs["val"], classes, given.out / "cache")
-        say(f"Measuring the three arms on {len(photos)} validation photos.")
-        checkpoints = {mode: compared.checkpoint(mode) for mode in arms.COMPARED_MODES} | {"HRDA": local}
-        measured = {name: report.measure(path, photos) for name, path in checkpoints.items()}
         rows = np.linspace(0, len(photos) - 1, min(ROWS, len(photos))).astype(int)
         served = served_masks(api, serve_task, uploaded["val"], [photos[i] for i in rows])
-        columns = {name: [predictions[i] for i in rows] for name, (_, predictions) in measured.items()}
-        report.picture(given.out / "comparison.png", [photos[i] for i in rows], {**columns, "HRDA": served})
-
-        figures = report.table({name: result for name, (result, _) in measured.items()})
-        summary = (
-            f"{', '.join(classes)}, seed {given.seed}, {len(photos)} validation photos, in % of pixels\n{figures}\n"
-        )
-        (given.out / "comparison.txt").write_text(summary)
-        say(f"Done. Foreground on validation photos that no arm was trained on:\n\n{summary}")
-        print(f"Photo, truth and predictions side by side: {given.out / 'comparison.png'}")
+        measured = {"HRDA": report.measure(local, photos)}
+        watched.show_results(measured, photos, rows, served)
+        if compared is not None:
+            say("HRDA is done, see the page. The two other arms take some minutes more; Ctrl-C leaves them out.")
+            compared.finish(say)
+            others = {mode: report.measure(compared.checkpoint(mode), photos) for mode in arms.COMPARED_MODES}
+            watched.show_results(others | measured, photos, rows, served)
+        say(f"Done. Foreground on validation photos that no arm was trained on:\n\n{watched.summary}")
+        print(f"Open this in a browser: {watched.page.path.resolve()}", flush=True)
         if given.keep:
             keep(sandbox, train_task, uploaded, serve_hrda, given.out)
+
+
+def what_comes_when(given: argparse.Namespace) -> str:
+    """What a person will see, after how many minutes, and where."""
+    last = (
+        f"after {MINUTES['comparison']} minutes: the comparison with source-only and control (COMPARE=0 leaves it out)"
+        if given.compare
+        else "then it ends, as the comparison is left out"
+    )
+    return (
+        f"On two idle cores: after {MINUTES['first']} minutes the first pictures in {given.out / 'index.html'}, "
+        f"which a browser opens; after {MINUTES['hrda']} minutes HRDA is trained, deployed and measured; {last}. "
+        f"Logs of everything that runs: {given.out / 'logs'}"
+    )
+
+
+def train_hrda(
+    sandbox: Sandbox,
+    task_id: int,
+    uploaded: dict[str, domains.Domain],
+    state: dict[str, object],
+    watched: Watched,
+    compared: arms.ComparedArms | None,
+) -> str:
+    """Train HRDA through the app's API, and beside it begin with what it is compared with.
+
+    Returns:
+        Where its checkpoint lies in Team Files.
+    """
+    api = sly.Api(sandbox.address, sandbox.token)
+    share = half if compared is not None else dict
+    with train_app(sandbox, task_id, uploaded, watched.out, share=share) as app_:
+        beside = ", beside it what to compare with" if compared is not None else ""
+        watched.say(f"Train HRDA runs at {app_.address}; training through its API{beside}.")
+        if compared is not None:
+            compared.start()
+
+        def tell(status: str) -> None:
+            watched.say(f"HRDA: {status}" + (f" | {compared.progress()}" if compared is not None else ""))
+
+        experiment = arms.train_in_app(app_, state, api, sandbox.team_id, task_id, tell, watched.look)
+    checkpoint = f"{experiment.artifacts_dir.rstrip('/')}/checkpoints/{experiment.best_checkpoint}"
+    watched.say(f"The experiment is in Team Files: {checkpoint}")
+    return checkpoint
+
+
+def half(env: dict[str, str]) -> dict[str, str]:
+    """An environment with half of the processors. One training does not keep two of them busy, and threads of two
+    trainings on the same ones only wait for each other."""
+    return {**env, "OMP_NUM_THREADS": str(max(available_processors() // 2, 1))}
 
 
 def make_anew(out: Path) -> None:
@@ -176,11 +227,6 @@ def new_task(sandbox: Sandbox, manifest: str) -> int:
     return sandbox.create_task(module["name"], moduleId=module["id"])["id"]
 
 
-def one_thread(env: dict[str, str]) -> dict[str, str]:
-    """Two trainings side by side, each on one core: threads of both on the same cores only wait for each other."""
-    return {**env, "OMP_NUM_THREADS": "1"}
-
-
 def train_app(
     sandbox: Sandbox,
     task_id: int,
@@ -188,8 +234,19 @@ def train_app(
     out: Path,
     mode: str = "development",
     port: int | None = None,
+    share: Callable[[dict[str, str]], dict[str, str]] = dict,
 ) -> contextlib.AbstractContextManager[App]:
-    """Train HRDA, started on the source project; `mode` is development or production, without `port` a free one."""
+    """Train HRDA, started on the source project.
+
+    Args:
+        sandbox: its instance.
+        task_id: of the app.
+        uploaded: the domains.
+        out: gets its data and its log.
+        mode: development or production.
+        port: where it listens; None: a free one.
+        share: what it gets of an environment.
+    """
     port = port or free_port()
     sandbox.set_task_address(task_id, f"http://127.0.0.1:{port}")
     env = sandbox.env(
@@ -199,7 +256,7 @@ def train_app(
         APP_NAME="Train HRDA",
         SLY_APP_DATA_DIR=(out / "train_app").resolve(),
     )
-    return app("train.main:app", port, one_thread(env), out / "logs" / "train_app.log")
+    return app("train.main:app", port, share(env), out / "logs" / "train_app.log")
 
 
 def serve_app(
@@ -209,7 +266,7 @@ def serve_app(
     port = port or free_port()
     sandbox.set_task_address(task_id, f"http://127.0.0.1:{port}")
     env = sandbox.env(ENV=mode, TASK_ID=task_id, APP_NAME="Serve HRDA", SLY_APP_DATA_DIR=(out / "serve_app").resolve())
-    return app("serve.main:model.app", port, one_thread(env), out / "logs" / "serve_app.log")
+    return app("serve.main:model.app", port, half(env), out / "logs" / "serve_app.log")
 
 
 def deploy(serve_hrda: App, checkpoint: str) -> None:

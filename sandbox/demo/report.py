@@ -84,6 +84,15 @@ def measure(checkpoint: Path, photos: Sequence[Photo]) -> tuple[ArmResult, list[
     return result, predictions
 
 
+def gain(results: Mapping[str, ArmResult]) -> str:
+    """What HRDA gained over the others, in a sentence; empty where there is no other."""
+    others = [name for name in results if name != "HRDA"]
+    if "HRDA" not in results or not others:
+        return ""
+    parts = [f"{results['HRDA'].iou - results[name].iou:+.1f} points of IoU against {name}" for name in others]
+    return f"HRDA at threshold 0.5: {', '.join(parts)}."
+
+
 def table(results: Mapping[str, ArmResult]) -> str:
     """The arms' figures as text."""
     width = max(len(name) for name in results)
@@ -105,21 +114,33 @@ def picture(path: Path, photos: Sequence[Photo], columns: Mapping[str, Sequence[
         columns: bool predictions of these photos by the arm's name.
     """
     masks = {"truth": [photo.truth == 1 for photo in photos], **columns}
-    rows = []
-    for index, photo in enumerate(photos):
-        tiles = [photo.image] + [overlay(photo.image, column[index]) for column in masks.values()]
-        rows.append([Image.fromarray(tile).resize(_tile_size(tile)) for tile in tiles])
-    width = max(sum(tile.width for tile in row) for row in rows)
-    sheet = Image.new("RGB", (width, CAPTION_HEIGHT + PICTURE_HEIGHT * len(rows)), "white")
-    pen = ImageDraw.Draw(sheet)
-    for column, name in enumerate(["photo", *masks]):
-        pen.text((rows[0][0].width * column + 6, 6), name, fill="black", font_size=14)
-    for index, row in enumerate(rows):
+    rows = [
+        [photo.image] + [overlay(photo.image, column[index]) for column in masks.values()]
+        for index, photo in enumerate(photos)
+    ]
+    sheet(path, ["photo", *masks], rows)
+
+
+def sheet(path: Path, captions: Sequence[str], rows: Sequence[Sequence[np.ndarray]]) -> None:
+    """Write a picture of rows of pictures.
+
+    Args:
+        path: the file.
+        captions: a name for each column.
+        rows: H×W×3 uint8 RGB pictures, as many a row as there are captions.
+    """
+    tiles = [[Image.fromarray(tile).resize(_tile_size(tile)) for tile in row] for row in rows]
+    width = max(sum(tile.width for tile in row) for row in tiles)
+    whole = Image.new("RGB", (width, CAPTION_HEIGHT + PICTURE_HEIGHT * len(tiles)), "white")
+    pen = ImageDraw.Draw(whole)
+    for column, name in enumerate(captions):
+        pen.text((tiles[0][0].width * column + 6, 6), name, fill="black", font_size=14)
+    for index, row in enumerate(tiles):
         left = 0
         for tile in row:
-            sheet.paste(tile, (left, CAPTION_HEIGHT + PICTURE_HEIGHT * index))
+            whole.paste(tile, (left, CAPTION_HEIGHT + PICTURE_HEIGHT * index))
             left += tile.width
-    sheet.save(path)
+    whole.save(path)
 
 
 def overlay(image: np.ndarray, mask: np.ndarray) -> np.ndarray:

@@ -2,12 +2,18 @@
 
 from __future__ import annotations
 
+import json
+import re
+import subprocess
+from html.parser import HTMLParser
 from pathlib import Path
 
+import numpy as np
 import pytest
 import yaml
+from PIL import Image
 
-from sandbox.demo import arms, domains
+from sandbox.demo import arms, domains, page, progress, report
 from sandbox.demo import demonstration as demo
 from sandbox.demo.processes import DemoError
 from sandbox.synthetic.projects import write_project
@@ -55,3 +61,94 @@ def test_domains_without_a_common_class_are_refused(tmp_path: Path) -> None:
     meta.write_text(meta.read_text().replace('"crack"', '"joint"'))
     with pytest.raises(DemoError, match="share no class: crack against joint"):
         demo.shared_classes({"source": str(tmp_path / "a"), "val": str(tmp_path / "b")})
+
+
+RESULTS = {
+    "source-only": report.ArmResult(29.0, 29.5, 0.48, 59.0, 60.0, 58.0),
+    "HRDA": report.ArmResult(32.0, 32.5, 0.52, 64.0, 66.0, 62.0),
+}
+
+
+class Outside(HTMLParser):
+    """Collects what a page would fetch, and its text."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.fetched, self.text = [], ""
+
+    def handle_starttag(self, tag: str, attrs: list) -> None:
+        names = {"src", "href", "xlink:href", "data", "srcset"}
+        self.fetched += [value for name, value in attrs if name in names and not value.startswith(("data:", "#"))]
+
+    def handle_data(self, data: str) -> None:
+        self.text += data
+
+
+def test_page_is_one_file_that_fetches_nothing(tmp_path: Path) -> None:
+    Image.fromarray(np.zeros((8, 8, 3), np.uint8)).save(tmp_path / "a.png")
+    shown = page.Page(tmp_path / "index.html", "HRDA <demo>")
+    shown.show(
+        now=page.now("being trained"), first=page.picture("First look", "after 300 iterations", tmp_path / "a.png")
+    )
+    early = shown.path.read_text()
+    assert "First look" in early and "data:image/jpeg;base64," in early
+    shown.show(
+        now=page.now("Done."),
+        first="",
+        comparison=page.comparison(RESULTS, report.gain(RESULTS), tmp_path / "a.png"),
+        curves=page.curves("Curves", {"Loss": {"HRDA": [(25, 0.5), (50, 0.4)], "control": []}, "empty": {"HRDA": []}}),
+        next=page.what_next("python", tmp_path / "hrda.pth", tmp_path / "guide.md"),
+    )
+    (tmp_path / "a.png").unlink()
+    seen = Outside()
+    seen.feed(shown.path.read_text())
+    assert seen.fetched == []
+    assert "HRDA at threshold 0.5: +3.0 points of IoU against source-only." in seen.text
+    assert "First look" not in seen.text and "being trained" not in seen.text
+    for value in ("29.0", "32.5 at 0.52", "64.0", "Loss", "make app", f"--model {tmp_path / 'hrda.pth'}"):
+        assert value in seen.text
+    assert shown.path.read_text().count("<svg") == 1, "a chart without points is left out"
+
+
+def test_first_pictures_are_those_of_the_first_validation_that_is_told_whole(tmp_path: Path) -> None:
+    history = tmp_path / "history.jsonl"
+    assert progress.first_look(history) is None, "the run has not begun"
+    files = {}
+    for role, value in zip(progress.ROLES, (10, 20, 30), strict=True):
+        files[role] = str(tmp_path / f"{role}.png")
+        Image.fromarray(np.full((64, 48, 3), value, np.uint8)).save(files[role])
+    target = {"kind": "target", "name": "t.jpg", "pictures": {"photo": files["photo"]}}
+    lines = [
+        json.dumps({"change": "Progressed", "iteration": 25, "scalars": {}}),
+        json.dumps(
+            {
+                "change": "Validated",
+                "iteration": 300,
+                "metrics": {},
+                "previews": [target, {"kind": "validation", "name": "v.jpg", "pictures": files}],
+            }
+        ),
+    ]
+    history.write_text("\n".join(lines)[:-9])
+    assert progress.first_look(history) is None, "its line is being written"
+    history.write_text("\n".join(lines))
+    look = progress.first_look(history)
+    assert (look.iteration, len(look.rows)) == (300, 1)
+    look.draw(tmp_path / "first.png")
+    drawn = np.asarray(Image.open(tmp_path / "first.png"))[report.CAPTION_HEIGHT :]
+    assert [int(drawn[100, x, 0]) for x in (10, 180, 350)] == [10, 20, 30]
+
+
+def test_what_comes_when_is_what_the_page_of_the_demo_says() -> None:
+    said = demo.what_comes_when(demo.parse([]))
+    [row] = re.findall(r"(?m)^\| (\d+) \| (\d+) \| (\d+) \|", (demo.ROOT / "docs/demo.md").read_text())
+    assert [int(minutes) for minutes in row] == list(demo.MINUTES.values())
+    assert all(f"after {minutes} minutes" in said for minutes in row)
+    assert "comparison with" not in demo.what_comes_when(demo.parse(["--no-compare"]))
+
+
+@pytest.mark.parametrize(("compare", "left_out"), [("", False), ("COMPARE=0", True), ("COMPARE=1", False)])
+def test_make_passes_on_what_is_left_out(compare: str, left_out: bool) -> None:
+    command = ["make", "--dry-run", "--assume-old=.venv/ready", "demo", *filter(None, [compare])]
+    done = subprocess.run(command, cwd=demo.ROOT, capture_output=True, text=True, check=True)
+    assert ("--no-compare" in done.stdout) is left_out
