@@ -6,6 +6,7 @@ from collections.abc import Callable, Mapping
 
 from supervisely.app.widgets import Card, Container, Switch, Text
 
+from common.web.guide import LINK
 from serve.model.settings import said
 
 _NONE = "The training of this model measured no thresholds: the most probable class counts, as at 0.5."
@@ -27,6 +28,7 @@ class ThresholdsCard:
             title="Thresholds",
             description="From which probability a pixel takes a class, where a request does not say it.",
             content=Container([self.switch, self.text]),
+            content_top_right=Text(LINK),
         )
         self.card.hide()
         self._changed = changed

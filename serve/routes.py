@@ -19,6 +19,7 @@ from supervisely import is_production
 from supervisely.app import StateJson
 
 from common.web.door import Door
+from common.web.guide import add_guide
 from common.web.health import add_liveness
 from common.web.routes import SERVE, routes_of
 from serve.errors import RequestError
@@ -55,6 +56,7 @@ def add_routes(app: SdkServer, server: FastAPI) -> Gate:
     _add_by_reference(app, server)
     _add_models(app, server)
     _add_metrics(app, server)
+    add_guide(server)
     add_liveness(server, "production" if is_production() else "development", app.pulse.trouble)
     for error in (HTTPException, StarletteHTTPException, RequestValidationError):
         server.add_exception_handler(error, answer_error)

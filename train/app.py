@@ -21,6 +21,7 @@ from common.hrda import ModelSettings, SettingsError, load_checkpoint
 from common.hrda.checkpoints import CheckpointError
 from common.hrda.prediction.runtime import RuntimeUnavailableError, export_checkpoint, require_exporter
 from common.hrda.settings import SHAPING
+from common.web.guide import add_guide
 from train.benchmark import Measuring, run_benchmark
 from train.instance.domains import FoundDomain, InputError, check_apart, download, find, overlap_with_target, spoken
 from train.leaving import Leaving, end_well
@@ -83,6 +84,8 @@ class HRDATrainApp(DomainTrainApp):
                 return {"detail": "No training is running."}
             self.stop()
             return {"result": "the training ends after this iteration"}
+
+        add_guide(self.server)
 
         @self.server.get(f"/{ROUTE}/{{iteration}}/{{name}}")
         def preview(iteration: str, name: str) -> FileResponse:

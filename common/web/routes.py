@@ -109,6 +109,7 @@ ROUTES: tuple[Route, ...] = (
     _page(WEBSOCKET, "/sly/sly-app-ws", "as /sly/ws, in older releases of the page's script"),
     _page("GET", "/sly/css/app/widgets/{widget}/style.css", "a widget's style"),
     _page("GET", "/sly/css/app/widgets/{widget}/script.js", "a widget's script"),
+    Route(BOTH, "GET", "/guide/{name}", "people", "a page of docs/"),
     _page("GET", "/previews/{iteration}/{name}", "a picture of a validation", (TRAIN,)),
     _widget("value_changed"),
     _widget("button_clicked_cb"),

@@ -18,6 +18,7 @@ from supervisely.nn.experiments import ExperimentInfo, get_experiment_infos
 
 from common.hrda import load_checkpoint
 from common.hrda.prediction.runtime import OnnxNetwork, TorchNetwork
+from common.web.guide import LINK
 from tests.train.apps import (
     HYPERPARAMETERS,
     IMAGES,
@@ -162,6 +163,15 @@ def test_page_is_rendered_without_cuda(production):
     assert "cpu" in [widget.get("value") for widget in state if isinstance(widget, dict)], "the device to train on"
 
 
+def test_every_card_leads_to_the_guide(production):
+    data = [widget for widget in production.post("sly/data").json().values() if isinstance(widget, dict)]
+    cards = {widget["title"]: widget["show_slot"] for widget in data if "show_slot" in widget}
+    assert {"Photos", "Hyperparameters", "Training", "Progress", "Result"} <= set(cards)
+    assert all(cards.values()), cards
+    assert [widget.get("text") for widget in data].count(LINK) == len(cards)
+    assert "## " not in requests.get(f"{production.url}/guide/guide.md", timeout=60).text
+
+
 def test_experiment_is_listed_with_its_scores(instance, trained):
     assert (trained.framework_name, trained.model_name) == ("HRDA", "mit_b0")
     assert trained.project_id == instance.projects["source"]
@@ -239,7 +249,7 @@ def test_launch_by_the_sdk_that_cannot_be_carried_out_ends_the_task_as_failed(in
     told = instance.api.task.get_info_by_id(task_id)["meta"]["output"]["general"]
     assert (told["title"], told["isError"]) == ("The training could not be carried out", True)
     assert told["description"].startswith("The app state must name the photos to use: input = {")
-    assert 'README.md shows a launch with all of them under "Train from a script"' in told["description"]
+    assert 'docs/training.md shows a launch with all of them under "Train from a script"' in told["description"]
 
 
 def test_sdk_goes_on_from_an_experiment_with_the_app_state_that_the_page_wrote(instance, trained):

@@ -93,8 +93,8 @@ class Inputs:
             came = f" Received: {received(state)}."
             if state is None:
                 came = (
-                    " The SDK's api.nn.train.run names one project only: README.md shows a launch with all of them "
-                    'under "Train from a script".'
+                    " The SDK's api.nn.train.run names one project only: docs/training.md shows a launch with all of "
+                    'them under "Train from a script".'
                 )
             raise InputError(f"The app state must name the photos to use: input = {example}.{came}")
         unknown = set(state) - {*ROLES, "project_id"}

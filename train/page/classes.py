@@ -8,11 +8,12 @@ from typing import Any
 
 import supervisely.nn.training.gui.classes_selector as classes_module
 from supervisely.app import StateJson
-from supervisely.app.widgets import Card, ClassesTable, Container, Field, Select, Table
+from supervisely.app.widgets import Card, ClassesTable, Container, Field, Select, Table, Text
 from supervisely.nn.training.gui.classes_selector import ClassesSelector
 
 from common.data.choice import BACKGROUND, background_twice, named, pronoun
 from common.data.project import DRAWABLE
+from common.web.guide import LINK
 from train.instance.facts import ClassFacts, DomainFacts
 from train.page.domain_view import percent
 from train.page.live import put, send
@@ -55,6 +56,7 @@ class AnyShapeClassesSelector(ClassesSelector):
             title=self.title,
             description=self.description,
             content=self.container,
+            content_top_right=Text(LINK),
             lock_message=self.lock_message,
             collapsable=app_options.get("collapsable", False),
         )

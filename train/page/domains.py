@@ -9,9 +9,10 @@ from typing import Any
 
 import requests
 from supervisely import Api, ProjectInfo, ProjectType, logger
-from supervisely.app.widgets import Button, Card, Container, Field
+from supervisely.app.widgets import Button, Card, Container, Field, Text
 from supervisely.nn.training.gui.input_selector import InputSelector
 
+from common.web.guide import LINK
 from train.instance.domains import (
     ROLES,
     Domain,
@@ -103,6 +104,7 @@ class DomainSelector(InputSelector):
             title=self.title,
             description=self.description,
             content=self.container,
+            content_top_right=Text(LINK),
             collapsable=app_options.get("collapsable", False),
         )
         self._reader = LatestOnly(self._read, name="facts of the domains")

@@ -13,10 +13,11 @@ from typing import Any
 import supervisely.nn.training.gui.model_selector as card_module
 from supervisely import Api
 from supervisely.app import DataJson
-from supervisely.app.widgets import Button, Container, PretrainedModelsSelector, RadioTabs, Text, Widget
+from supervisely.app.widgets import Button, Card, Container, PretrainedModelsSelector, RadioTabs, Text, Widget
 from supervisely.nn.training.gui.model_selector import ModelSelector
 from supervisely.nn.utils import ModelSource
 
+from common.web.guide import LINK
 from train.page.encoder_weights import EncoderWeightsChoice, describe_weights
 from train.page.latest import LatestOnly
 from train.page.live import forget_error, put, send
@@ -55,6 +56,7 @@ class HRDAModelSelector(ModelSelector):
             "ExperimentSelector": partial(StartWeightsSelector, framework=framework),
             "RadioTabs": self._tabs,
             "Button": partial(Button, widget_id="model_next"),
+            "Card": partial(Card, content_top_right=Text(LINK)),
         }
         with replaced(card_module, **parts):
             super().__init__(api, framework, models, app_options)

@@ -10,10 +10,11 @@ from types import TracebackType
 from typing import Any, Self
 
 from supervisely import logger
-from supervisely.app.widgets import Card, Container, LineChart
+from supervisely.app.widgets import Card, Container, LineChart, Text
 from supervisely.nn.training.gui.training_logs import TrainingLogs
 
 from common.data.choice import BACKGROUND
+from common.web.guide import LINK
 from train.page.history import RunHistory
 from train.page.live import Curve, Frozen, send
 from train.page.previews import PreviewBoard
@@ -107,7 +108,11 @@ class MonitorCard(TrainingLogs):
         ]
         self.container = Container(self.display_widgets)
         self.card = Card(
-            title=self.title, description=self.description, content=self.container, lock_message=self.lock_message
+            title=self.title,
+            description=self.description,
+            content=self.container,
+            lock_message=self.lock_message,
+            content_top_right=Text(LINK),
         )
         self.card.lock()
 

@@ -11,6 +11,7 @@ from supervisely.app.widgets import Card, Container, Field, Text
 from supervisely.nn.training.gui.training_artifacts import TrainingArtifacts
 
 from common.data.choice import BACKGROUND
+from common.web.guide import LINK
 
 CLASSES_SHOWN = 10
 CLASSES_EXPLAINED = 3
@@ -47,7 +48,11 @@ class ResultCard(TrainingArtifacts):
         self.display_widgets = [shown[0], self.best_field, *shown[1:], self.next_field]
         self.container = Container(self.display_widgets)
         self.card = Card(
-            title=self.title, description=self.description, content=self.container, lock_message=self.lock_message
+            title=self.title,
+            description=self.description,
+            content=self.container,
+            lock_message=self.lock_message,
+            content_top_right=Text(LINK),
         )
         self.card.lock()
 

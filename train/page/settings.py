@@ -16,6 +16,7 @@ from supervisely.nn.training.gui.hyperparameters_selector import Hyperparameters
 
 from common.hrda import SettingsError
 from common.plain_yaml import read_yaml
+from common.web.guide import LINK
 from train.page.latest import LatestOnly
 from train.page.live import forget_error, put, send
 from train.page.samples import SampleSource, SamplesView
@@ -317,6 +318,7 @@ class SettingsSelector(HyperparametersSelector):
             title=self.title,
             description=self.description,
             content=self.container,
+            content_top_right=Text(LINK),
             lock_message=self.lock_message,
             collapsable=self.app_options.get("collapsable", False),
         )

@@ -22,6 +22,7 @@ from supervisely.nn.training.gui.training_process import TrainingProcess
 
 from common.hrda import SettingsError
 from common.hrda.training.ranks import Ranks
+from common.web.guide import LINK
 from train.page.live import BackgroundButton, forget_error, put, send
 from train.run.processes import part_of_batch
 from train.settings.training import TrainSettings
@@ -88,7 +89,11 @@ class StartCard(TrainingProcess):
         ]
         self.container = Container(self.display_widgets)
         self.card = Card(
-            title=self.title, description=self.description, content=self.container, lock_message=self.lock_message
+            title=self.title,
+            description=self.description,
+            content=self.container,
+            lock_message=self.lock_message,
+            content_top_right=Text(LINK),
         )
         self.card.lock()
         for widget in (self.select_device, self.experiment_name_input, self.continue_checkbox):
