@@ -25,15 +25,28 @@ DEVICES = ("cpu", "cuda", "cuda:0", "cuda:1", "cuda:2", "cuda:3")
 RUNTIMES = ("PyTorch", "ONNXRuntime", "TensorRT")
 LOOPBACK = ("127.0.0.1", "localhost", "::1")
 INSTANCE_VARIABLES = ("SERVER_ADDRESS", "API_TOKEN", "TEAM_ID")
+EPILOG = """\
+examples:
+  python -m serve predict photo.jpg --model model.pth --draw --output predictions
+  python -m serve predict photos --model model.pth --settings stride=256 window=512 flip=true
+  python -m serve deploy --model model.pth --port 8001
+  python -m serve deploy --model model.pth --host 0.0.0.0 --no-model-control
+  python -m serve export --model model.pth --output model.onnx
+  python -m serve predict photo.jpg --model model.onnx --runtime ONNXRuntime
+
+To let other machines in, set HRDA_API_TOKEN to a secret of 16 characters or more; they send it as
+"Authorization: Bearer TOKEN". All settings and bounds are in serve/README.md.
+"""
 
 
 def build_parser() -> argparse.ArgumentParser:
     """The SDK's arguments, and ours about the server."""
     parser = argparse.ArgumentParser(
         prog="python -m serve",
-        description="deploy: answer inference requests until stopped. predict: predict images and stop. "
+        description="deploy: answer inference requests until stopped. predict: predict images and stop.\n"
         "export: write the network of a checkpoint as ONNX, which the other runtimes serve.",
-        epilog="example: python -m serve predict photo.jpg --model model.pth --draw --output predictions",
+        epilog=EPILOG,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument("mode", choices=("deploy", "predict", "export"), help="what to do")
     parser.add_argument("input", nargs="?", help="predict: an image or a folder with images on this machine")

@@ -29,8 +29,18 @@ if TYPE_CHECKING:
 # The engine needs torch and the SDK, which take seconds to import: not here, for the sake of --help.
 
 EPILOG = """\
+examples:
+  python -m train --source synthetic --target photos:unlabelled --val photos:checked --out runs/first
+  python -m train --source synthetic --val photos:checked --out runs/control --mode control
+  python -m train --source synthetic --target photos:unlabelled --val photos:checked --out runs/first --resume
+  python -m train --source synthetic --target photos:unlabelled --labelled-target photos:few --val photos:checked \\
+      --out runs/few --classes crack
+  python -m train --source synthetic --target photos:unlabelled --val photos:checked --out runs/small \\
+      --settings sandbox/demo/settings.yaml --set iterations=3000 --device cpu
+
 A folder is a Supervisely project. Name datasets after a colon, several with commas, nested ones with a slash:
   --source photos:labelled --target photos:road1,road2/night --val photos:check
+Without photos of your own, python -m sandbox.synthetic draws some (docs/training.md).
 
 modes:
   source-only   supervised on the source: the baseline
@@ -45,6 +55,8 @@ several GPUs, one process each (docs/several_gpus.md):
 
 With --changes, another program reads the standard output: one JSON object a line for each change of the run. When it
 stops reading, or closes the pipe that is the standard input, the last checkpoint is saved and the run ends.
+
+docs/guide.md says when adaptation pays, how many photos it takes, and what to do when it did not help.
 """
 
 
