@@ -15,6 +15,15 @@ from tests.documents.fences import fences
 ROOT = Path(__file__).resolve().parents[1]
 WORKFLOWS = sorted((ROOT / ".github" / "workflows").glob("*.yml"))
 IMAGE = json.loads((ROOT / "config.json").read_text(encoding="utf-8"))["docker_image"]
+PUT_TOGETHER = (
+    ".github/release_branch.sh",
+    ".github/absolute_links.py",
+    "requirements.txt",
+    "config.json",
+    "README.md",
+    "serve/config.json",
+    "serve/README.md",
+)
 OF_A_RUNNER = ("apt-get ", "sudo rm ", "echo ", "docker run --rm ")
 """Beginnings of commands that only set up or look after a runner."""
 
@@ -27,7 +36,7 @@ def git(*words: str, cwd: Path) -> str:
 @pytest.fixture
 def checkout(tmp_path: Path) -> Path:
     """A repository with the script and both apps' folders."""
-    for name in (".github/release_branch.sh", "requirements.txt", "config.json", "serve/config.json"):
+    for name in PUT_TOGETHER:
         (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
         (tmp_path / name).write_bytes((ROOT / name).read_bytes())
     git("init", "-q", "-b", "main", cwd=tmp_path)
@@ -35,6 +44,7 @@ def checkout(tmp_path: Path) -> Path:
     git("config", "user.email", "t@t", cwd=tmp_path)
     git("add", "-A", cwd=tmp_path)
     git("commit", "-q", "-m", "first", cwd=tmp_path)
+    git("remote", "add", "origin", "git@github.com:owner/hrda.git", cwd=tmp_path)
     return tmp_path
 
 
@@ -47,7 +57,8 @@ def test_branch_of_a_release_is_the_last_commit_without_the_file_that_is_refused
     for _ in range(2):
         done = make_branch(checkout, "v0.1.0")
         assert done.returncode == 0, done.stderr
-    assert git("diff", "--name-status", "main", "release-v0.1.0", cwd=checkout).split() == ["D", "requirements.txt"]
+    changed = git("diff", "--name-status", "main", "release-v0.1.0", cwd=checkout).split("\n")
+    assert set(changed) == {"D\trequirements.txt", "M\tREADME.md", "M\tserve/README.md", ""}
     assert git("rev-parse", "release-v0.1.0^", cwd=checkout) == git("rev-parse", "main", cwd=checkout)
     names = git("ls-tree", "-r", "--name-only", "release-v0.1.0", cwd=checkout).split()
     for manifest in [name for name in names if Path(name).name == "config.json"]:
@@ -56,9 +67,30 @@ def test_branch_of_a_release_is_the_last_commit_without_the_file_that_is_refused
     assert git("branch", "--show-current", cwd=checkout).strip() == "main"
 
 
+@pytest.mark.parametrize("page", ["README.md", "serve/README.md"])
+def test_page_of_a_release_has_absolute_addresses_of_files_that_are_there(page: str, checkout: Path):
+    assert make_branch(checkout, "v0.1.0").returncode == 0
+    shown = git("show", f"release-v0.1.0:{page}", cwd=checkout)
+    addresses = re.findall(r"\]\(([^)]+)\)", shown)
+    assert all(address.startswith(("https://", "#")) for address in addresses)
+    for kind, host in (("", "github.com/owner/hrda/blob"), ("!", "raw.githubusercontent.com/owner/hrda")):
+        found = re.findall(rf"{kind}\[[^\]]*\]\(https://{host}/release-v0\.1\.0/([^)#]+)", shown)
+        assert all((ROOT / path).exists() for path in found)
+        assert found or page != "README.md"
+    assert len(addresses) == len(re.findall(r"\]\(([^)]+)\)", (ROOT / page).read_text(encoding="utf-8")))
+
+
+def test_pages_of_a_release_need_a_repository_that_they_lead_to(checkout: Path):
+    git("remote", "set-url", "origin", "/somewhere/else", cwd=checkout)
+    done = make_branch(checkout, "v0.1.0")
+    assert (done.returncode, "v0.1.0 owner/name" in done.stderr) == (2, True)
+    assert make_branch(checkout, "v0.1.0", "me/mine").returncode == 0
+    assert "https://raw.githubusercontent.com/me/mine/" in git("show", "release-v0.1.0:README.md", cwd=checkout)
+
+
 def test_branch_is_not_made_of_what_is_not_committed_or_of_no_version(checkout: Path):
     done = make_branch(checkout, "0.1")
-    assert (done.returncode, done.stderr) == (2, "usage: .github/release_branch.sh v0.1.0\n")
+    assert (done.returncode, done.stderr) == (2, "usage: .github/release_branch.sh v0.1.0 [owner/name]\n")
     (checkout / "new.txt").write_text("new")
     done = make_branch(checkout, "v0.1.0")
     assert (done.returncode, "Commit or remove" in done.stderr) == (2, True)
@@ -79,7 +111,7 @@ def test_workflow_runs_the_commands_that_a_reader_is_told(path: Path):
     workflow = yaml.safe_load(path.read_text(encoding="utf-8"))
     # YAML 1.1 reads the key `on` as true.
     assert set(workflow) >= {"name", True, "permissions", "jobs"}
-    documents = ("README.md", "serve/README.md", "docs/release.md")
+    documents = ("docs/developing.md", "serve/README.md", "docs/release.md")
     told = {
         line.strip() for name in documents for block in fences(ROOT / name, name) for line in block.text.splitlines()
     }
