@@ -22,9 +22,7 @@ from common.data.images import read_image
 from sandbox.demo.processes import app, free_port
 from sandbox.testing import Sandbox, running_sandbox
 from tests.documents.fences import OUTPUT, PYTHON, SHELLS, Fence, fences
-from tests.documents.place import ROOT, Outcome, Place
-
-DOCUMENTS = ["README.md", "serve/README.md", *sorted(f"docs/{path.name}" for path in (ROOT / "docs").glob("*.md"))]
+from tests.documents.place import DOCUMENTS, ROOT, Outcome, Place
 
 
 @dataclass(frozen=True)
@@ -43,6 +41,10 @@ class Step:
 
 RUN: dict[str, tuple[Step, ...]] = {
     "README.md": (
+        Step(".venv/bin/python -m train", ("Best checkpoint: runs/mine/checkpoints/best.pth", "-> found/img/")),
+        Step("from common.data.images import", ()),
+    ),
+    "docs/training.md": (
         Step(".venv/bin/python -m sandbox.synthetic", ("4 photos are in synthetic, dataset ds0.", "dataset checked.")),
         Step(".venv/bin/python -m train", ("Best checkpoint: runs/first/checkpoints/best.pth",)),
         Step(".venv/bin/python -m serve predict", ("[4/4]", "-> predictions/img/")),
@@ -82,16 +84,26 @@ MARKED = {
         "makes a branch of the repository; tests/test_release.py runs it in a copy",
     ),
     ("docs/release.md", "git switch release-v0.1.0", "needs an instance; the manifests' tests run the command"),
-    ("README.md", "make demo", "takes thirteen minutes; tests/test_end_to_end.py runs its parts"),
     (
         "README.md",
-        "make demo TARGET=photos:unlabelled VAL=photos:checked      # your own folders, DIR or DIR:DATASET",
-        "takes thirteen minutes; tests/sandbox/test_demo.py checks its options",
+        "make demo    # draws photos, trains, deploys and annotates; the first pictures are there within five minutes",
+        "takes eight minutes; tests/test_end_to_end.py runs its parts",
     ),
-    ("README.md", "make app", "runs until stopped; tests/sandbox/test_demo_apps.py starts both apps"),
-    ("README.md", "make test", "it is the tests"),
     (
         "README.md",
+        "make app     # both apps in your browser, with generated photos",
+        "runs until stopped; tests/sandbox/test_demo_apps.py starts both apps",
+    ),
+    ("docs/demo.md", "make demo", "takes eight minutes; tests/test_end_to_end.py runs its parts"),
+    (
+        "docs/demo.md",
+        "make demo COMPARE=0                                        # HRDA alone",
+        "takes eight minutes; tests/sandbox/test_demo.py checks its options",
+    ),
+    ("docs/demo.md", "make app", "runs until stopped; tests/sandbox/test_demo_apps.py starts both apps"),
+    ("docs/developing.md", "make test", "it is the tests"),
+    (
+        "docs/installing.md",
         "python3.11 -m venv .venv && .venv/bin/pip install -r requirements.txt",
         "downloads 2.5 GB",
     ),
@@ -176,9 +188,9 @@ def reader(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Reader]:
 
 @pytest.fixture(scope="module")
 def trained(reader: Reader) -> Path:
-    """The folder after README.md, with a checkpoint that its commands trained."""
-    reader.read("README.md")
-    assert (reader.place.folder / "runs/first/checkpoints/best.pth").is_file(), "see the test of README.md"
+    """The folder after docs/training.md, with a checkpoint that its commands trained."""
+    reader.read("docs/training.md")
+    assert (reader.place.folder / "runs/first/checkpoints/best.pth").is_file(), "see the test of docs/training.md"
     return reader.place.folder
 
 
@@ -321,7 +333,12 @@ def test_block_or_mark_that_leads_nowhere_is_an_error(text, message, tmp_path):
         fences(tmp_path / "page.md", "page.md")
 
 
-def test_commands_of_the_front_page_do_what_it_says(reader):
+def test_commands_of_training_do_what_its_page_says(reader):
+    assert_answered("docs/training.md", reader.read("docs/training.md"))
+
+
+def test_commands_of_the_front_page_do_what_it_says(reader, trained):
+    shutil.copy(next((trained / "photos/checked/img").iterdir()), trained / "photo.jpg")
     assert_answered("README.md", reader.read("README.md"))
 
 

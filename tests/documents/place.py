@@ -20,6 +20,7 @@ from tests.documents.fences import PYTHON, Fence
 from tests.documents.interpreter import END
 
 ROOT = Path(__file__).resolve().parents[2]
+DOCUMENTS = ["README.md", "serve/README.md", *sorted(f"docs/{path.name}" for path in (ROOT / "docs").glob("*.md"))]
 LINKED = ("train", "serve", "common", "sandbox", "benchmarks", "docker", "Makefile", "requirements.txt", "config.json")
 BLOCK_LIMIT_S = 180
 START_LIMIT_S = 120
