@@ -62,6 +62,8 @@ RUN: dict[str, tuple[Step, ...]] = {
         Step("api.task.send_request(", ()),
         Step("python -m serve predict", ("photo.jpg -> predictions/photo.jpg.json",)),
         Step("python -m serve deploy", (), serves="is_ready"),
+        Step("HRDA_API_TOKEN=replace-me-by-a-secret python -m serve deploy", (), serves="is_ready"),
+        Step("curl -X POST $URL/inference_image ", ('"annotation"', '"__bg__"')),
         Step("python -m serve export", ("Exported to model.onnx.", "photo.jpg -> predictions_onnx/photo.jpg.json")),
         Step("python -m serve deploy", (), serves="is_ready"),
         Step("dataset_id = sly.env", ("Annotation", "Labels were added to")),
