@@ -39,4 +39,5 @@ def test_lines_are_as_long_as_in_the_code(document):
 
 
 def test_troubleshooting_says_what_is_really_said():
-    assert (ROOT / "docs/troubleshooting.md").read_text(encoding="utf-8") == troubleshooting.page()
+    page = (ROOT / "docs/troubleshooting.md").read_text(encoding="utf-8")
+    assert page == troubleshooting.page(), "write it anew, as tests/documents/troubleshooting.py says"
