@@ -29,6 +29,7 @@ code { background: #f3f3f3; padding: .15em .4em; overflow-wrap: anywhere; }
 .now { background: #eef5ff; padding: .6em 1em; border-radius: 6px; }
 .curves { display: flex; flex-wrap: wrap; gap: 1em; }
 """
+_AGAIN = '<meta http-equiv="refresh" content="20">'
 _PICTURE_QUALITY = 90
 _COLOURS = {"HRDA": "#d62728", "control": "#1f77b4", "source-only": "#7f7f7f"}
 
@@ -46,13 +47,19 @@ class Page:
         self._title = title
         self._sections: dict[str, str] = {}
 
-    def show(self, **sections: str) -> None:
-        """Put HTML into parts of the page, by their names in `SECTIONS`, and write the file."""
+    def show(self, *, is_whole: bool, **sections: str) -> None:
+        """Write the file.
+
+        Args:
+            is_whole: nothing comes any more; until then a browser loads the file again by itself.
+            **sections: HTML for parts of the page, by their names in `SECTIONS`.
+        """
         self._sections |= sections
         body = "\n".join(self._sections[name] for name in SECTIONS if name in self._sections)
         with replacing(self.path) as file:
             file.write(
-                f'<!doctype html>\n<html lang="en"><head><meta charset="utf-8"><title>{escape(self._title)}</title>'
+                f'<!doctype html>\n<html lang="en"><head><meta charset="utf-8">'
+                f"{'' if is_whole else _AGAIN}<title>{escape(self._title)}</title>"
                 f"<style>{_STYLE}</style></head>\n<body><h1>{escape(self._title)}</h1>\n{body}\n</body></html>\n".encode()
             )
 

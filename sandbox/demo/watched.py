@@ -44,7 +44,8 @@ class Watched:
             "had a label in training."
         )
         self.page.show(
-            now=page.now("HRDA is being trained. Load this page again in a few minutes."),
+            is_whole=False,
+            now=page.now("HRDA is being trained. What comes next will appear here."),
             first=page.picture("First look", text, path),
         )
         self.say(f"The first pictures are there: open {self.page.path} in a browser (or {path}).")
@@ -73,7 +74,8 @@ class Watched:
         folders["HRDA"] = self.out / "train_app" / "work_dir" / "logs"
         is_whole = len(results) > 1 or not self._given.compare
         self.page.show(
-            now=page.now("Done." if is_whole else "The two other arms are being trained. Load this page again later."),
+            is_whole=is_whole,
+            now=page.now("Done." if is_whole else "The two other arms are being trained, and will appear here."),
             # The same photos are in the comparison.
             first="",
             comparison=page.comparison(

@@ -88,11 +88,15 @@ def test_page_is_one_file_that_fetches_nothing(tmp_path: Path) -> None:
     Image.fromarray(np.zeros((8, 8, 3), np.uint8)).save(tmp_path / "a.png")
     shown = page.Page(tmp_path / "index.html", "HRDA <demo>")
     shown.show(
-        now=page.now("being trained"), first=page.picture("First look", "after 300 iterations", tmp_path / "a.png")
+        is_whole=False,
+        now=page.now("being trained"),
+        first=page.picture("First look", "after 300 iterations", tmp_path / "a.png"),
     )
     early = shown.path.read_text()
     assert "First look" in early and "data:image/jpeg;base64," in early
+    assert 'http-equiv="refresh"' in early, "what comes later appears by itself"
     shown.show(
+        is_whole=True,
         now=page.now("Done."),
         first="",
         comparison=page.comparison(RESULTS, report.gain(RESULTS), tmp_path / "a.png"),
@@ -100,6 +104,7 @@ def test_page_is_one_file_that_fetches_nothing(tmp_path: Path) -> None:
         next=page.what_next("python", tmp_path / "hrda.pth", tmp_path / "guide.md"),
     )
     (tmp_path / "a.png").unlink()
+    assert 'http-equiv="refresh"' not in shown.path.read_text()
     seen = Outside()
     seen.feed(shown.path.read_text())
     assert seen.fetched == []
