@@ -246,6 +246,7 @@ class HRDAServer(SdkServer):
         return super().get_info() | {
             "model_name": f"HRDA {deployment.encoder}",
             "checkpoint_name": deployment.name,
+            "encoder_weights": None if deployment.weights_origin is None else deployment.weights_origin.to_dict(),
             "device": str(deployment.device),
             "thresholds": said(self.best_thresholds if self.uses_best else {}) or "the most probable class",
             "max_batch_size": self.limits.max_batch_size,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import re
 import subprocess
 import sys
 from functools import cache
@@ -100,7 +101,39 @@ def test_the_ground_floor_of_the_method_imports_no_floor_above() -> None:
 
 def test_the_catalogue_imports_no_torch() -> None:
     assert importers("common/hrda", "torch").count("common/hrda/catalogue.py") == 0
-    assert imports(ROOT / "common/hrda/catalogue.py") == {"__future__.annotations", "dataclasses.dataclass"}
+    assert imports(ROOT / "common/hrda/catalogue.py") == {
+        "__future__.annotations",
+        "re",
+        "dataclasses.dataclass",
+        "typing.Literal",
+    }
+
+
+FAMILY = re.compile(r"\b(mit_b\d|mit-b\d|segformer|pvt|convnext|sam2|hiera|caformer|efficientnet|mobilenet|dino)", re.I)
+SAYS_A_FAMILY = {"common/hrda/settings.py": {"mit_b5"}}
+"""Default values outside of the rooms that know families."""
+
+
+def test_one_room_and_the_catalogue_know_families_of_encoders() -> None:
+    rooms = ("common/hrda/network/", "common/hrda/catalogue.py")
+    families = [f"common.hrda.network.{name}" for name in ("mit", "mit_weights", "from_timm", "timm_weights")]
+    saying: dict[str, set[str]] = {}
+    for folder in ("common", *APPS):
+        assert [name for name in importers(folder, "timm", *families) if not name.startswith(rooms)] == []
+        for path in modules(folder).values():
+            name = str(path.relative_to(ROOT))
+            found = {text for text in texts(path) if FAMILY.search(text)}
+            if found and not name.startswith(rooms):
+                saying[name] = found
+    assert saying == SAYS_A_FAMILY
+
+
+def texts(path: Path) -> set[str]:
+    """Strings in the code of a module, without those that only describe it."""
+    tree = ast.parse(path.read_text(encoding="utf-8"))
+    described = {id(node.value) for node in ast.walk(tree) if isinstance(node, ast.Expr)}
+    strings = [node for node in ast.walk(tree) if isinstance(node, ast.Constant) and isinstance(node.value, str)]
+    return {node.value for node in strings if id(node) not in described}
 
 
 def test_no_imports_go_in_a_circle() -> None:

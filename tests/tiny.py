@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +16,7 @@ from onnx import TensorProto, helper, numpy_helper
 from torch import nn
 
 from common.hrda import CheckpointBundle, HRDASegmentor, ModelSettings, build_segmentor, save_checkpoint
-from common.hrda.catalogue import ENCODERS
+from common.hrda.catalogue import MIT_SHAPES
 from common.hrda.prediction.exported import METADATA_KEY
 
 CLASSES = ("__bg__", "crack", "patch")
@@ -29,7 +28,7 @@ SETTINGS = ModelSettings(encoder="mit_b0", num_classes=3, crop_size=(64, 64), de
 def tiny_encoder() -> Iterator[None]:
     """Within it, mit_b0 has one block a stage and channels from 8: a tenth of a megabyte of weights."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setitem(ENCODERS, "mit_b0", replace(ENCODERS["mit_b0"], embed_dims=8, depths=(1, 1, 1, 1)))
+        patch.setitem(MIT_SHAPES, "mit_b0", (8, (1, 1, 1, 1)))
         yield
 
 

@@ -15,7 +15,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from common.hrda.catalogue import ENCODERS
+from common.hrda.catalogue import ENCODERS, MIT_SHAPES
 from common.hrda.network import mmcv_operators
 
 mmcv_operators.ensure_importable()
@@ -34,11 +34,11 @@ _SEGFORMER_PARTS = {
 
 def encoder_state(encoder: str = "mit_b0", seed: int = 0) -> dict[str, Tensor]:
     """Random weights under mmsegmentation's names, by its own module."""
-    spec = ENCODERS[encoder]
+    embed_dims, depths = MIT_SHAPES[encoder]
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         module = MixVisionTransformer(
-            embed_dims=spec.embed_dims, num_layers=list(spec.depths), num_heads=[1, 2, 5, 8], drop_path_rate=0.1
+            embed_dims=embed_dims, num_layers=list(depths), num_heads=[1, 2, 5, 8], drop_path_rate=0.1
         )
         return {name: torch.randn_like(value) * 0.02 for name, value in module.state_dict().items()}
 
@@ -139,6 +139,6 @@ def publishing(path: Path, patch: pytest.MonkeyPatch) -> Iterator[Server]:
     name = f"mit_b0_made-{digest(path)[:8]}.pth"
     with serving() as server:
         server.offer(path, name)
-        patch.setitem(ENCODERS, "mit_b0", dataclasses.replace(ENCODERS["mit_b0"], weights_file=name))
+        patch.setitem(ENCODERS, "mit_b0", dataclasses.replace(ENCODERS["mit_b0"], weights_source=name))
         patch.setenv("PRETRAINED_WEIGHTS_URL", server.address)
         yield server

@@ -37,7 +37,6 @@ from train.page.settings import SettingsSelector
 from train.page.start import StartCard
 from train.process import run_in_process
 from train.run.folder import RunFolder, resumable
-from train.run.initial_weights import recorded_pretrained
 from train.run.preparation import Domains, uses_labelled_target
 from train.run.readers import TensorBoardScalars, shown
 from train.run.request import RunRequest
@@ -258,9 +257,8 @@ class HRDATrainApp(DomainTrainApp):
             raise Refused(str(error)) from error
         if result.iteration == 0:
             raise Refused("Stopped before the first iteration. Nothing was trained.")
-        settings = replace(settings, pretrained=recorded_pretrained(out / "settings.yaml"))
-        config = out / "config.yaml"
-        config.write_text(settings.to_yaml(), encoding="utf-8")
+        # As the run has them, with what the encoder started from.
+        config = Path(shutil.copyfile(RunFolder(out).settings, out / "config.yaml"))
         return {
             "model_name": settings.model.encoder,
             "task_type": self.task_type,

@@ -12,6 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from common.hrda.checks import SettingsError, without_received
 from common.hrda.files import replacing
 from common.hrda.metadata import CheckpointMetadata, NetworkMetadata
 from common.hrda.network.reference_weights import convert_reference_state_dict, infer_model_settings, parts
@@ -230,9 +231,17 @@ def _bundle(
 
 def _build(settings: ModelSettings, state: Mapping[str, Tensor]) -> HRDASegmentor:
     """The network with these weights, which are compared with its shapes before it takes any memory."""
-    with torch.device("meta"):
-        model = build_segmentor(settings)
-    model.load_state_dict(fitting(state, model.state_dict()), strict=True, assign=True)
+    try:
+        with torch.device("meta"):
+            model = build_segmentor(settings)
+    except SettingsError as error:
+        raise CheckpointError(without_received(error)) from error
+    fitted = fitting(state, model.state_dict())
+    if any(name not in fitted for name, _ in model.named_buffers()):
+        # Constants of the network, which no file holds, have values only where it is built in memory.
+        with torch.random.fork_rng(devices=[]):
+            model = build_segmentor(settings)
+    model.load_state_dict(fitted, strict=True, assign=True)
     return model
 
 

@@ -8,7 +8,7 @@ from typing import Annotated, Any, Self
 
 from pydantic import Field
 
-from common.hrda.catalogue import ENCODERS
+from common.hrda.catalogue import ANY_OF_TIMM, ENCODERS, is_encoder
 from common.hrda.checks import (
     Expected,
     Fraction,
@@ -58,6 +58,16 @@ class TrainedScale(PlainSettings):
 
 
 @schema
+class WeightsOrigin(PlainSettings):
+    """Where the weights come from that an encoder started from."""
+
+    source: Annotated[str, Field(min_length=1, max_length=300)]
+    """What published them, or the file that held them."""
+    licence: Annotated[str, Field(min_length=1, max_length=300)]
+    """Under which they are, as their publisher states it; it holds for what is trained from them too."""
+
+
+@schema
 class NetworkMetadata(PlainSettings):
     """Classes of a network and the settings that it was trained with."""
 
@@ -71,8 +81,8 @@ class NetworkMetadata(PlainSettings):
     palette: Annotated[tuple[Colour, ...], FromList, Expected("three numbers from 0 to 255 for each class")]
     """RGB colour of each class."""
     settings: dict[str, Any]
-    """The run's settings as plain data, of which `model` rebuilds the network, and `input`, when present, is the scale
-    that it was trained at."""
+    """The run's settings as plain data, of which `model` rebuilds the network. When present, `input` is the scale
+    that it was trained at, and `encoder_weights` where the weights come from that its encoder started from."""
 
     def __post_init__(self) -> None:
         names, count = len(self.classes), self.model.num_classes
@@ -80,7 +90,7 @@ class NetworkMetadata(PlainSettings):
         require(len(self.palette) == names, "palette", f"a colour for each of {names} classes", len(self.palette))
         fits = names == count or "num_classes" not in self.settings["model"]
         require(fits, "classes", f"a name for each of {count} outputs", names)
-        _ = self.input_scale
+        _ = self.input_scale, self.weights_origin
 
     @classmethod
     def read(cls, data: Any) -> Self:
@@ -110,8 +120,9 @@ class NetworkMetadata(PlainSettings):
             raise SettingsError("settings.model must be keys with values.")
         if not model.keys() <= {each.name for each in fields(ModelSettings)}:
             raise SettingsError("settings.model has keys that this version of the app does not know: update the app.")
-        if "encoder" in model and (not isinstance(model["encoder"], str) or model["encoder"] not in ENCODERS):
-            raise SettingsError(f"settings.model.encoder must be one of {', '.join(ENCODERS)}.")
+        if "encoder" in model and (not isinstance(model["encoder"], str) or not is_encoder(model["encoder"])):
+            known = ", ".join(ENCODERS)
+            raise SettingsError(f"settings.model.encoder must be one of {known}, or {ANY_OF_TIMM}<name in timm>.")
         try:
             return ModelSettings.from_dict(model)
         except SettingsError as error:
@@ -133,6 +144,23 @@ class NetworkMetadata(PlainSettings):
             return TrainedScale.from_dict(scale).scale
         except SettingsError as error:
             raise SettingsError(f"settings.input.{error}") from None
+
+    @property
+    def weights_origin(self) -> WeightsOrigin | None:
+        """Where the encoder's weights came from; None where the file does not say.
+
+        Raises:
+            SettingsError: `settings` say it wrongly.
+        """
+        origin = self.settings.get("encoder_weights")
+        if origin is None:
+            return None
+        if not isinstance(origin, Mapping) or origin.keys() != {"source", "licence"}:
+            raise SettingsError("settings.encoder_weights must be source and licence.")
+        try:
+            return WeightsOrigin.from_dict(origin)
+        except SettingsError as error:
+            raise SettingsError(f"settings.encoder_weights.{error}") from None
 
 
 @schema

@@ -11,7 +11,7 @@ from typing import Annotated, Literal, get_args
 
 from pydantic import AfterValidator, Field
 
-from common.hrda.catalogue import ENCODERS
+from common.hrda.catalogue import ANY_OF_TIMM, ENCODERS, is_encoder
 from common.hrda.checks import (
     ClassNames,
     Count,
@@ -40,8 +40,9 @@ SHAPING = ("encoder", "decoder_channels", "attention_channels", "attention_class
 
 
 def _encoder(name: str) -> str:
-    if name not in ENCODERS:
-        raise SettingsError(f"Unknown encoder '{name[:80]}': {closest(name, ENCODERS)}")
+    if not is_encoder(name):
+        others = f"Others of timm: {ANY_OF_TIMM}<name in timm>, in lower-case letters, digits, _ and one point."
+        raise SettingsError(f"Unknown encoder '{name[:80]}': {closest(name, ENCODERS)} {others}")
     return name
 
 
@@ -89,7 +90,7 @@ class ModelSettings(PlainSettings):
     """What the network is made of. Stored in the checkpoint: serving rebuilds it from here."""
 
     encoder: Encoder = "mit_b5"
-    """Name in the catalogue of encoders, mit_b0 (small, fast) to mit_b5 (the published one)."""
+    """Name in the catalogue of encoders (the published one: mit_b5), or `timm:` and the name of another in timm."""
     num_classes: Annotated[int, Field(ge=2, le=255)] = 2
     """Number of classes, background included: one class besides it at the least."""
     crop_size: TrainedCrop = (512, 512)

@@ -11,6 +11,7 @@ import io
 import pickletools
 import zipfile
 from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -28,6 +29,9 @@ _MOST_NAMES = 20_000
 _LONGEST_NAME = 300
 _MOST_GROWTH = 2
 _NAMED = 3
+_LONGEST_HEADER = 8
+"""Bytes that say how long the header of a safetensors file is; the header is JSON."""
+_CONTAINERS = ("state_dict", "model")
 
 _STORAGES = ("BFloat16", "Bool", "Byte", "Char", "Double", "Float", "Half", "Int", "Long", "Short")
 _KNOWN = frozenset(
@@ -43,11 +47,23 @@ class CheckpointError(ValueError):
     """A file does not hold what is asked for. The message names the file and what was expected."""
 
 
+@dataclass(frozen=True)
+class EncoderWeights:
+    """A complete encoder."""
+
+    encoder: str
+    """Name in the catalogue, or `timm:` and a name in timm."""
+    state: Mapping[str, Tensor]
+    """All its weights, float32, under the names of the network that is built for it."""
+    left_out: tuple[str, ...] = ()
+    """Names of what else the file holds: the classifier of ImageNet's classes, the decoder of a segmentor."""
+
+
 def read_tensors(path: Path, expected: str) -> Any:
     """The content of a file of tensors and plain data. Nothing in it is executed.
 
-    An archive may not unpack to much more than its own size, and what it holds must have the sums that it says: torch
-    itself looks at neither.
+    Formats are torch's own and safetensors, told apart by what they begin with. An archive may not unpack to much more
+    than its own size, and what it holds must have the sums that it says: torch itself looks at neither.
 
     Args:
         path: the file.
@@ -60,11 +76,16 @@ def read_tensors(path: Path, expected: str) -> Any:
         raise CheckpointError(f"There is no file at {path}. Give the path of a .pth file.")
     try:
         with path.open("rb") as file:
+            if file.read(_LONGEST_HEADER + 1).endswith(b"{"):
+                return _read_safetensors(path)
+            file.seek(0)
             _require_bounded(file, path.stat().st_size)
             file.seek(0)
             return torch.load(file, map_location="cpu", weights_only=True)
     except OSError as error:
         raise CheckpointError(f"{path} cannot be read: {error.strerror or 'the system refuses it'}.") from error
+    except ImportError as error:
+        raise CheckpointError(f"{path} needs the package safetensors: pip install -r requirements.txt.") from error
     except MemoryError as error:
         raise CheckpointError(f"{path} does not fit into the memory of this machine.") from error
     except Exception as error:
@@ -96,6 +117,14 @@ def weights_of(content: Any) -> dict[str, Tensor]:
     if sum(value.nbytes for value in content.values()) > _MOST_GROWTH * sum(storages.values()):
         raise CheckpointError("its weights are larger than the file.")
     return dict(content)
+
+
+def contained_weights(content: Any) -> dict[str, Tensor]:
+    """`weights_of` what may lie a level deeper, and without the prefix of torch's data parallel training."""
+    for name in _CONTAINERS:
+        if isinstance(content, Mapping) and isinstance(content.get(name), Mapping):
+            content = content[name]
+    return {name.removeprefix("module."): value for name, value in weights_of(content).items()}
 
 
 def fitting(state: Mapping[str, Tensor], wanted: Mapping[str, Tensor]) -> dict[str, Tensor]:
@@ -134,6 +163,12 @@ def some(names: Iterable[str]) -> str:
     names = list(names)
     shown = ", ".join(f"'{name}'" for name in names[:_NAMED])
     return f"{shown} and {len(names) - _NAMED} more" if len(names) > _NAMED else shown
+
+
+def _read_safetensors(path: Path) -> dict[str, Tensor]:
+    from safetensors.torch import load_file
+
+    return load_file(path)
 
 
 def _require_bounded(file: BinaryIO, size: int) -> None:

@@ -69,6 +69,7 @@ class Deployment:
         self.device, self.runtime, self.best_thresholds = device, runtime, dict(best_thresholds)
         self.encoder, self.crop_size = metadata.model.encoder, metadata.model.crop_size
         self.input_scale = metadata.input_scale
+        self.weights_origin = metadata.weights_origin
         self._build = build
         self.networks: dict[tuple[str, bool], WindowNetwork] = {}
         """The networks in use, by precision and whether they are compiled."""

@@ -1,6 +1,5 @@
 """What a request can ask of its answer, by HTTP: thresholds, background, confidence, probabilities; other runtimes."""
 
-import dataclasses
 import io
 import json
 from pathlib import Path
@@ -12,7 +11,7 @@ import requests
 import supervisely as sly
 
 from common.hrda import Predictor, load_checkpoint
-from common.hrda.catalogue import ENCODERS
+from common.hrda.catalogue import MIT_SHAPES
 from common.hrda.prediction.runtime import TorchNetwork
 from serve.__main__ import main
 from serve.answers import status_and_message
@@ -93,7 +92,7 @@ def exported(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("exported")
     with pytest.MonkeyPatch.context() as patch:
         # One block a stage: exporting takes as long as there are blocks.
-        patch.setitem(ENCODERS, "mit_b0", dataclasses.replace(ENCODERS["mit_b0"], depths=(1, 1, 1, 1)))
+        patch.setitem(MIT_SHAPES, "mit_b0", (32, (1, 1, 1, 1)))
         path = write_checkpoint(folder / "small.pth", input={"short_edge": 64, "long_edge": 96})
         assert main(["export", "--model", str(path), "--output", str(folder)]) == 0
         network = TorchNetwork(load_checkpoint(path).model.eval(), "cpu")

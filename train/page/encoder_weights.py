@@ -9,14 +9,13 @@ from supervisely.app import DataJson, StateJson
 from supervisely.app.widgets import Container, Field, Text
 
 from common.hrda import SettingsError
-from common.hrda.catalogue import ENCODERS
 from common.hrda.network.downloads import DownloadError, RemoteFile, find_kept, require_reachable, weights_folder
-from common.hrda.network.mit_weights import published_weights
+from common.hrda.network.encoder_weights import published_origin, require_published
 from common.paths import at_home, is_file
 from train.page.settings_form import OpenSelect
 from train.settings.training import AUTO, IMAGENET, RANDOM, TrainSettings
 
-_USUAL = {AUTO: "ImageNet, if they can be had", RANDOM: "Random"}
+_USUAL = {AUTO: "Published, if they can be had", RANDOM: "Random"}
 _RANDOM = "Random weights: no licence but this app's; the network needs more photos and iterations."
 
 
@@ -78,39 +77,48 @@ def describe_weights(settings: TrainSettings, encoder: str, *, ask: bool) -> tup
     Returns:
         How a sentence that says what is started from ends, and its kind: 'success', 'warning' or 'error'.
     """
-    pretrained, folder = settings.pretrained, weights_folder()
+    pretrained = settings.pretrained
     if pretrained == RANDOM:
         return "from random weights.", "success"
     is_published = pretrained in (AUTO, IMAGENET)
     try:
         if is_published or "://" in pretrained:
-            remote = published_weights(encoder) if is_published else RemoteFile.from_url(pretrained)
-            if ask and find_kept(remote, folder) is None:
-                require_reachable(remote, folder)
+            _require_at_hand(None if is_published else RemoteFile.from_url(pretrained), encoder, ask=ask)
         elif not is_file(at_home(pretrained)):
             return f"but there is no file {pretrained} with weights to start from.", "error"
-    except DownloadError as error:
-        if pretrained == AUTO:
-            return f"from random weights, because the ImageNet weights cannot be had. {error}", "warning"
+    except (DownloadError, SettingsError) as error:
+        if pretrained == AUTO and isinstance(error, DownloadError):
+            return f"from random weights, because the published weights cannot be had. {error}", "warning"
         return f"but the weights to start from cannot be had. {error}", "error"
     if is_published:
         condition = "" if ask or pretrained == IMAGENET else ", if they can be had"
-        return f"from ImageNet weights{condition}. Their licence: {ENCODERS[encoder].weights_licence}.", "success"
+        origin = published_origin(encoder)
+        return f"from {origin.source}{condition}. Licence of these weights: {origin.licence}.", "success"
     return f"from the weights in {pretrained}.", "success"
+
+
+def _require_at_hand(remote: RemoteFile | None, encoder: str, *, ask: bool) -> None:
+    """Ask for the weights at an address, or for the published ones, unless they are on this machine."""
+    if not ask:
+        return
+    if remote is None:
+        require_published(encoder)
+    elif find_kept(remote, weights_folder()) is None:
+        require_reachable(remote, weights_folder())
 
 
 def _meaning(pretrained: str, encoder: str, millions: float) -> tuple[str, str]:
     if pretrained == RANDOM:
         return _RANDOM, "info"
     if pretrained in (AUTO, IMAGENET):
-        licence = ENCODERS[encoder].weights_licence
+        origin = published_origin(encoder)
         return (
-            f"ImageNet weights of {encoder}: about {4 * millions:.0f} MB, downloaded when the training starts unless "
-            f"they are here. Licence: {licence}; it holds for the trained model too.",
+            f"Published weights of {encoder} ({origin.source}): about {4 * millions:.0f} MB, downloaded when the "
+            f"training starts unless they are here. Licence: {origin.licence}; it holds for the trained model too.",
             "warning",
         )
     return f"{escape(_label(pretrained), quote=False)}. Its licence may hold for the trained model too.", "info"
 
 
 def _label(pretrained: str) -> str:
-    return "ImageNet, or no training" if pretrained == IMAGENET else f"As the YAML says: {pretrained}"
+    return "Published, or no training" if pretrained == IMAGENET else f"As the YAML says: {pretrained}"

@@ -179,8 +179,9 @@ class HRDATrainGUI(DomainTrainGUI):
                 hint = closest(str(checkpoint), experiment.checkpoints_names)
                 raise ValueError(f"The experiment of task {task_id} has no checkpoint '{checkpoint}': {hint}")
         else:
+            first = self.models[0]["meta"]["model_name"]
             raise ValueError(
-                f'model must look like {{"source": "{ModelSource.PRETRAINED}", "model_name": "mit_b0"}}, '
+                f'model must look like {{"source": "{ModelSource.PRETRAINED}", "model_name": "{first}"}}, '
                 f'{{"source": "{ModelSource.CUSTOM}", "task_id": 1, "checkpoint": "best.pth"}} or '
                 f'{{"source": "{ModelSource.CUSTOM}", "checkpoint_path": "/HRDA/1_cracks/best.pth"}}. '
                 f"Received: {received(model)}."

@@ -17,6 +17,7 @@ from supervisely.app.widgets import Button, Card, Container, PretrainedModelsSel
 from supervisely.nn.training.gui.model_selector import ModelSelector
 from supervisely.nn.utils import ModelSource
 
+from common.hrda import SettingsError
 from common.web.guide import LINK
 from train.page.encoder_weights import EncoderWeightsChoice, describe_weights
 from train.page.latest import LatestOnly
@@ -28,7 +29,7 @@ from train.settings.training import TrainSettings
 
 MEMORY = "Memory"
 """Name of the column."""
-_UNKNOWN = "…"
+_UNKNOWN, _NOT_INSTALLED = "…", "not installed"
 
 
 class HRDAModelSelector(ModelSelector):
@@ -99,7 +100,9 @@ class HRDAModelSelector(ModelSelector):
     def show_need(self) -> None:
         """Say what the chosen network takes, and whether that fits."""
         chosen = self._chosen_network()
-        if chosen in self._figures:
+        if self._figures.get(chosen) == _NOT_INSTALLED:
+            self.memory_text.set(f"What {chosen} is built of is not installed: see requirements.txt.", "warning")
+        elif chosen in self._figures:
             self.memory_text.set(*describe_need(_with(self._settings, chosen), best_card()))
         else:
             self._estimating.order()
@@ -183,8 +186,12 @@ class HRDAModelSelector(ModelSelector):
         # The chosen one first: it is what a person waits for.
         for name in sorted(names, key=lambda name: name != chosen):
             wanted = _with(settings, name)
-            fit = "" if card is None else ", fits" if fits(wanted, card) else ", does not fit"
-            figures[name] = gib(memory_of(wanted)) + fit
+            try:
+                fit = "" if card is None else ", fits" if fits(wanted, card) else ", does not fit"
+                figures[name] = gib(memory_of(wanted)) + fit
+            except SettingsError:
+                # Its library is not installed, which the training says with the remedy.
+                figures[name] = _NOT_INSTALLED
             if superseded():
                 return
             self._figures = dict(figures)

@@ -10,7 +10,7 @@ from supervisely.app.widgets import Container, Field, RadioTabs, Select, Text
 from supervisely.nn.experiments import ExperimentInfo, get_experiment_infos
 from supervisely.nn.task_type import TaskType
 
-from common.hrda.catalogue import ENCODERS
+from common.hrda.catalogue import FORMER_APP_WEIGHTS
 from train.instance.former_checkpoints import FOLDER, FormerCheckpoint, find_former_checkpoint, find_former_checkpoints
 from train.page.live import BackgroundButton
 from train.sdk.experiments import RenewableExperimentSelector
@@ -22,10 +22,7 @@ _KEPT = (
     "each class: rows of classes with the same name are kept, those of new classes start at random. "
     "Iterations count from 0."
 )
-_LICENCE = (
-    f"The former app started from ImageNet weights of SegFormer ({ENCODERS['mit_b5'].weights_licence}): "
-    "that holds for what is trained from its checkpoints."
-)
+_LICENCE = f"The former app started from {FORMER_APP_WEIGHTS}: that holds for what is trained from its checkpoints."
 
 
 class StartWeightsSelector(RenewableExperimentSelector):

@@ -17,6 +17,7 @@ import torch
 
 from common.hrda import CheckpointBundle, SettingsError, save_checkpoint
 from common.hrda.files import WriteError, remove_halves, replacing
+from common.hrda.metadata import NetworkMetadata, WeightsOrigin
 from common.hrda.settings import SHAPING
 from common.hrda.tensor_files import read_tensors
 from train.run.learner import Learner
@@ -48,6 +49,8 @@ class RunState:
     """Names by index."""
     model: Mapping[str, Any]
     """Settings of the model, as plain data."""
+    weights_origin: WeightsOrigin | None
+    """Where the weights came from that the encoder started from; None in a run of an earlier version."""
     student: Mapping[str, Any]
     """State dict of the student."""
     teacher: Mapping[str, Any]
@@ -65,6 +68,7 @@ class RunState:
             iteration=content["iteration"],
             classes=tuple(content["classes"]),
             model=content["settings"]["model"],
+            weights_origin=NetworkMetadata.read(content).weights_origin,
             student=content["state_dict"],
             teacher=content["teacher_state_dict"],
             **content["resume"],
@@ -113,6 +117,8 @@ class RunState:
                 "app. Resume with the version that the run was started with, or start another from its last.pth."
             ) from error
         learner.load_extra_state(self.learner)
+        if self.weights_origin is not None:
+            learner.weights_origin = self.weights_origin
         progress.restore(self.iteration, self.progress, learner.device)
 
 
@@ -146,6 +152,12 @@ def resumable(out: Path) -> Resumable | None:
     except (OSError, ValueError, TypeError, KeyError):
         # Without these facts there is no telling; the run itself can still be resumed by its folder.
         return None
+
+
+def with_origin(settings: TrainSettings, origin: WeightsOrigin) -> str:
+    """The settings as YAML, below a comment that says where the encoder's weights come from."""
+    said = " ".join(f"encoder's weights: {origin.source}; licence: {origin.licence}".split())
+    return f"# {said}\n{settings.to_yaml()}"
 
 
 class RunFolder:
@@ -225,12 +237,13 @@ class RunFolder:
             with locked(self.lock, lambda text: None):
                 shutil.rmtree(self.out, ignore_errors=True)
 
-    def write_settings(self, settings: TrainSettings, classes: tuple[str, ...]) -> None:
+    def write_settings(self, settings: TrainSettings, classes: tuple[str, ...], origin: WeightsOrigin) -> None:
         """Keep the settings, complete and readable, and what a person is told when the run can go on.
 
         Args:
             settings: of the run.
             classes: names by index.
+            origin: where the encoder's weights come from, said in a comment above the settings.
 
         Raises:
             WriteError: the disk is full or not writable.
@@ -241,7 +254,7 @@ class RunFolder:
             "encoder": settings.model.encoder,
             "mode": settings.mode,
         }
-        for path, text in ((self.settings, settings.to_yaml()), (self.facts, json.dumps(facts))):
+        for path, text in ((self.settings, with_origin(settings, origin)), (self.facts, json.dumps(facts))):
             with replacing(path) as file:
                 file.write(text.encode())
 

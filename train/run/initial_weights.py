@@ -11,11 +11,20 @@ from pathlib import Path
 from torch import Tensor, nn
 
 from common.hrda import HRDASegmentor, SelfTrainingSettings, SettingsError
-from common.hrda.catalogue import ENCODERS
 from common.hrda.checkpoints import CheckpointBundle, bundle_of, is_checkpoint
-from common.hrda.network.downloads import DownloadError, Progress, RemoteFile, fetch, weights_folder
-from common.hrda.network.mit_weights import EncoderWeights, encoder_of, load_encoder, published_weights, read_encoder
-from common.hrda.tensor_files import CheckpointError, read_tensors
+from common.hrda.metadata import WeightsOrigin
+from common.hrda.network.downloads import DownloadError, Progress
+from common.hrda.network.encoder_weights import (
+    RANDOM_WEIGHTS,
+    encoder_of,
+    fetch_from,
+    fetch_published,
+    file_origin,
+    load_encoder,
+    published_origin,
+    read_encoder,
+)
+from common.hrda.tensor_files import CheckpointError, EncoderWeights, read_tensors
 from common.paths import at_home, is_file
 from common.plain_yaml import read_yaml
 from train.settings.training import AUTO, IMAGENET, RANDOM, TrainSettings
@@ -90,17 +99,13 @@ def choose_start(
     except DownloadError as error:
         if wanted != AUTO or (_compares(settings.self_training) and not has_weights):
             raise SettingsError(f"{error} Or set pretrained: {RANDOM}, to start from random weights.") from error
-        say(f"The ImageNet weights are not used: {error}")
+        say(f"The published weights are not used: {error}")
         return Start(init_checkpoint)
-    found = _read(path).encoder
-    if found != settings.model.encoder:
-        raise SettingsError(
-            f"The encoder in {path} is {found}, and model.encoder is {settings.model.encoder}. Make both the same."
-        )
+    encoder = settings.model.encoder
+    _read(path, encoder)
     if wanted in (AUTO, IMAGENET):
-        wanted = IMAGENET
-        licence = ENCODERS[settings.model.encoder].weights_licence
-        say(f"ImageNet weights of {settings.model.encoder}. Licence: {licence}; it holds for the result too.")
+        wanted, origin = IMAGENET, published_origin(encoder)
+        say(f"Published weights of {encoder}: {origin.source}. Licence: {origin.licence}; it holds for the result too.")
     return Start(init_checkpoint, path, wanted)
 
 
@@ -118,7 +123,9 @@ def on_this_machine(start: Start, settings: TrainSettings) -> Start:
         raise SettingsError(str(error)) from error
 
 
-def start_from(student: HRDASegmentor, start: Start, classes: Sequence[str], say: Callable[[str], None]) -> None:
+def start_from(
+    student: HRDASegmentor, start: Start, classes: Sequence[str], say: Callable[[str], None]
+) -> WeightsOrigin:
     """Put the weights to start from into `student`, which keeps its random ones where there are none.
 
     Args:
@@ -127,13 +134,20 @@ def start_from(student: HRDASegmentor, start: Start, classes: Sequence[str], say
         classes: the names of its classes, by index.
         say: gets a sentence about it.
 
+    Returns:
+        Where the encoder's weights come from.
+
     Raises:
         SettingsError: they do not fit.
     """
     if start.checkpoint is not None:
-        say(load_initial_weights(student, start.checkpoint, classes))
-    elif start.encoder is not None:
-        say(load_pretrained_encoder(student.backbone, start.encoder))
+        said, origin = load_initial_weights(student, start.checkpoint, classes)
+        say(said)
+        return origin
+    if start.encoder is None:
+        return RANDOM_WEIGHTS
+    say(load_pretrained_encoder(student.backbone, start.encoder))
+    return published_origin(student.backbone.encoder) if start.pretrained == IMAGENET else file_origin(start.encoder)
 
 
 def frozen_encoder(student: HRDASegmentor, start: Start, settings: SelfTrainingSettings) -> nn.Module | None:
@@ -164,10 +178,10 @@ def load_pretrained_encoder(encoder: nn.Module, path: Path) -> str:
     Raises:
         SettingsError: the file cannot be read, or holds another encoder.
     """
-    return _load_encoder(encoder, _read(path), path)
+    return _load_encoder(encoder, _read(path, encoder.encoder), path)
 
 
-def load_initial_weights(student: HRDASegmentor, path: Path, classes: Sequence[str]) -> str:
+def load_initial_weights(student: HRDASegmentor, path: Path, classes: Sequence[str]) -> tuple[str, WeightsOrigin]:
     """Put the weights of a file into `student`: its encoder's, and its decoder's where that is built alike.
 
     The decoder's last layers have a row for each class. Rows are matched by the classes' names: those of classes that
@@ -175,18 +189,22 @@ def load_initial_weights(student: HRDASegmentor, path: Path, classes: Sequence[s
 
     Args:
         student: receives the weights, on the CPU.
-        path: a checkpoint of HRDA, or weights of a MiT encoder under SegFormer's or mmsegmentation's names.
+        path: a checkpoint of HRDA, or weights of an encoder as `pretrained` takes them.
         classes: the names of the student's classes, by index.
 
     Returns:
-        A sentence that says what was loaded.
+        A sentence that says what was loaded, and where the encoder's weights come from.
 
     Raises:
         SettingsError: the file cannot be read or holds another encoder.
     """
-    bundle = _opened(path)
-    if isinstance(bundle, EncoderWeights):
-        return _load_encoder(student.backbone, bundle, path)
+    opened = _opened(path, student.backbone.encoder)
+    if isinstance(opened, EncoderWeights):
+        return _load_encoder(student.backbone, opened, path), file_origin(path)
+    return _load_bundle(student, opened, path, classes), opened.metadata.weights_origin or file_origin(path)
+
+
+def _load_bundle(student: HRDASegmentor, bundle: CheckpointBundle, path: Path, classes: Sequence[str]) -> str:
     state, own = bundle.model.state_dict(), student.state_dict()
     joined = _with_rows_by_name(state, bundle.classes, own, classes)
     if joined is not None:
@@ -206,17 +224,18 @@ def load_initial_weights(student: HRDASegmentor, path: Path, classes: Sequence[s
     )
 
 
-def _opened(path: Path) -> CheckpointBundle | EncoderWeights:
+def _opened(path: Path, encoder: str) -> CheckpointBundle | EncoderWeights:
+    """A checkpoint, or the weights of `encoder`."""
     try:
         content = read_tensors(path, "a checkpoint or a file of weights")
-        return bundle_of(content, path) if is_checkpoint(content) else encoder_of(content, path)
+        return bundle_of(content, path) if is_checkpoint(content) else encoder_of(content, path, encoder)
     except CheckpointError as error:
         raise SettingsError(f"There is nothing to start from: {error}") from error
 
 
 def _require_encoder(path: Path, encoder: str) -> None:
     """Refuse initial weights that cannot be used before masks are drawn, which can take an hour."""
-    opened = _opened(path)
+    opened = _opened(path, encoder)
     found = opened.encoder if isinstance(opened, EncoderWeights) else opened.settings["model"]["encoder"]
     if found != encoder:
         raise SettingsError(
@@ -291,15 +310,15 @@ def _compares(settings: SelfTrainingSettings) -> bool:
 
 def _fetched(pretrained: str, settings: TrainSettings, progress: Progress | None) -> Path:
     if pretrained in (AUTO, IMAGENET):
-        return fetch(published_weights(settings.model.encoder), weights_folder(), read_encoder, progress)
+        return fetch_published(settings.model.encoder, progress)
     if "://" in pretrained:
-        return fetch(RemoteFile.from_url(pretrained), weights_folder(), read_encoder, progress)
+        return fetch_from(pretrained, settings.model.encoder, progress)
     return at_home(pretrained)
 
 
-def _read(path: Path) -> EncoderWeights:
+def _read(path: Path, encoder: str) -> EncoderWeights:
     try:
-        return read_encoder(path)
+        return read_encoder(path, encoder)
     except CheckpointError as error:
         raise SettingsError(str(error)) from error
 

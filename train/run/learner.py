@@ -78,7 +78,8 @@ class Learner:
         if not ranks.is_first:
             # The files may not be on this machine.
             start = Start()
-        start_from(self.student, start, data.classes, say)
+        self.weights_origin = start_from(self.student, start, data.classes, say)
+        """Where the encoder's weights came from; of the first process."""
         # Convolutions are faster in this layout, on CUDA and by a tenth on the CPU.
         self.student.to(device, memory_format=torch.channels_last).train()
         ranks.copy_from_first(self.student)

@@ -8,6 +8,7 @@ from typing import Any
 
 from common.hrda import CheckpointBundle
 from common.hrda.files import WriteError
+from common.hrda.metadata import WeightsOrigin
 from train.run.folder import RunFolder
 from train.run.learner import Learner
 from train.run.preparation import PreparedData
@@ -49,7 +50,7 @@ class CheckpointWriter:
             TrainingError: it has none, or cannot be written to.
         """
         try:
-            self._folder.write_settings(self._settings, self._data.classes)
+            self._folder.write_settings(self._settings, self._data.classes, self._learner.weights_origin)
             if not resumed:
                 self._save_state()
         except WriteError as error:
@@ -115,7 +116,9 @@ class CheckpointWriter:
             serve_teacher=measurement is not None and measurement.teacher_is_better,
             classes=self._data.classes,
             palette=self._data.palette,
-            settings=plain_settings(self._settings, student_classes=len(self._data.classes)),
+            settings=plain_settings(
+                self._settings, student_classes=len(self._data.classes), origin=self._learner.weights_origin
+            ),
             metrics=dict(measurement.metrics) if measurement else {},
             score=measurement.score if measurement else None,
             iteration=self._progress.done,
@@ -128,8 +131,9 @@ class CheckpointWriter:
         self._state.apply(Said(text))
 
 
-def plain_settings(settings: TrainSettings, student_classes: int) -> dict[str, Any]:
-    """The settings as a checkpoint holds them: complete enough to rebuild the network and to predict."""
+def plain_settings(settings: TrainSettings, student_classes: int, origin: WeightsOrigin) -> dict[str, Any]:
+    """The settings as a checkpoint holds them: complete enough to rebuild the network and to predict, and with the
+    source and licence of the weights that its encoder started from."""
     plain = settings.to_dict()
     plain["model"] = replace(settings.model, num_classes=student_classes).to_dict()
     match settings.data.scale.scale:
@@ -137,4 +141,5 @@ def plain_settings(settings: TrainSettings, student_classes: int) -> dict[str, A
             plain["input"] = {"short_edge": short_edge, "long_edge": long_edge}
         case float(factor):
             plain["input"] = {"factor": factor}
+    plain["encoder_weights"] = origin.to_dict()
     return plain

@@ -72,7 +72,7 @@ Pretrained = Annotated[
     str,
     BeforeValidator(_pretrained),
     AfterValidator(_known_pretrained),
-    Expected(f"{RANDOM}, {IMAGENET}, {AUTO}, or the path or URL of a .pth file"),
+    Expected(f"{RANDOM}, {IMAGENET}, {AUTO}, or the path or URL of a .pth or .safetensors file"),
 ]
 _Weight = Annotated[float, Field(ge=0, le=1000)]
 ClassWeights = Annotated[
@@ -105,8 +105,8 @@ class TrainSettings(PlainSettings):
     """Weights of the classes in every loss: 'off', 'auto' (from the shares in the source), a weight for each class
     with the background first, or weights by class name (1 for those left out)."""
     pretrained: Pretrained = RANDOM
-    """What the encoder starts from: 'none' (random weights), 'imagenet' (the published ones, for non-commercial use
-    only), 'auto' (these where they can be had, else random ones), or the path or URL of a file of a MiT encoder."""
+    """What the encoder starts from: 'none' (random weights), 'imagenet' (the published ones, whose licence is said
+    before the training), 'auto' (these where they can be had, else random ones), or the path or URL of a file."""
     model: section(ModelSettings) = field(default_factory=ModelSettings)
     """What the network is made of; its number of classes follows from the chosen classes."""
     self_training: section(SelfTrainingSettings) = field(default_factory=SelfTrainingSettings)

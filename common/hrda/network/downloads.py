@@ -24,7 +24,7 @@ FOLDER = "PRETRAINED_WEIGHTS_DIR"
 than the machine's owner too."""
 PRIVATE = "HRDA_ALLOW_PRIVATE_ADDRESSES"
 """Environment variable: true lets settings name weights on this machine and in private networks."""
-SUFFIXES = (".pth", ".pt", ".bin", ".ckpt")
+SUFFIXES = (".pth", ".pt", ".bin", ".ckpt", ".safetensors")
 """Of files of weights; nothing else is kept."""
 Progress = Callable[[str, int, int | None], None]
 """Takes a file's name, the bytes that have come and those that will, where the server says so. What it raises ends the

@@ -12,10 +12,11 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
-from common.hrda.catalogue import ENCODERS
+from common.hrda.catalogue import MIT_SHAPES, MIT_WIDENING
 from common.hrda.checks import received
+from common.hrda.network.drop_path import DropPath
 
-NUM_HEADS = (1, 2, 5, 8)
+NUM_HEADS = MIT_WIDENING
 PATCH_SIZES = (7, 3, 3, 3)
 STRIDES = (4, 2, 2, 2)
 REDUCTIONS = (8, 4, 2, 1)
@@ -34,29 +35,6 @@ def nlc_to_nchw(x: Tensor, size: tuple[int, int]) -> Tensor:
 def nchw_to_nlc(x: Tensor) -> Tensor:
     """A map B×C×H×W as tokens B×(H·W)×C."""
     return x.flatten(2).transpose(1, 2)
-
-
-class DropPath(nn.Module):
-    """Stochastic depth: leaves a branch out for whole images at random (Huang et al., ECCV 2016).
-
-    Args:
-        drop_prob: chance of each image, from 0 to below 1.
-    """
-
-    def __init__(self, drop_prob: float) -> None:
-        super().__init__()
-        self.drop_prob = drop_prob
-
-    def forward(self, x: Tensor) -> Tensor:
-        """Drop images of `x` B×…; those that stay are scaled up, so that the mean is kept."""
-        if not self.training or self.drop_prob == 0:
-            return x
-        keep = 1 - self.drop_prob
-        return x.div(keep) * (keep + self.draw(x)).floor()
-
-    def draw(self, x: Tensor) -> Tensor:
-        """A random number in 0..1 for each image of `x`, B×1×…."""
-        return torch.rand((len(x), *[1] * (x.dim() - 1)), dtype=x.dtype, device=x.device)
 
 
 class PatchEmbed(nn.Module):
@@ -145,7 +123,7 @@ class HRDAMixVisionTransformer(nn.Module):
     """MiT as HRDA's reference uses it.
 
     Args:
-        arch: name in `ENCODERS`.
+        arch: name in `MIT_SHAPES`.
         drop_path_rate: highest stochastic-depth rate, reached in the last block.
 
     Raises:
@@ -153,16 +131,18 @@ class HRDAMixVisionTransformer(nn.Module):
     """
 
     def __init__(self, arch: str = "mit_b5", drop_path_rate: float = 0.1) -> None:
-        if arch not in ENCODERS:
-            raise ValueError(f"Unknown encoder. Expected one of {', '.join(ENCODERS)}. Received: {received(arch)}.")
+        if arch not in MIT_SHAPES:
+            raise ValueError(f"Unknown encoder. Expected one of {', '.join(MIT_SHAPES)}. Received: {received(arch)}.")
         super().__init__()
         self.arch = arch
         self.activation_checkpointing = False
         """Whether blocks are computed again in the backward pass instead of keeping what they computed."""
-        spec, in_channels = ENCODERS[arch], 3
-        rates = iter(torch.linspace(0, drop_path_rate, sum(spec.depths), device="cpu").tolist())
+        width, depths = MIT_SHAPES[arch]
+        self.channels = tuple(width * times for times in MIT_WIDENING)
+        """Channels of the four feature maps."""
+        rates, in_channels = iter(torch.linspace(0, drop_path_rate, sum(depths), device="cpu").tolist()), 3
         self.layers = nn.ModuleList()
-        stages = zip(spec.channels, spec.depths, NUM_HEADS, PATCH_SIZES, STRIDES, REDUCTIONS, strict=True)
+        stages = zip(self.channels, depths, NUM_HEADS, PATCH_SIZES, STRIDES, REDUCTIONS, strict=True)
         for channels, depth, num_heads, patch_size, stride, reduction in stages:
             patch_embed = PatchEmbed(in_channels, channels, patch_size, stride)
             blocks = nn.ModuleList(Block(channels, num_heads, reduction, next(rates)) for _ in range(depth))
@@ -181,6 +161,11 @@ class HRDAMixVisionTransformer(nn.Module):
                 nn.init.normal_(module.weight, std=math.sqrt(2 / fan_out))
                 nn.init.zeros_(module.bias)
 
+    def undecayed(self) -> list[nn.Parameter]:
+        """Parameters that weight decay leaves alone, as in the reference: those of norms."""
+        norms = (module for module in self.modules() if isinstance(module, nn.LayerNorm))
+        return [parameter for norm in norms for parameter in norm.parameters()]
+
     def forward(self, x: Tensor) -> list[Tensor]:
         """Features of normalised images B×3×H×W at strides 4, 8, 16 and 32 (H and W at least 32)."""
         features = []
@@ -194,10 +179,3 @@ class HRDAMixVisionTransformer(nn.Module):
             x = nlc_to_nchw(norm(x), size)
             features.append(x)
         return features
-
-
-def build_encoder(arch: str, drop_path_rate: float = 0.0) -> HRDAMixVisionTransformer:
-    """An encoder of the catalogue with freshly drawn weights (torch's global random state)."""
-    encoder = HRDAMixVisionTransformer(arch, drop_path_rate)
-    encoder.init_weights()
-    return encoder

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping
-from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -13,31 +12,19 @@ import torch
 from torch import Tensor, nn
 
 from common.hrda.catalogue import ENCODERS, EncoderSpec
-from common.hrda.network.downloads import RemoteFile
+from common.hrda.network import downloads
+from common.hrda.network.downloads import Progress, RemoteFile
 from common.hrda.network.mit import HRDAMixVisionTransformer
 from common.hrda.network.reference_weights import convert_encoder_state_dict, find_encoder
-from common.hrda.tensor_files import CheckpointError, fitting, read_tensors, weights_of
+from common.hrda.tensor_files import CheckpointError, EncoderWeights, contained_weights, fitting, read_tensors
 
 PUBLISHED_URL = "https://download.openmmlab.com/mmsegmentation/v0.5/pretrain/segformer"
 """Where mmsegmentation publishes SegFormer's ImageNet weights of MiT, under its own names."""
 MIRROR = "PRETRAINED_WEIGHTS_URL"
 """Environment variable: another address that has the same files."""
 
-_CONTAINERS = ("state_dict", "model")
 _HEADS = ("head.", "decode_head.", "auxiliary_head.")
 _FIRST_IN_SEGFORMER, _FIRST_IN_MMSEGMENTATION = "patch_embed1.proj.weight", "layers.0.0.projection.weight"
-
-
-@dataclass(frozen=True)
-class EncoderWeights:
-    """A complete MiT encoder."""
-
-    encoder: str
-    """Name in the catalogue."""
-    state: Mapping[str, Tensor]
-    """All its parameters, float32, under our names and mmsegmentation's."""
-    left_out: tuple[str, ...] = ()
-    """Names of what else the file holds: the classifier of ImageNet's classes, the decoder of a segmentor."""
 
 
 def published_weights(encoder: str) -> RemoteFile:
@@ -49,11 +36,32 @@ def published_weights(encoder: str) -> RemoteFile:
         DownloadError: the mirror's address is none.
     """
     address = os.environ.get(MIRROR) or PUBLISHED_URL
-    return RemoteFile.from_url(f"{address.rstrip('/')}/{ENCODERS[encoder].weights_file}", of_owner=True)
+    return RemoteFile.from_url(f"{address.rstrip('/')}/{ENCODERS[encoder].weights_source}", of_owner=True)
+
+
+def fetch(encoder: str, progress: Progress | None = None) -> Path:
+    """The published weights on this machine; downloaded unless they are here.
+
+    Raises:
+        DownloadError: they cannot be had.
+    """
+    remote, folder = published_weights(encoder), downloads.weights_folder()
+    return downloads.fetch(remote, folder, read_encoder, progress)
+
+
+def require_reachable(encoder: str) -> None:
+    """Ask the server for the published weights without loading them, unless they are on this machine.
+
+    Raises:
+        DownloadError: as `fetch`.
+    """
+    remote, folder = published_weights(encoder), downloads.weights_folder()
+    if downloads.find_kept(remote, folder) is None:
+        downloads.require_reachable(remote, folder)
 
 
 def read_encoder(path: str | Path) -> EncoderWeights:
-    """Read the MiT encoder in a file of tensors; nothing in it is executed.
+    """Read the MiT encoder in a file of tensors, whichever it is; nothing in it is executed.
 
     Understood are mmsegmentation's names and SegFormer's, alone or as the `backbone` of a segmentor. Every parameter
     of the encoder must be there, of the right shape, and nothing else but the layers of a classifier or decoder.
@@ -62,21 +70,31 @@ def read_encoder(path: str | Path) -> EncoderWeights:
         CheckpointError: the file cannot be read, holds no MiT encoder, or an incomplete or unknown one.
     """
     path = Path(path)
-    return encoder_of(read_tensors(path, "a file of weights"), path)
+    return _found(read_tensors(path, "a file of weights"), path)
 
 
-def encoder_of(content: Any, path: Path) -> EncoderWeights:
-    """The MiT encoder in what `read_tensors` has read.
+def encoder_of(content: Any, path: Path, encoder: str) -> EncoderWeights:
+    """The MiT `encoder` in what `read_tensors` has read.
 
     Args:
         content: of the file.
         path: the file, for messages.
+        encoder: which of them it has to be.
 
     Raises:
-        CheckpointError: as `read_encoder`.
+        CheckpointError: as `read_encoder`, or it is another one.
     """
+    weights = _found(content, path)
+    if weights.encoder != encoder:
+        raise CheckpointError(
+            f"The encoder in {path} is {weights.encoder}, and model.encoder is {encoder}. Make both the same."
+        )
+    return weights
+
+
+def _found(content: Any, path: Path) -> EncoderWeights:
     try:
-        state, left_out = _encoder_part(_weights(content))
+        state, left_out = _encoder_part(contained_weights(content))
         if _FIRST_IN_SEGFORMER in state:
             state = _converted(state)
         elif _FIRST_IN_MMSEGMENTATION not in state:
@@ -104,13 +122,6 @@ def load_encoder(module: nn.Module, weights: EncoderWeights) -> None:
         module.load_state_dict(weights.state, strict=True)
     except RuntimeError as error:
         raise CheckpointError(f"The weights are of {weights.encoder} and fit no other encoder.") from error
-
-
-def _weights(content: Any) -> dict[str, Tensor]:
-    for name in _CONTAINERS:
-        if isinstance(content, Mapping) and isinstance(content.get(name), Mapping):
-            content = content[name]
-    return {name.removeprefix("module."): value for name, value in weights_of(content).items()}
 
 
 def _encoder_part(state: dict[str, Tensor]) -> tuple[dict[str, Tensor], tuple[str, ...]]:

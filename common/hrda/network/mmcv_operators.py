@@ -12,6 +12,8 @@ from importlib.machinery import ModuleSpec
 from types import ModuleType
 from typing import Any
 
+from common.hrda.network import torchvision_operators
+
 
 class _MissingOperators(ModuleType):
     """Answers every operator's name, so that `mmcv.ops` can look them up while it is imported."""
@@ -31,6 +33,8 @@ class _MissingOperators(ModuleType):
 
 def ensure_importable() -> None:
     """Put the placeholder in place unless the compiled extension exists. Idempotent."""
+    # mmsegmentation imports timm wherever it is installed, and timm torchvision.
+    torchvision_operators.ensure_importable()
     name = "mmcv._ext"
     if name in sys.modules or importlib.util.find_spec(name) is not None:
         return

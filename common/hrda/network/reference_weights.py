@@ -8,7 +8,7 @@ from collections.abc import Mapping
 import torch
 from torch import Tensor
 
-from common.hrda.catalogue import ENCODERS
+from common.hrda.catalogue import MIT_SHAPES
 from common.hrda.settings import ModelSettings
 
 REFERENCE_PREFIXES = ("model.", "ema_model.", "imnet_model.")
@@ -47,10 +47,10 @@ def find_encoder(state: Mapping[str, Tensor]) -> str:
         depths[stage] = max(depths[stage], block + 1)
     first_norm = state.get("layers.0.2.weight")
     embed_dims = 0 if first_norm is None else first_norm.numel()
-    for name, spec in ENCODERS.items():
-        if (spec.embed_dims, spec.depths) == (embed_dims, tuple(depths)):
+    for name, shape in MIT_SHAPES.items():
+        if shape == (embed_dims, tuple(depths)):
             return name
-    raise ValueError(f"its encoder has {embed_dims} channels and depths {depths}: none of {', '.join(ENCODERS)}.")
+    raise ValueError(f"its encoder has {embed_dims} channels and depths {depths}: none of {', '.join(MIT_SHAPES)}.")
 
 
 def _strip(name: str, prefix: str) -> str:

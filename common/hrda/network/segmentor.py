@@ -8,9 +8,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from common.hrda.catalogue import ENCODERS
+from common.hrda.network.encoders import make_encoder
 from common.hrda.network.heads import HRDAHead, resize
-from common.hrda.network.mit import HRDAMixVisionTransformer
 from common.hrda.pixels import IGNORE_LABEL
 from common.hrda.settings import ModelSettings
 from common.hrda.windows import BOX_GRID, LOGIT_STRIDE, Box, average_overlaps, window_boxes
@@ -196,9 +195,9 @@ class HRDASegmentor(nn.Module):
 
 def build_segmentor(settings: ModelSettings) -> HRDASegmentor:
     """A model with freshly drawn weights (torch's global random state decides them)."""
-    backbone = HRDAMixVisionTransformer(settings.encoder, settings.drop_path)
+    backbone = make_encoder(settings.encoder, settings.drop_path)
     decode_head = HRDAHead(
-        ENCODERS[settings.encoder].channels,
+        backbone.channels,
         settings.num_classes,
         settings.decoder_channels,
         settings.attention_channels,

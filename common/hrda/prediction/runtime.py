@@ -34,9 +34,12 @@ from common.hrda.prediction.exported import (
 )
 from common.hrda.prediction.folded import WindowModule
 from common.hrda.settings import PRECISIONS
+from common.hrda.windows import BOX_GRID
 
 ONNX_OPSET = 18
 _SMALLEST_WINDOW = 64
+_WHOLE_CELLS = 32
+"""The coarsest stride of an encoder, in pixels."""
 _SILENT = 4
 _log = logging.getLogger(__name__)
 PROVIDERS = {
@@ -278,8 +281,9 @@ def export_onnx(
         WriteError: the disk is full or not writable; what was there before is untouched.
     """
     onnx = require_exporter()
-    # Two images, and two cells at the coarsest stride: the exporter takes a size of 1 for a constant.
-    side = [max(edge // 2, _SMALLEST_WINDOW) for edge in model.crop_size]
+    # Two images, and more than one cell at the coarsest stride: the exporter takes a size of 1 for a constant. And no
+    # whole cells: where an encoder fills its images up to whole ones, it would take "nothing to fill" for a constant.
+    side = [max(edge // 2, _SMALLEST_WINDOW) // _WHOLE_CELLS * _WHOLE_CELLS + BOX_GRID for edge in model.crop_size]
     example = torch.from_numpy(np.zeros((2, 3, *side), np.float32))
     free = {0: torch.export.Dim.DYNAMIC, 2: torch.export.Dim.DYNAMIC, 3: torch.export.Dim.DYNAMIC}
     with warnings.catch_warnings():

@@ -7,7 +7,7 @@ the tensors that are alive at the same time are added up.
 from __future__ import annotations
 
 import weakref
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, replace
 from functools import lru_cache
 from types import MappingProxyType
@@ -16,10 +16,10 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.autograd.graph import _engine_run_backward
 from torch.overrides import TorchFunctionMode
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from common.hrda.catalogue import ENCODERS
 from common.hrda.checks import require
 from common.hrda.network.segmentor import HRDASegmentor, build_segmentor
 from common.hrda.settings import ModelSettings
@@ -44,10 +44,10 @@ def estimate_training_memory(
 ) -> int:
     """Peak of the memory that training takes on its device, in bytes.
 
-    Counted are weights, gradients, Adam's averages, the teacher, and what the hungrier of the two passes keeps: the
+    Counted are weights, gradients, Adam's averages, the teacher, and what the hungrier of the two passes holds: the
     student's for its backward, or the teacher's over all windows of the target crops. Not counted is what a device
     needs besides tensors: CUDA's context, workspaces of kernels, gaps of the allocator. The first question about a
-    decoder takes a few seconds for each of the two widths of encoders, all further ones next to nothing.
+    network takes some seconds, all further ones next to nothing.
 
     Args:
         model: what the network is made of.
@@ -61,17 +61,8 @@ def estimate_training_memory(
     """
     is_count = isinstance(batch_size, int) and not isinstance(batch_size, bool) and batch_size > 0
     require(is_count, "batch_size", "a positive whole number", batch_size)
-    footprint = _footprint_of(model, reduced_precision)
-    crop = footprint.student_pass
-    if activation_checkpointing:
-        # What is left of a block is its input; one block at a time is there whole, while it is computed again.
-        kept = [whole - own for whole, own in zip(footprint.block_passes, footprint.block_inputs, strict=True)]
-        crop += _dot(footprint.further_blocks(model.encoder), footprint.block_inputs)
-        crop -= _dot(footprint.depths, kept) - max(kept)
-    else:
-        crop += _dot(footprint.further_blocks(model.encoder), footprint.block_passes)
-    if adapting:
-        crop = max(crop, footprint.teacher_pass)
+    footprint = _measure(replace(model, crop_size=PROBE_CROP), reduced_precision, activation_checkpointing)
+    crop = max(footprint.student_pass, footprint.teacher_pass) if adapting else footprint.student_pass
     # Attention keeps no map of all pairs of places, so that everything grows with the number of pixels.
     pixels = batch_size * model.crop_size[0] * model.crop_size[1]
     passes = crop * pixels // (PROBE_CROP[0] * PROBE_CROP[1])
@@ -79,66 +70,48 @@ def estimate_training_memory(
     return weight_bytes * parameter_counts(model)[1] + passes
 
 
+@lru_cache(maxsize=64)
 def parameter_counts(model: ModelSettings) -> tuple[int, int]:
     """Number of parameters of the encoder, and of the whole network."""
-    footprint = _footprint_of(model)
-    blocks = _dot(footprint.further_blocks(model.encoder), footprint.block_parameters)
-    return footprint.encoder_parameters + blocks, footprint.parameters + blocks
+    with torch.device("meta"):
+        network = build_segmentor(model)
+    return count_parameters(network.backbone), count_parameters(network)
 
 
 @dataclass(frozen=True)
 class _Footprint:
-    """A network, and what another transformer block in each stage of its encoder adds to it."""
+    """What a network holds of one crop of `PROBE_CROP`, besides its weights and gradients."""
 
-    depths: tuple[int, ...]
-    """Blocks of the four stages."""
-    encoder_parameters: int
-    parameters: int
-    block_parameters: tuple[int, ...]
-    """Of one block of each stage."""
     student_pass: int
-    """Peak bytes of one training pass on one crop of `PROBE_CROP`."""
-    block_passes: tuple[int, ...]
-    """Bytes of it that one block of each stage keeps."""
-    block_inputs: tuple[int, ...]
-    """Bytes that enter one block of each stage, in both resolutions."""
+    """Peak bytes of one training pass, forward and backward."""
     teacher_pass: int
-    """Peak bytes of the teacher's answer to one crop; it keeps nothing, so that further blocks add nothing."""
-
-    def further_blocks(self, encoder: str) -> tuple[int, ...]:
-        """Blocks that `encoder` has more in each stage."""
-        return tuple(theirs - ours for theirs, ours in zip(ENCODERS[encoder].depths, self.depths, strict=True))
+    """Peak bytes of the teacher's answer, of which nothing is kept."""
 
 
-def _footprint_of(model: ModelSettings, reduced: bool = False) -> _Footprint:
-    # Encoders of one width differ in nothing but the number of their blocks: the smallest one speaks for all of them.
-    width = ENCODERS[model.encoder].embed_dims
-    smallest = min((n for n, s in ENCODERS.items() if s.embed_dims == width), key=lambda n: sum(ENCODERS[n].depths))
-    return _measure(replace(model, encoder=smallest, crop_size=PROBE_CROP), reduced)
-
-
-@lru_cache(maxsize=32)
-def _measure(settings: ModelSettings, reduced: bool) -> _Footprint:
-    with _MetaFunctions():
-        model = build_segmentor(settings).to("meta").train()
-    last_blocks = [stage[1][-1] for stage in model.backbone.layers]
+@lru_cache(maxsize=64)
+def _measure(settings: ModelSettings, reduced: bool, activation_checkpointing: bool) -> _Footprint:
+    with torch.device("meta"):
+        model = build_segmentor(settings).train()
+    model.backbone.activation_checkpointing = activation_checkpointing
     copies = _reduced_copies(model) if reduced else {}
     known = (*model.state_dict().values(), *copies.values())
-    with _MetaFunctions(copies), _LiveBytes(known) as live:
-        block_passes = [_Kept(live, block) for block in last_blocks]
-        _training_loss(model)
+    for parameter in (*model.parameters(), *copies.values()):
+        # Gradients are counted with the weights: of those that come up here, each goes at once.
+        parameter.register_post_accumulate_grad_hook(_forget_gradient)
+    with _MetaFunctions(copies), _LiveBytes(known) as student:
+        loss = _training_loss(model)
+        if activation_checkpointing:
+            # The peak is where a block is computed again. `torch.autograd.backward` would leave the mode for that.
+            _engine_run_backward(
+                (loss,), (torch.ones_like(loss),), False, False, (), allow_unreachable=True, accumulate_grad=True
+            )
     with _MetaFunctions(copies), _LiveBytes(known) as teacher, torch.no_grad():
         model.crop_logits(_images(PROBE_CROP))
-    return _Footprint(
-        depths=ENCODERS[settings.encoder].depths,
-        encoder_parameters=count_parameters(model.backbone),
-        parameters=count_parameters(model),
-        block_parameters=tuple(count_parameters(block) for block in last_blocks),
-        student_pass=live.peak,
-        block_passes=tuple(kept.bytes for kept in block_passes),
-        block_inputs=tuple(kept.input_bytes for kept in block_passes),
-        teacher_pass=teacher.peak,
-    )
+    return _Footprint(student.peak, teacher.peak)
+
+
+def _forget_gradient(parameter: Tensor) -> None:
+    parameter.grad = None
 
 
 def _training_loss(model: HRDASegmentor) -> Tensor:
@@ -153,20 +126,15 @@ def _images(size: tuple[int, int]) -> Tensor:
     return torch.zeros(1, 3, *size, device="meta")
 
 
-def _dot(numbers: Sequence[int], others: Sequence[int]) -> int:
-    return sum(a * b for a, b in zip(numbers, others, strict=True))
-
-
 def _reduced_copies(model: nn.Module) -> dict[int, Tensor]:
     """A copy of each parameter in 16 bits, by the parameter's id."""
     return {id(p): p.detach().to(torch.bfloat16).requires_grad_() for p in model.parameters()}
 
 
 class _MetaFunctions(TorchFunctionMode):
-    """Makes new parameters on the meta device, and attends as the kernels of real devices do.
+    """Attends as the kernels of real devices do.
 
-    `torch.device("meta")` would take with it the numbers that mmsegmentation computes while it builds an encoder. And
-    on the meta device attention falls back to the kernel that keeps the whole attention map, which neither CUDA's
+    On the meta device attention falls back to the kernel that keeps the whole attention map, which neither CUDA's
     memory-efficient one nor the CPU's does: they keep their inputs, the output and a sum for each row.
 
     Args:
@@ -184,8 +152,6 @@ class _MetaFunctions(TorchFunctionMode):
         self, func: Callable[..., Any], types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
     ) -> Any:
         kwargs = kwargs or {}
-        if func is torch.empty:
-            return func(*args, **{**kwargs, "device": "meta"})
         if self._copies and func in self._REDUCED:
             args = tuple(self._reduced(value) for value in args)
         elif self._copies and func is F.layer_norm:
@@ -235,23 +201,6 @@ class _LiveBytes(TorchDispatchMode):
 
     def _remove(self, key: int) -> None:
         self.live -= self._storages.pop(key)
-
-
-class _Kept:
-    """Adds up the bytes that are alive after a module's passes and were not before: what its backward needs."""
-
-    def __init__(self, live: _LiveBytes, module: nn.Module) -> None:
-        self.bytes = self.input_bytes = 0
-        self._live = live
-        module.register_forward_pre_hook(self._begin)
-        module.register_forward_hook(self._end)
-
-    def _begin(self, module: nn.Module, args: Any) -> None:
-        self.bytes -= self._live.live
-        self.input_bytes += args[0].nbytes
-
-    def _end(self, module: nn.Module, args: Any, output: Any) -> None:
-        self.bytes += self._live.live
 
 
 @torch.no_grad()

@@ -16,23 +16,18 @@ from common.hrda.network.segmentor import HRDASegmentor
 def optimizer_groups(
     model: HRDASegmentor, lr: float, weight_decay: float, head_lr_factor: float = 10.0
 ) -> list[dict[str, Any]]:
-    """Parameter groups as in the reference: the decoder learns faster, the encoder's norms do not decay.
+    """Parameter groups as in the reference: the decoder learns faster, some of the encoder does not decay.
 
     Args:
         model: the student.
         lr: learning rate of the encoder.
-        weight_decay: of all parameters but the encoder's norm layers.
+        weight_decay: of all parameters but those that the encoder leaves out (MiT: its norms, as in the reference).
         head_lr_factor: the decoder's learning rate in units of `lr`.
 
     Returns:
         Three groups named 'head', 'encoder' and 'encoder_norm'.
     """
-    norms = {
-        id(parameter)
-        for module in model.backbone.modules()
-        if isinstance(module, nn.LayerNorm)
-        for parameter in module.parameters()
-    }
+    undecayed = {id(parameter) for parameter in model.backbone.undecayed()}
     encoder = list(model.backbone.parameters())
     return [
         {
@@ -43,11 +38,11 @@ def optimizer_groups(
         },
         {
             "name": "encoder",
-            "params": [p for p in encoder if id(p) not in norms],
+            "params": [p for p in encoder if id(p) not in undecayed],
             "lr": lr,
             "weight_decay": weight_decay,
         },
-        {"name": "encoder_norm", "params": [p for p in encoder if id(p) in norms], "lr": lr, "weight_decay": 0.0},
+        {"name": "encoder_norm", "params": [p for p in encoder if id(p) in undecayed], "lr": lr, "weight_decay": 0.0},
     ]
 
 

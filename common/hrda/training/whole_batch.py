@@ -8,7 +8,8 @@ import torch
 from torch import Tensor, nn
 from torch.autograd import Function
 
-from common.hrda.network.mit import DropPath
+from common.hrda.network.drop_path import DropPath
+from common.hrda.network.encoders import with_synchronised_norms
 from common.hrda.training.ranks import Ranks
 
 
@@ -45,6 +46,14 @@ class WholeBatchNorm2d(nn.BatchNorm2d):
             self.running_var.lerp_(variance * values / (values - 1), self.momentum)
         scale = self.weight * (variance + self.eps).rsqrt()
         return centred * scale[:, None, None] + self.bias[:, None, None]
+
+
+class WholeBatchNormAct2d(WholeBatchNorm2d):
+    """The same of a norm with an activation in it, as convolutional encoders have it."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Normalise `x` B×C×H×W, drop and activate."""
+        return self.act(self.drop(super().forward(x)))
 
 
 class WholeBatchDropout2d(nn.Dropout2d):
@@ -93,9 +102,11 @@ def see_whole_batch(model: nn.Module, ranks: Ranks, device: torch.device) -> nn.
     if ranks.count == 1:
         return model
     if device.type == "cuda":
-        model = nn.SyncBatchNorm.convert_sync_batchnorm(model)
+        model = with_synchronised_norms(model)
     for module in model.modules():
         kind = _OF_WHOLE_BATCH.get(type(module))
+        if kind is None and isinstance(module, nn.BatchNorm2d) and hasattr(module, "act"):
+            kind = WholeBatchNormAct2d
         if kind is not None:
             # Same parameters, another forward: nothing needs to be copied.
             module.__class__ = kind

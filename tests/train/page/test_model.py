@@ -16,6 +16,7 @@ from supervisely.app.fastapi import _MainServer
 from supervisely.nn.training.train_app import TrainApp
 
 from common.hrda import ModelSettings, SettingsError, build_segmentor
+from common.hrda.catalogue import ENCODERS
 from common.hrda.training.memory import count_parameters
 from sandbox.testing import Sandbox, running_sandbox
 from tests.common.hrda.test_checkpoints import SETTINGS, bundle, former_checkpoint
@@ -99,8 +100,8 @@ def test_every_network_shows_its_memory_which_follows_the_settings(card):
     card.show_settings(NARROW)
     assert card.wait(LIMIT_S)
     small = column()
-    assert list(small) == [f"mit_b{number}" for number in range(6)]
-    sizes = [float(text.split()[0]) for text in small.values()]
+    assert list(small) == list(ENCODERS)
+    sizes = [float(small[f"mit_b{number}"].split()[0]) for number in range(6)]
     assert sizes == sorted(sizes)
     assert card.memory_text.text.startswith("Training mit_b1 with batch 6 and crops of 128 × 128 takes about ")
     assert "no graphics card" in card.memory_text.text
@@ -191,10 +192,10 @@ def test_training_starts_from_the_weights_of_the_chosen_former_checkpoint(team, 
     checkpoint, original = Path(app.model_files["checkpoint"]), bundle().student
     torch.manual_seed(1)
     student = build_segmentor(SETTINGS)
-    assert "All weights loaded" in load_initial_weights(student, checkpoint, ("__bg__", "crack"))
+    assert "All weights loaded" in load_initial_weights(student, checkpoint, ("__bg__", "crack"))[0]
     assert all(torch.equal(value, original.state_dict()[name]) for name, value in student.state_dict().items())
     more_classes = build_segmentor(ModelSettings(**{**SETTINGS.to_dict(), "num_classes": 4}))
-    said = load_initial_weights(more_classes, checkpoint, ("__bg__", "moss", "crack", "stain"))
+    said = load_initial_weights(more_classes, checkpoint, ("__bg__", "moss", "crack", "stain"))[0]
     assert "kept: __bg__, crack; starting from random weights: moss, stain" in said
     kept = original.backbone.state_dict()
     assert all(torch.equal(value, kept[name]) for name, value in more_classes.backbone.state_dict().items())
@@ -263,7 +264,8 @@ def test_licence_of_imagenet_weights_is_shown_before_they_are_used(card):
     for pretrained in ("auto", "imagenet"):
         card.show_settings(replace(NARROW, pretrained=pretrained))
         assert StateJson()["encoder_weights"]["value"] == pretrained
-        assert weights_text().startswith("warning: ImageNet weights of mit_b1: about 53 MB, downloaded when")
+        assert weights_text().startswith("warning: Published weights of mit_b1 (mit_b1_20220624-02e5a6a1.pth of mmseg")
+        assert ": about 53 MB, downloaded when" in weights_text()
         assert "non-commercial use only; it holds for the trained model too" in weights_text()
     card.show_settings(NARROW)
     assert StateJson()["encoder_weights"]["value"] == "none"
@@ -276,11 +278,13 @@ def test_licence_of_imagenet_weights_is_shown_before_they_are_used(card):
 def test_click_says_whether_the_weights_can_be_had(card, published, tmp_path, monkeypatch):
     assert starting(card, "none") == "success: Model: mit_b0, from random weights."
     for pretrained in ("auto", "imagenet"):
-        assert starting(card, pretrained).startswith("success: Model: mit_b0, from ImageNet weights. Their licence")
+        assert starting(card, pretrained).startswith("success: Model: mit_b0, from mit_b0_made-")
     assert {line.split()[0] for line in published.asked} == {"HEAD"}
     monkeypatch.setenv("PRETRAINED_WEIGHTS_URL", NOWHERE)
     answer = starting(card, "auto")
-    assert answer.startswith("warning: Model: mit_b0, from random weights, because the ImageNet weights cannot be had.")
+    assert answer.startswith(
+        "warning: Model: mit_b0, from random weights, because the published weights cannot be had."
+    )
     assert f"put it at {tmp_path / 'kept'}" in answer
     assert starting(card, "imagenet").startswith("error: ")
     assert starting(card, str(tmp_path / "none.pth")).startswith("error: ")
@@ -289,7 +293,7 @@ def test_click_says_whether_the_weights_can_be_had(card, published, tmp_path, mo
 
 def test_app_state_is_carried_out_without_asking_a_server(card, published):
     with card.not_asking():
-        assert "from ImageNet weights, if they can be had" in starting(card, "auto")
+        assert "of mmsegmentation, if they can be had. Licence of these weights: NVIDIA" in starting(card, "auto")
     assert published.asked == []
     card.show_settings(replace(NARROW, pretrained="none"))
     assert card.validator_text.text == "Model: mit_b0, from random weights.", "what was answered follows the settings"

@@ -14,7 +14,7 @@ from torch import Tensor
 
 from common.data import datasets
 from common.data.images import ImageError
-from common.hrda.network.mit import DropPath
+from common.hrda.network.drop_path import DropPath
 from common.hrda.training.whole_batch import see_whole_batch
 from train.run import engine
 from train.run.launched import Launched

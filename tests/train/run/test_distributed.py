@@ -5,6 +5,7 @@ import re
 import runpy
 import socket
 import threading
+from importlib.util import find_spec
 from pathlib import Path
 
 import numpy as np
@@ -95,6 +96,21 @@ def test_two_processes_with_one_crop_learn_as_one_with_two(one_and_two):
     for process in (first, second):
         for iteration, scalars in one["scalars"].items():
             assert process["scalars"][iteration] == pytest.approx(scalars, abs=1e-5, rel=0)
+
+
+@pytest.mark.skipif(find_spec("timm") is None, reason="timm is not installed: see requirements.txt")
+@pytest.mark.parametrize("encoder", ["efficientnet_lite0", "pvt_v2_b0"], ids=["batch norms", "layer norms"])
+def test_norms_inside_an_encoder_see_the_whole_batch(encoder, domains, tmp_path):
+    wanted = settings(f"model.encoder={encoder}", "iterations=3", "validation.interval=3")
+    [one] = together("train", wanted, domains, tmp_path / "one", count=1)
+    first, second = together("train", wanted, domains, tmp_path / "two")
+    for iteration, scalars in one["scalars"].items():
+        assert first["scalars"][iteration] == pytest.approx(scalars, abs=1e-4, rel=0)
+    for model in ("student", "teacher"):
+        assert all(np.array_equal(values, second[model][name]) for name, values in first[model].items())
+        for name, values in first[model].items():
+            if "running" in name:
+                assert values == pytest.approx(one[model][name], rel=1e-3, abs=1e-4), name
 
 
 def test_class_balanced_pseudo_labels_are_those_of_the_whole_batch(domains, tmp_path):

@@ -15,6 +15,7 @@ import torch
 
 from common.hrda import CheckpointBundle, ModelSettings, SettingsError, build_segmentor, load_checkpoint
 from common.hrda.files import WriteError
+from common.hrda.network.encoder_weights import RANDOM_WEIGHTS
 from sandbox.synthetic.projects import write_project
 from tests.full_disk import SmallDisk
 from train.run.folder import Resumable, RunFolder, resumable
@@ -147,7 +148,7 @@ def test_full_disk_takes_the_oldest_state_for_the_next_and_never_the_last(folder
 def test_what_can_be_resumed_is_told_without_reading_weights(folder):
     assert resumable(folder.out) is None
     settings = TrainSettings().with_overrides(["mode=control", "iterations=100", "optimizer.warmup_iterations=0"])
-    folder.write_settings(settings, ("__bg__", "crack", "wet"))
+    folder.write_settings(settings, ("__bg__", "crack", "wet"), RANDOM_WEIGHTS)
     save(folder, 0)
     assert resumable(folder.out) is None
     save(folder, 40)

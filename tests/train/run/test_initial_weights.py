@@ -87,7 +87,7 @@ def test_weights_that_cannot_be_had_are_said_or_refused_as_the_setting_asks(sett
     monkeypatch.setenv("PRETRAINED_WEIGHTS_URL", NOWHERE)
     start, [sentence], _ = choose(settings("pretrained=auto"))
     assert start == Start()
-    assert "not used" in sentence and f"put it at {kept / ENCODERS['mit_b0'].weights_file}" in sentence
+    assert "not used" in sentence and f"put it at {kept / ENCODERS['mit_b0'].weights_source}" in sentence
     with pytest.raises(SettingsError, match="put it at .* Or set pretrained: none"):
         choose(settings("pretrained=imagenet"))
     with pytest.raises(SettingsError, match="put it at"):
@@ -180,7 +180,8 @@ def test_published_encoder_file_loads_without_its_imagenet_classifier(state, tmp
     published = under_segformer_names(state) | {"head.weight": torch.zeros(1000, 256), "head.bias": torch.zeros(1000)}
     path = save(tmp_path / "mit_b0.pth", published)
     student = build_segmentor(MODEL)
-    sentence = load_initial_weights(student, path, CLASSES)
+    sentence, origin = load_initial_weights(student, path, CLASSES)
+    assert (origin.source, origin.licence) == ("the file mit_b0.pth", "of the file")
     assert sentence.startswith("Encoder weights loaded") and sentence.endswith("Left out: head.weight, head.bias.")
     assert all(torch.equal(value, state[name]) for name, value in student.backbone.state_dict().items())
 
@@ -188,7 +189,7 @@ def test_published_encoder_file_loads_without_its_imagenet_classifier(state, tmp
 def test_decoder_of_a_segmentor_is_left_out_and_counted(state, tmp_path):
     decoder = {f"decode_head.convs.{number}.bias": torch.zeros(8) for number in range(6)}
     path = save(tmp_path / "segformer.pth", {"state_dict": {f"backbone.{n}": v for n, v in state.items()} | decoder})
-    assert load_initial_weights(build_segmentor(MODEL), path, CLASSES).endswith("Left out: 6 of decode_head.")
+    assert load_initial_weights(build_segmentor(MODEL), path, CLASSES)[0].endswith("Left out: 6 of decode_head.")
 
 
 def test_incomplete_encoder_is_nothing_to_start_from(state, tmp_path):
@@ -215,7 +216,7 @@ def started(path, classes, **changes):
     torch.manual_seed(4)
     student = build_segmentor(replace(MODEL, num_classes=len(classes), **changes)).eval()
     before = {name: value.clone() for name, value in student.state_dict().items()}
-    return student, before, load_initial_weights(student, path, classes)
+    return student, before, load_initial_weights(student, path, classes)[0]
 
 
 HAD = ("__bg__", "crack", "patch", "seal")

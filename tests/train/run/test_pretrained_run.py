@@ -75,7 +75,10 @@ def test_run_starts_from_the_weights_and_records_it(domains, encoder_file, tmp_p
     with monkeypatch.context() as patch, publishing(encoder_file, patch):
         patch.setenv("PRETRAINED_WEIGHTS_URL", NOWHERE)
         run(RunRequest(settings("iterations=3"), domains, out, device="cpu", resume=True))
-    assert load_checkpoint(out / "checkpoints" / "last.pth").iteration == 3
+    last = load_checkpoint(out / "checkpoints" / "last.pth")
+    assert last.iteration == 3
+    assert "mmsegmentation" in last.metadata.weights_origin.source
+    assert "non-commercial" in last.metadata.weights_origin.licence
     assert TrainSettings.from_yaml((out / "settings.yaml").read_text()).pretrained == "imagenet"
 
 

@@ -8,11 +8,13 @@ import subprocess
 import sys
 import threading
 from importlib import import_module
+from importlib.util import find_spec
 from pathlib import Path
 
 import pytest
 import torch
 
+from common.hrda import load_checkpoint
 from sandbox.synthetic.projects import write_project
 from train.run.engine import run
 from train.run.folder import RunFolder, resumable
@@ -195,6 +197,33 @@ def test_killed_process_resumed_for_30_iterations_equals_the_run_that_was_never_
     del best["settings"], other["settings"]
     assert differences(best, other) == []
     assert watched.state.result.metrics == undisturbed.state.result.metrics
+
+
+@pytest.mark.skipif(find_spec("timm") is None, reason="timm is not installed: see requirements.txt")
+@pytest.mark.parametrize("encoder", ["efficientnet_lite0", "pvt_v2_b0"], ids=["batch norms", "layer norms"])
+def test_a_run_on_another_encoder_goes_on_to_the_same_bits(domains, encoder, tmp_path):
+    from common.hrda.network import from_timm
+
+    start = tmp_path / "mine.pth"
+    torch.save(from_timm.timm.create_model("pvt_v2_b0").state_dict(), start)
+    # Batch norms need more than one value of a channel, also at stride 32 of the context.
+    short = [f"model.encoder={encoder}", "iterations=6", "validation.interval=6", "batch_size=2"]
+    settings = SETTINGS.with_overrides([*short, f"pretrained={start}" if encoder == "pvt_v2_b0" else "pretrained=none"])
+    whole, out = tmp_path / "whole", tmp_path / "run"
+    run(RunRequest(settings, domains, whole, device="cpu"))
+    for name in ("settings.yaml", "resume.json", "resume/iteration_000003.pth"):
+        (out / name).parent.mkdir(parents=True, exist_ok=True)
+        shutil.copy(whole / name, out / name)
+    watched = Watched()
+    watched.resume(domains, out)
+    assert watched.starts == [3]
+    assert_same_state(out, whole, 6)
+    wanted = {"source": "random weights", "licence": "none besides this app's"}
+    if encoder == "pvt_v2_b0":
+        wanted = {"source": "the file mine.pth", "licence": "of the file"}
+    assert load_checkpoint(RunFolder(out).last).settings["encoder_weights"] == wanted
+    said = (out / "settings.yaml").read_text().splitlines()[0]
+    assert said == f"# encoder's weights: {wanted['source']}; licence: {wanted['licence']}"
 
 
 def test_run_killed_before_its_first_checkpoint_starts_anew_with_the_same_weights(domains, tmp_path):

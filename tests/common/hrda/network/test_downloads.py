@@ -83,7 +83,7 @@ def test_what_is_read_as_no_weights_is_not_kept(server, tmp_path):
 
 @pytest.mark.parametrize("name", ["app.py", "config.json", "hrda.pth.py", ".bashrc", "weights", "authorized_keys"])
 def test_only_files_of_weights_are_downloaded(name):
-    with pytest.raises(DownloadError, match="A file of weights ends in .pth, .pt, .bin or .ckpt"):
+    with pytest.raises(DownloadError, match="A file of weights ends in .pth, .pt, .bin, .ckpt or .safetensors"):
         RemoteFile.from_url(f"https://example.com/{name}#sha256={SUM}")
 
 

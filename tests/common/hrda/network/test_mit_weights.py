@@ -3,8 +3,8 @@
 import pytest
 import torch
 
-from common.hrda.catalogue import ENCODERS
-from common.hrda.network.mit import build_encoder
+from common.hrda.catalogue import ENCODERS, MIT_SHAPES
+from common.hrda.network.encoders import build_encoder
 from common.hrda.network.mit_weights import load_encoder, published_weights, read_encoder
 from common.hrda.tensor_files import CheckpointError
 from tests.weights import encoder_state, save, under_segformer_names
@@ -140,7 +140,7 @@ def test_reading_weights_draws_no_random_numbers(state, tmp_path):
     assert torch.equal(torch.random.get_rng_state(), before)
 
 
-@pytest.mark.parametrize("encoder", ENCODERS)
+@pytest.mark.parametrize("encoder", MIT_SHAPES)
 def test_every_published_file_has_an_address_and_a_sum(encoder, monkeypatch):
     monkeypatch.delenv("PRETRAINED_WEIGHTS_URL", raising=False)
     remote = published_weights(encoder)
@@ -156,7 +156,7 @@ def test_published_names_are_those_that_mmsegmentation_s_own_configs_have(monkey
     files = [file for file in distribution("mmsegmentation").files or [] if "configs/segformer/" in str(file)]
     texts = [file.locate().read_text() for file in files if file.suffix == ".py"]
     assert texts
-    for encoder in ENCODERS:
+    for encoder in MIT_SHAPES:
         address = published_weights(encoder).url
         assert any(address in text for text in texts), address
 
@@ -164,4 +164,4 @@ def test_published_names_are_those_that_mmsegmentation_s_own_configs_have(monkey
 def test_mirror_takes_the_place_of_the_publisher(monkeypatch):
     monkeypatch.setenv("PRETRAINED_WEIGHTS_URL", "http://mirror/weights/")
     remote = published_weights("mit_b0")
-    assert remote.url == f"http://mirror/weights/{ENCODERS['mit_b0'].weights_file}"
+    assert remote.url == f"http://mirror/weights/{ENCODERS['mit_b0'].weights_source}"

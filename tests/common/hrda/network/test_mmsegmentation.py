@@ -10,8 +10,8 @@ from mmengine.structures import PixelData
 
 from common.hrda.catalogue import ENCODERS
 from common.hrda.network import mmsegmentation  # noqa: F401, registers the network
+from common.hrda.network.encoders import build_encoder
 from common.hrda.network.heads import ConvBNReLU, SeparableConvBNReLU
-from common.hrda.network.mit import build_encoder
 
 from mmcv.cnn import ConvModule, DepthwiseSeparableConvModule  # isort: skip
 from mmseg.registry import MODELS  # isort: skip

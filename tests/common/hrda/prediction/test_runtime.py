@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -10,7 +9,7 @@ import torch
 from torch import nn
 
 from common.hrda import HRDASegmentor, InferenceSettings, ModelSettings, build_segmentor
-from common.hrda.catalogue import ENCODERS
+from common.hrda.catalogue import MIT_SHAPES
 from common.hrda.checks import SettingsError
 from common.hrda.prediction.runtime import OnnxNetwork, RuntimeUnavailableError, TorchNetwork, export_onnx
 from common.hrda.sliding import sliding_logits
@@ -25,7 +24,7 @@ def model() -> HRDASegmentor:
     torch.manual_seed(0)
     with pytest.MonkeyPatch.context() as patch:
         # One block a stage: exporting takes as long as there are blocks.
-        patch.setitem(ENCODERS, "mit_b0", replace(ENCODERS["mit_b0"], depths=(1, 1, 1, 1)))
+        patch.setitem(MIT_SHAPES, "mit_b0", (32, (1, 1, 1, 1)))
         return _model()
 
 

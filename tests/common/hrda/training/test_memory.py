@@ -12,7 +12,7 @@ import pytest
 import torch
 
 from common.hrda import ModelSettings, SettingsError, build_segmentor
-from common.hrda.catalogue import ENCODERS
+from common.hrda.catalogue import MIT_SHAPES
 from common.hrda.network.segmentor import HRDASegmentor
 from common.hrda.training.memory import (
     FLOAT_BYTES,
@@ -151,7 +151,7 @@ def test_parameters_are_counted_without_building_each_encoder():
 
 
 def test_more_of_anything_needs_more_memory():
-    encoders = [estimate(name, 128) for name in ENCODERS]
+    encoders = [estimate(name, 128) for name in MIT_SHAPES]
     assert encoders == sorted(encoders)
     assert len(set(encoders)) == len(encoders)
     one, two, three = (estimate("mit_b0", 128, batch) for batch in (1, 2, 3))
