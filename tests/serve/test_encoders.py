@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from importlib.util import find_spec
 from pathlib import Path
 
 import numpy as np
@@ -16,7 +15,6 @@ from common.hrda.tensor_files import CheckpointError
 from serve.model.deployment import ONNXRUNTIME, Deployment
 from serve.model.settings import ServeSettings
 
-pytestmark = pytest.mark.skipif(find_spec("timm") is None, reason="timm is not installed: see requirements.txt")
 CLASSES, PALETTE = ("__bg__", "crack"), ((0, 0, 0), (255, 0, 0))
 ORIGIN = {"source": "the file mine.safetensors", "licence": "of the file"}
 

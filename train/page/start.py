@@ -24,7 +24,7 @@ from common.hrda import SettingsError
 from common.hrda.training.ranks import Ranks
 from common.web.guide import LINK
 from train.page.live import BackgroundButton, forget_error, put, send
-from train.run.processes import part_of_batch
+from train.run.processes import require_batch
 from train.settings.training import TrainSettings
 
 
@@ -108,14 +108,14 @@ class StartCard(TrainingProcess):
         """The names of the chosen devices, with commas.
 
         Raises:
-            SettingsError: none is chosen, or they cannot share the batch.
+            SettingsError: none is chosen, or they cannot share the batch or learn from it.
         """
         names = self.get_devices()
         if not names:
             raise SettingsError("Choose a device to train on.")
         if len(names) > 1 and "cpu" in names:
             raise SettingsError("Choose graphics cards or the CPU as device, not both.")
-        part_of_batch(settings.batch_size, Ranks(count=len(names)), settings.compute.accumulate)
+        require_batch(settings, Ranks(count=len(names)))
         return ",".join(names)
 
     def choose_device(self, name: str) -> None:

@@ -236,8 +236,7 @@ def _opened(path: Path, encoder: str) -> CheckpointBundle | EncoderWeights:
 def _require_encoder(path: Path, encoder: str) -> None:
     """Refuse initial weights that cannot be used before masks are drawn, which can take an hour."""
     opened = _opened(path, encoder)
-    found = opened.encoder if isinstance(opened, EncoderWeights) else opened.settings["model"]["encoder"]
-    if found != encoder:
+    if isinstance(opened, CheckpointBundle) and (found := opened.metadata.model.encoder) != encoder:
         raise SettingsError(
             f"The encoder in {path} is {found}, and model.encoder is {encoder}. Set model.encoder to {found}."
         )

@@ -12,8 +12,10 @@ import torch.distributed as dist
 from common.hrda import SettingsError
 from common.hrda.checks import received
 from common.hrda.training.ranks import ALONE, FirstFailed, PeersLost, Ranks
+from common.hrda.training.whole_batch import require_normalisable
 from train.run.launched import Launched
 from train.run.state import TrainingError
+from train.settings.training import TrainSettings
 
 
 class EndedElsewhere(TrainingError):
@@ -47,6 +49,16 @@ def device_name(wanted: str, launched: Launched) -> str:
             f"as many as there are devices. Received: device {received(wanted)}, where {cards} CUDA devices are."
         )
     return names[launched.local_rank]
+
+
+def require_batch(settings: TrainSettings, ranks: Ranks) -> None:
+    """Make sure that the processes can share the batch and that the network can learn from their parts.
+
+    Raises:
+        SettingsError: it cannot; says what to change.
+    """
+    part_of_batch(settings.batch_size, ranks, settings.compute.accumulate)
+    require_normalisable(settings.model, settings.batch_size // settings.compute.accumulate)
 
 
 def part_of_batch(batch_size: int, ranks: Ranks, accumulate: int = 1) -> range:

@@ -36,6 +36,8 @@ def fetch(encoder: str, progress: Progress | None = None) -> Path:
     Raises:
         DownloadError: they cannot be had, or timm publishes none.
     """
+    # The client tries a hub that does not answer again and again, for half a minute.
+    require_reachable(encoder)
     repository, revision = _place(encoder)
     told = _Told(repository, progress)
     with _explained(repository, told):

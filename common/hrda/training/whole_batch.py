@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+from functools import lru_cache
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.autograd import Function
 
+from common.hrda.checks import SettingsError
 from common.hrda.network.drop_path import DropPath
-from common.hrda.network.encoders import with_synchronised_norms
+from common.hrda.network.encoders import make_encoder, with_synchronised_norms
+from common.hrda.settings import ModelSettings
 from common.hrda.training.ranks import Ranks
 
 
@@ -112,3 +115,38 @@ def see_whole_batch(model: nn.Module, ranks: Ranks, device: torch.device) -> nn.
             module.__class__ = kind
             module.ranks = ranks
     return model
+
+
+def require_normalisable(model: ModelSettings, crops: int) -> None:
+    """Make sure that the encoder can be built, and that its batch norms have more than one value to normalise by.
+
+    Args:
+        model: what the network is made of.
+        crops: that go through it at once, in all processes together.
+
+    Raises:
+        SettingsError: it cannot; says what to change.
+    """
+    height, width = model.crop_size
+    # The network reads crops at half their resolution, and details of half their size.
+    if _has_single_values(model.encoder, crops, (height // 2, width // 2)):
+        raise SettingsError(
+            f"Batch norms of the encoder {model.encoder} see one value of each channel in a single crop of {height} × "
+            f"{width}, and cannot normalise by it. Raise batch_size (of which compute.accumulate makes "
+            f"parts) so that two crops or more are seen at once, or set model.crop_size to [{height * 2}, {width * 2}]."
+        )
+
+
+@lru_cache(maxsize=64)
+def _has_single_values(encoder: str, images: int, size: tuple[int, int]) -> bool:
+    with torch.device("meta"):
+        network = make_encoder(encoder).train()
+        if images > 1:
+            return False
+        try:
+            with torch.no_grad():
+                network(torch.zeros(images, 3, *size))
+        except ValueError:
+            # torch's own word for it, which names no layer.
+            return True
+    return False

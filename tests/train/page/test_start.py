@@ -9,8 +9,8 @@ from train.page.start import StartCard
 from train.settings.training import TrainSettings
 
 
-def chosen(names: list[str], batch_size: int = 4) -> str:
-    settings = TrainSettings().with_overrides([f"batch_size={batch_size}"])
+def chosen(names: list[str], *overrides: str) -> str:
+    settings = TrainSettings().with_overrides(["batch_size=4", *overrides])
     return StartCard.chosen_devices(SimpleNamespace(get_devices=lambda: names), settings)
 
 
@@ -30,3 +30,12 @@ def test_several_cards_are_passed_on_together():
 def test_devices_that_cannot_train_together_are_refused(names, message):
     with pytest.raises(SettingsError, match=message):
         chosen(names)
+
+
+def test_a_batch_that_the_encoder_cannot_learn_from_is_refused_before_any_download():
+    wanted = "model.encoder=efficientnet_lite0", "model.crop_size=[64, 64]"
+    with pytest.raises(SettingsError, match="Batch norms of the encoder efficientnet_lite0 .* Raise batch_size"):
+        chosen(["cpu"], *wanted, "batch_size=1")
+    with pytest.raises(SettingsError, match="Batch norms"):
+        chosen(["cuda:0"], *wanted, "compute.accumulate=4")
+    assert chosen(["cuda:0", "cuda:1"], *wanted) == "cuda:0,cuda:1"

@@ -5,7 +5,6 @@ import re
 import runpy
 import socket
 import threading
-from importlib.util import find_spec
 from pathlib import Path
 
 import numpy as np
@@ -98,7 +97,6 @@ def test_two_processes_with_one_crop_learn_as_one_with_two(one_and_two):
             assert process["scalars"][iteration] == pytest.approx(scalars, abs=1e-5, rel=0)
 
 
-@pytest.mark.skipif(find_spec("timm") is None, reason="timm is not installed: see requirements.txt")
 @pytest.mark.parametrize("encoder", ["efficientnet_lite0", "pvt_v2_b0"], ids=["batch norms", "layer norms"])
 def test_norms_inside_an_encoder_see_the_whole_batch(encoder, domains, tmp_path):
     wanted = settings(f"model.encoder={encoder}", "iterations=3", "validation.interval=3")

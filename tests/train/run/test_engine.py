@@ -302,6 +302,7 @@ def test_other_modes_need_no_more_than_they_learn_from(domains, mode, losses, tm
             {},
             "feature_distance_weight",
         ),
+        (["model.encoder=efficientnet_lite0", "batch_size=1"], {}, "Batch norms .* Raise batch_size"),
     ],
 )
 def test_run_that_cannot_work_is_refused_before_training(domains, overrides, changes, message, tmp_path):

@@ -8,7 +8,6 @@ import subprocess
 import sys
 import threading
 from importlib import import_module
-from importlib.util import find_spec
 from pathlib import Path
 
 import pytest
@@ -199,7 +198,6 @@ def test_killed_process_resumed_for_30_iterations_equals_the_run_that_was_never_
     assert watched.state.result.metrics == undisturbed.state.result.metrics
 
 
-@pytest.mark.skipif(find_spec("timm") is None, reason="timm is not installed: see requirements.txt")
 @pytest.mark.parametrize("encoder", ["efficientnet_lite0", "pvt_v2_b0"], ids=["batch norms", "layer norms"])
 def test_a_run_on_another_encoder_goes_on_to_the_same_bits(domains, encoder, tmp_path):
     from common.hrda.network import from_timm

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -24,8 +23,6 @@ from common.hrda.network.segmentor import TrainLogits
 from common.hrda.prediction.runtime import OnnxNetwork, TorchNetwork, export_onnx
 from common.hrda.training.memory import count_parameters
 from common.hrda.windows import Box
-
-pytestmark = pytest.mark.skipif(find_spec("timm") is None, reason="timm is not installed: see requirements.txt")
 
 CLASSES, PALETTE = ("__bg__", "crack", "patch"), ((0, 0, 0), (255, 0, 0), (0, 255, 0))
 COMPUTED = (

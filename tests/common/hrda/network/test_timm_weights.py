@@ -5,7 +5,6 @@ from __future__ import annotations
 import threading
 from collections.abc import Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
-from importlib.util import find_spec
 from pathlib import Path
 
 import pytest
@@ -25,7 +24,6 @@ from common.hrda.network.encoders import build_encoder
 from common.hrda.tensor_files import CheckpointError
 from tests.weights import NOWHERE
 
-pytestmark = pytest.mark.skipif(find_spec("timm") is None, reason="timm is not installed: see requirements.txt")
 NAME, IN_TIMM = "efficientnet_lite0", "tf_efficientnet_lite0.in1k"
 
 
