@@ -93,6 +93,7 @@ def train(
         "sources": learner.sources,
         "student": _plain(learner.student),
         "teacher": _plain(learner.teacher),
+        "averages": [state["exp_avg"].numpy() for state in learner.optimizer.state_dict()["state"].values()],
     }
 
 
