@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from common.hrda.catalogue import ENCODERS, EncoderSpec
+from common.hrda.catalogue import ENCODERS, MIT_SHAPES
 from common.hrda.network import downloads
 from common.hrda.network.downloads import Progress, RemoteFile
 from common.hrda.network.mit import HRDAMixVisionTransformer
@@ -103,7 +103,7 @@ def _found(content: Any, path: Path) -> EncoderWeights:
                 f"'{_FIRST_IN_MMSEGMENTATION}' (mmsegmentation) is in it."
             )
         encoder = _named(state)
-        shapes = _unallocated(encoder, ENCODERS[encoder])
+        shapes = _unallocated(encoder, MIT_SHAPES[encoder])
         try:
             return EncoderWeights(encoder, fitting(state, shapes), left_out)
         except CheckpointError as error:
@@ -155,8 +155,8 @@ def _named(state: Mapping[str, Tensor]) -> str:
 
 
 @cache
-def _unallocated(encoder: str, spec: EncoderSpec) -> dict[str, Tensor]:
-    """The parameters by name, with their shapes; `spec` is the catalogue's for `encoder`."""
+def _unallocated(encoder: str, shape: tuple[int, tuple[int, ...]]) -> dict[str, Tensor]:
+    """The parameters by name, with their shapes; `shape` is the catalogue's for `encoder`."""
     # Takes no memory and draws no random numbers: those of a run must not depend on the file that it starts from.
     with torch.device("meta"):
         return dict(HRDAMixVisionTransformer(encoder).state_dict())

@@ -15,6 +15,7 @@ from torch import Tensor
 from common.data import datasets
 from common.data.images import ImageError
 from common.hrda.network.drop_path import DropPath
+from common.hrda.network.encoders import build_encoder
 from common.hrda.training.whole_batch import see_whole_batch
 from train.run import engine
 from train.run.launched import Launched
@@ -93,7 +94,6 @@ def train(
         "sources": learner.sources,
         "student": _plain(learner.student),
         "teacher": _plain(learner.teacher),
-        "averages": [state["exp_avg"].numpy() for state in learner.optimizer.state_dict()["state"].values()],
     }
 
 
@@ -133,6 +133,20 @@ def normalise(launched: Launched, images: np.ndarray, weights: np.ndarray) -> li
         gradients = norm.weight.grad * ranks.count, norm.bias.grad * ranks.count
         tensors = out.detach(), mine.grad, *gradients, norm.running_mean, norm.running_var, norm.num_batches_tracked
         return [tensor.numpy() for tensor in tensors]
+
+
+def encode(launched: Launched, name: str, images: np.ndarray) -> dict[str, np.ndarray]:
+    """An encoder's maps of this process's part, gradients of a sum that depends on each place, and statistics."""
+    with joined(launched, "cpu", timeout_minutes=3) as ranks:
+        torch.manual_seed(7)
+        network = see_whole_batch(build_encoder(name).double().train(), ranks, torch.device("cpu"))
+        maps = network(ranks.part(torch.from_numpy(images)))
+        sum(feature.square().mul(torch.arange(feature.shape[-1])).mean() for feature in maps).backward()
+        ranks.average_gradients(network.parameters())
+        found = {f"map {place}": feature.detach() for place, feature in enumerate(maps)}
+        found |= {f"gradient of {name}": parameter.grad for name, parameter in network.named_parameters()}
+        found |= {name: buffer for name, buffer in network.named_buffers() if "running" in name}
+        return {name: tensor.numpy() for name, tensor in found.items()}
 
 
 def _plain(model: torch.nn.Module) -> dict[str, np.ndarray]:

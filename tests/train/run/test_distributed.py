@@ -97,9 +97,25 @@ def test_two_processes_with_one_crop_learn_as_one_with_two(one_and_two):
             assert process["scalars"][iteration] == pytest.approx(scalars, abs=1e-5, rel=0)
 
 
-@pytest.mark.parametrize("encoder", ["mobilenetv4_small", "pvt_v2_b0"], ids=["batch norms", "layer norms"])
-def test_norms_inside_an_encoder_see_the_whole_batch(encoder, domains, tmp_path):
-    # Adam makes whole steps of rounding. With next to none its averages still say what the gradients were.
+ENCODERS = pytest.mark.parametrize("encoder", ["mobilenetv4_small", "pvt_v2_b0"], ids=["batch norms", "layer norms"])
+
+
+@ENCODERS
+def test_norms_inside_an_encoder_see_the_whole_batch(encoder):
+    images = np.random.default_rng(0).normal(size=(2, 3, 64, 64))
+    [one] = together("encode", encoder, images, count=1)
+    parts = together("encode", encoder, images)
+    for name, wanted in one.items():
+        for place, part in enumerate(parts):
+            ours = wanted[place : place + 1] if name.startswith("map") else wanted
+            np.testing.assert_allclose(
+                part[name], ours, rtol=1e-7, atol=1e-9 * max(np.abs(ours).max(), 1), err_msg=name
+            )
+
+
+@ENCODERS
+def test_two_processes_learn_on_another_encoder_as_one(encoder, domains, tmp_path):
+    # Adam makes whole steps of rounding, of which batch norms over few values make more.
     wanted = settings(
         f"model.encoder={encoder}", "model.crop_size=[128, 128]", "iterations=2", "validation.interval=2",
         "optimizer.lr=1e-7",
@@ -108,9 +124,6 @@ def test_norms_inside_an_encoder_see_the_whole_batch(encoder, domains, tmp_path)
     first, second = together("train", wanted, domains, tmp_path / "two")
     for iteration, scalars in one["scalars"].items():
         assert first["scalars"][iteration] == pytest.approx(scalars, abs=1e-4, rel=0)
-    largest = max(np.abs(average).max() for average in one["averages"])
-    for ours, theirs in zip(first["averages"], one["averages"], strict=True):
-        np.testing.assert_allclose(ours, theirs, rtol=0, atol=1e-2 * np.abs(theirs).max() + 1e-5 * largest)
     for model in ("student", "teacher"):
         assert all(np.array_equal(values, second[model][name]) for name, values in first[model].items())
         for name, values in first[model].items():

@@ -408,12 +408,12 @@ def test_initial_weights_are_taken_whole_or_as_far_as_the_encoder(finished):
     _, result, _ = finished
     model = ModelSettings(encoder="mit_b0", crop_size=(64, 64), decoder_channels=8, attention_channels=8)
     student = build_segmentor(model)
-    assert "All weights" in load_initial_weights(student, result.best, ("__bg__", "crack"))
+    assert "All weights" in load_initial_weights(student, result.best, ("__bg__", "crack"))[0]
     trained = load_checkpoint(result.best).model.state_dict()
     assert all(torch.equal(value, trained[name]) for name, value in student.state_dict().items())
 
     other = build_segmentor(dataclasses.replace(model, decoder_channels=16))
-    assert "Encoder weights" in load_initial_weights(other, result.best, ("__bg__", "crack"))
+    assert "Encoder weights" in load_initial_weights(other, result.best, ("__bg__", "crack"))[0]
     state = other.state_dict()
     assert all(torch.equal(state[name], trained[name]) for name in state if name.startswith("backbone."))
 
