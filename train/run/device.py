@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import copy
-import ctypes
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from functools import partial
@@ -16,10 +15,6 @@ from common.hrda import HRDASegmentor, SettingsError
 from common.hrda.checks import received
 from common.hrda.prediction.runtime import check_precision
 from common.hrda.windows import Box
-
-# Of the C library's `mallopt`.
-_TRIM_THRESHOLD, _MMAP_THRESHOLD = -1, -3
-_LARGEST_KEPT = 2**30
 
 
 def find_device(name: str) -> torch.device:
@@ -73,21 +68,6 @@ def allow_tf32(allowed: bool) -> None:
     """Whether CUDA may round float32 to TF32 where it multiplies, in matrix products and convolutions."""
     torch.backends.cuda.matmul.allow_tf32 = allowed
     torch.backends.cudnn.allow_tf32 = allowed
-
-
-def keep_freed_memory() -> None:
-    """Have the C library keep the memory of freed tensors for the next ones, in this process from now on.
-
-    It would give that of each large map back and have it cleared page by page when the next is made, a tenth of an
-    iteration on the CPU. An iteration makes what the one before made, so that the process does not grow by it. Without
-    effect where the C library is another than glibc.
-    """
-    try:
-        mallopt = ctypes.CDLL(None).mallopt
-    except (AttributeError, OSError, TypeError):
-        return
-    mallopt(_MMAP_THRESHOLD, _LARGEST_KEPT)
-    mallopt(_TRIM_THRESHOLD, 2 * _LARGEST_KEPT - 1)
 
 
 def seed_everything(seed: int, stream: int) -> int:

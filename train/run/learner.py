@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 from torch.optim import AdamW
 
+from common.allocator import keep_freed_memory
 from common.data.datasets import Batch
 from common.hrda import SelfTraining, build_segmentor
 from common.hrda.training.optimisation import GuardedOptimizer, optimizer_groups
@@ -22,7 +23,6 @@ from train.run.device import (
     autocast_of,
     compile_networks,
     computing_precision,
-    keep_freed_memory,
     seed_everything,
     to_device,
 )
