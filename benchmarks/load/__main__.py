@@ -7,7 +7,8 @@ It starts `python -m serve deploy` on the loopback, with a token and an untraine
 half of the time 32 callers send their bodies slowly and 32 send half of them. All the while the model is changed, and
 clients are killed with signal 9. It ends with status 1 when one of its bars is missed: no error that was not asked for;
 the slow ones at most double the 95th percentile of the others' times; memory of the last minute within 2 % of that of
-the second one (shorter runs: of the last quarter and the second quarter); overload answered with 429 or 503.
+the second one (shorter runs: of the last quarter and the second quarter); overload answered with 429 or 503; work that
+takes longer than its client may wait ends within a batch of windows.
 """
 
 from __future__ import annotations
@@ -27,11 +28,14 @@ import numpy as np
 import requests
 
 from benchmarks.load.clients import Client, Tally
+from benchmarks.load.deadlines import SHORT_S, Overruns, exceed_deadlines
 from benchmarks.load.neighbours import OVERLOAD, SLOW, change_models, kill_clients, overload, send_slowly
 from benchmarks.load.service import BEARER, answers, encoded_film, photo_server, service, write_checkpoints
 
 MEMORY_BAR = 1.02
 SLOW_BAR = 2.0
+NOTICED_S = 0.1
+"""How late the end of work may be seen from outside, which is asked again and again."""
 SAMPLE_S = 1.0
 
 
@@ -51,6 +55,7 @@ class Measured:
     killed: int = 0
     overload: Counter[int] = field(default_factory=Counter)
     is_alive: bool = False
+    overruns: Overruns = field(default_factory=Overruns)
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -67,6 +72,8 @@ def main(argv: list[str] | None = None) -> int:
         checkpoints = write_checkpoints(folder)
         with service(checkpoints[0], folder / "log") as url:
             run(url, measured, args.clients, checkpoints, photo_url, encoded_film(folder))
+        with service(checkpoints[0], folder / "log of short waits", HRDA_REQUEST_TIMEOUT_S=SHORT_S) as url:
+            measured.overruns = exceed_deadlines(url)
     missed = report(measured)
     print("missed: " + "; ".join(missed) if missed else "all bars are met")
     return 1 if missed else 0
@@ -122,7 +129,21 @@ def report(measured: Measured) -> list[str]:
     print(f"overload: {dict(codes)} of {OVERLOAD} at once; service alive: {measured.is_alive}")
     if not codes.keys() & {429, 503} or codes.keys() - {200, 429, 503}:
         missed.append(f"overload was answered with {dict(codes)}")
+    missed += judge_deadlines(measured.overruns)
     return missed + ([] if measured.is_alive else ["the service is gone"])
+
+
+def judge_deadlines(overruns: Overruns) -> list[str]:
+    """Print how long work went on after its deadline; whether that was more than a batch of windows."""
+    longest = max(overruns.seconds)
+    print(
+        f"after a deadline of {SHORT_S:g} s work went on for {1000 * longest:.0f} ms at most, "
+        f"{1000 * statistics.median(overruns.seconds):.0f} ms in the median of {len(overruns.seconds)}; "
+        f"a batch of windows takes {1000 * overruns.batch_s:.0f} ms"
+    )
+    missed = [] if overruns.statuses == {504} else [f"requests past their time were answered {overruns.statuses}"]
+    late = longest > overruns.batch_s + NOTICED_S
+    return missed + ([f"work went on for {longest:.2f} s after its deadline"] if late else [])
 
 
 def print_calls(title: str, tally: Tally, minutes: float) -> None:

@@ -84,13 +84,14 @@ def write_checkpoints(folder: Path) -> list[Path]:
 
 
 @contextlib.contextmanager
-def service(checkpoint: Path, log: Path) -> Iterator[str]:
-    """`python -m serve deploy` in a process of its own, with a token; its address."""
+def service(checkpoint: Path, log: Path, **variables: object) -> Iterator[str]:
+    """`python -m serve deploy` in a process of its own, with a token and further variables; its address."""
     with socket.create_server(("127.0.0.1", 0)) as free:
         port = free.getsockname()[1]
     command = [sys.executable, "-m", "serve", "deploy", "--model", str(checkpoint), "--device", "cpu"]
     # The photo with an address is on this machine.
     env = os.environ | {"HRDA_ALLOW_HTTP": "true", "HRDA_ALLOW_PRIVATE_ADDRESSES": "true", "HRDA_API_TOKEN": TOKEN}
+    env |= {name: str(value) for name, value in variables.items()}
     with log.open("w") as stream:
         child = subprocess.Popen(
             [*command, "--host", "127.0.0.1", "--port", str(port)], cwd=ROOT, stdout=stream, stderr=stream, env=env
