@@ -12,7 +12,7 @@ import socket
 import ssl
 import threading
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from http.client import HTTPConnection, HTTPException, HTTPResponse
@@ -29,6 +29,7 @@ MOST_REDIRECTS = 5
 CONNECT_S = 10.0
 """Longest wait for a connection, in seconds, where the deadline leaves as much."""
 _PORTS = {"http": 80, "https": 443}
+_ASKED_EVERY_S = 0.5
 _LONGEST_REASON = 40
 _KEPT_IN_PATHS = "/%:@!$&'()*+,;=~?[]"
 _UNICAST = ipaddress.ip_network("2000::/3")
@@ -77,14 +78,15 @@ class Deadline:
 
     Args:
         seconds: until then.
+        wanted: asked again and again; the time is over as soon as it says no.
 
     Example:
         >>> with Deadline(30) as deadline, opened(url, Reach(), deadline) as answer:
         ...     content = b"".join(answer.pieces())
     """
 
-    def __init__(self, seconds: float) -> None:
-        self.seconds = seconds
+    def __init__(self, seconds: float, wanted: Callable[[], bool] = lambda: True) -> None:
+        self.seconds, self._wanted = seconds, wanted
         self._end = time.monotonic() + seconds
         self._socket: socket.socket | None = None
         self._ended = threading.Event()
@@ -110,7 +112,9 @@ class Deadline:
         self._ended.set()
 
     def _wait(self) -> None:
-        while not self._ended.wait(self.left):
+        while not self._ended.wait(min(self.left, _ASKED_EVERY_S)):
+            if not self._wanted():
+                self._end = time.monotonic()
             # A connection may be made just when the time is over: so it is looked at until the end.
             if self.left == 0:
                 if self._socket is not None:

@@ -14,7 +14,6 @@ from typing import Any
 import supervisely.io.env as sly_env
 from fastapi import FastAPI, Request
 from starlette.types import ASGIApp
-from supervisely import Api
 
 from common.web.assets import use_assets
 from common.web.connections import run
@@ -25,6 +24,7 @@ from serve.gate.pulse import Pulse
 from serve.jobs import Jobs
 from serve.limits import Limits
 from serve.sdk.predicting import PredictingServer
+from serve.sources.instance_api import WatchedApi
 from serve.sources.instance_images import InstanceImages
 
 
@@ -34,6 +34,7 @@ class SdkServer(PredictingServer):
     def __init__(self, host: str, port: int, limits: Limits, **options: Any) -> None:
         self._address = (host, port)
         self.limits, self._gated = limits, None
+        self._watched: WatchedApi | None = None
         self.admission = Admission(self.limits)
         self.metrics = Metrics(self.limits, lambda: self.admission.held, self.describe_model)
         self.pulse = Pulse(self.limits.stuck_s)
@@ -52,19 +53,29 @@ class SdkServer(PredictingServer):
         """The deployed model for a monitor; empty without one."""
         raise NotImplementedError
 
-    def api_from_request(self, request: Request) -> Api:
+    @property
+    def api(self) -> WatchedApi | None:
+        """The instance, as the app's own user; None where the app was started without one."""
+        own = super().api
+        if own is not None and self._watched is None:
+            self._watched = WatchedApi(own, self.limits)
+        return self._watched
+
+    def api_from_request(self, request: Request) -> WatchedApi:
         """The instance, as the user whose token came with the request, or else as the app's own.
 
         Raises:
             RequestError: the app was started without an instance.
         """
-        api = getattr(request.state, "api", None) or self.api
-        if api is None:
+        given = getattr(request.state, "api", None)
+        if given is not None:
+            return WatchedApi(given, self.limits)
+        if self.api is None:
             raise RequestError(
                 "Ids belong to a Supervisely instance, and this service was started without one: set SERVER_ADDRESS "
                 "and API_TOKEN in its environment, or send the images themselves."
             )
-        return api
+        return self.api
 
     def serve(self) -> None:
         """Set up the app's routes and, on the command line, answer requests until stopped."""

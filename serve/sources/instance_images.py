@@ -22,6 +22,7 @@ from supervisely.nn.inference.cache import InferenceImageCache
 from common.data.images import decode_image
 from serve.errors import NotFound, RequestError, TooLarge
 from serve.limits import Limits
+from serve.sources.instance_api import WatchedApi
 from serve.sources.unreadable import image_or_reason
 
 KEPT_BYTES = 256 * 2**20
@@ -30,7 +31,6 @@ FETCHED_AHEAD = 8
 """Images that are fetched at the same time."""
 MOST_ANNOUNCED = 100
 """Images that are fetched at most because a client says that it will ask for them."""
-_CHUNK = 1 << 20
 
 
 class InstanceImages(InferenceImageCache):
@@ -44,7 +44,7 @@ class InstanceImages(InferenceImageCache):
         self._guard = threading.Lock()
         self._ahead = ThreadPoolExecutor(FETCHED_AHEAD, thread_name_prefix="fetch")
 
-    def read_image(self, api: Api, image_id: int) -> np.ndarray:
+    def read_image(self, api: WatchedApi, image_id: int) -> np.ndarray:
         """An image: H×W×3 uint8 RGB.
 
         Raises:
@@ -54,27 +54,27 @@ class InstanceImages(InferenceImageCache):
         content = self._content(api, image_id)
         return decode_image(content, f"{image_id} of the instance", max_pixels=self._limits.max_pixels)
 
-    def download_image(self, api: Api, image_id: int, related: bool = False) -> np.ndarray | Exception:
+    def download_image(self, api: WatchedApi, image_id: int, related: bool = False) -> np.ndarray | Exception:
         """An image for the SDK's loops, or why it cannot be read, so that they go on with the others."""
         if related:
             raise RequestError("Only images are predicted, not the photos of a point cloud.")
         return image_or_reason(lambda: self.read_image(api, image_id))
 
     def download_images(
-        self, api: Api, dataset_id: int, image_ids: Sequence[int], **_: Any
+        self, api: WatchedApi, dataset_id: int, image_ids: Sequence[int], **_: Any
     ) -> list[np.ndarray | Exception]:
         """Images of one dataset, in the order of their ids; in place of one that cannot be read, why not."""
         return [self.download_image(api, image_id) for image_id in image_ids]
 
-    def images(self, api: Api, image_ids: Sequence[int], sizes: Sequence[tuple[int, int]]) -> FetchedImages:
+    def images(self, api: WatchedApi, image_ids: Sequence[int], sizes: Sequence[tuple[int, int]]) -> FetchedImages:
         """Images of known sizes one after the other, the next ones on their way."""
         return FetchedImages(self, api, image_ids, sizes)
 
-    def begin(self, api: Api, image_id: int) -> Future:
+    def begin(self, api: WatchedApi, image_id: int) -> Future:
         """Start to fetch an image that will soon be asked for; what fails is told when it is."""
         return self._ahead.submit(self._content, api, image_id)
 
-    def prefetch(self, api: Api, image_ids: Sequence[int]) -> None:
+    def prefetch(self, api: WatchedApi, image_ids: Sequence[int]) -> None:
         """Fetch images that will soon be asked for, as many as may be kept; what fails is told when they are."""
         wait([self.begin(api, image_id) for image_id in image_ids[:MOST_ANNOUNCED]])
 
@@ -89,7 +89,7 @@ class InstanceImages(InferenceImageCache):
     def add_cache_files_endpoint(self, server: FastAPI) -> None:
         """The SDK's route would let anyone say what an image of the instance looks like: there is none."""
 
-    def _content(self, api: Api, image_id: int) -> bytes:
+    def _content(self, api: WatchedApi, image_id: int) -> bytes:
         key = (api.server_address, api.token, image_id)
         with self._guard:
             if (kept := self._contents.get(key)) is not None:
@@ -125,7 +125,7 @@ class FetchedImages(Sequence[np.ndarray]):
     def __init__(
         self,
         source: InstanceImages,
-        api: Api,
+        api: WatchedApi,
         image_ids: Sequence[int],
         sizes: Sequence[tuple[int, int]],
     ) -> None:
@@ -151,7 +151,7 @@ class FetchedImages(Sequence[np.ndarray]):
                 each.cancel()
 
 
-def fetch(api: Api, method: str, body: dict[str, Any], name: str, limits: Limits) -> bytes:
+def fetch(api: WatchedApi, method: str, body: dict[str, Any], name: str, limits: Limits) -> bytes:
     """An encoded image from the instance.
 
     Args:
@@ -163,12 +163,13 @@ def fetch(api: Api, method: str, body: dict[str, Any], name: str, limits: Limits
 
     Raises:
         requests.HTTPError: the instance refuses.
+        InstanceFailed, Stopped: as `WatchedApi.pieces`.
         TooLarge: more bytes than an image may have.
     """
     content = bytearray()
-    with closing(api.post(method, body, stream=True)) as response:
-        for chunk in response.iter_content(_CHUNK):
-            content += chunk
+    with closing(api.pieces(method, body)) as pieces:
+        for piece in pieces:
+            content += piece
             if len(content) > limits.max_image_bytes:
                 raise TooLarge(f"{name[0].upper()}{name[1:]} has more than {limits.max_image_mb:g} megabytes.")
     return bytes(content)

@@ -16,11 +16,11 @@ from typing import Any, Protocol, Self
 
 import numpy as np
 from fastapi import UploadFile
-from supervisely import Api
 
 from common.data.images import ImageError, decode_image
 from serve.errors import NotFound, RequestError, TooLarge
 from serve.limits import Limits
+from serve.sources.instance_api import WatchedApi
 from serve.sources.instance_images import fetch
 from serve.sources.video_files import VideoFile, new_folder, require_pixels
 
@@ -167,7 +167,7 @@ class InstanceVideo:
         RequestError, ImageTooLarge: the instance cannot tell its frames, or they have too many pixels.
     """
 
-    def __init__(self, api: Api, video_id: int, limits: Limits, is_stopped: Callable[[], bool]) -> None:
+    def __init__(self, api: WatchedApi, video_id: int, limits: Limits, is_stopped: Callable[[], bool]) -> None:
         self._api, self._limits, self._is_stopped = api, limits, is_stopped
         info = api.video.get_info_by_id(video_id)
         if info is None:
@@ -221,14 +221,14 @@ class InstanceVideo:
         """The video in a file of its own; None once it is not wanted any more."""
         with (
             new_folder() as folder,
-            closing(self._api.post("videos.download", {"id": self._id}, stream=True)) as answer,
+            closing(self._api.pieces("videos.download", {"id": self._id})) as pieces,
         ):
             path = folder / "video"
             with path.open("wb") as file:
-                for chunk in answer.iter_content(_CHUNK):
+                for piece in pieces:
                     if self._is_stopped():
                         break
-                    file.write(chunk)
+                    file.write(piece)
                     if file.tell() > self._limits.max_request_bytes:
                         raise self._too_large()
             if self._is_stopped():

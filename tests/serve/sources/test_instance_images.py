@@ -149,9 +149,10 @@ def test_images_of_the_instance_are_bounded_and_asked_for_once(app, api, uploade
     from common.data.images import ImageTooLarge
     from serve.errors import TooLarge
     from serve.limits import Limits
+    from serve.sources.instance_api import WatchedApi
     from serve.sources.instance_images import InstanceImages
 
-    folder = app.server.cache.tmp_path
+    folder, api = app.server.cache.tmp_path, WatchedApi(api, Limits())
     with pytest.raises(TooLarge, match=str(uploaded.ids[0])):
         InstanceImages(Limits(max_image_mb=0.001), folder).read_image(api, uploaded.ids[0])
     with pytest.raises(ImageTooLarge, match="140×90"):
@@ -160,9 +161,9 @@ def test_images_of_the_instance_are_bounded_and_asked_for_once(app, api, uploade
 
     def ask(*args, **options):
         asked.append(args)
-        return api.post(*args, **options)
+        return api.pieces(*args, **options)
 
-    counting = SimpleNamespace(server_address="a", token="b", post=ask)
+    counting = SimpleNamespace(server_address="a", token="b", pieces=ask)
     images.prefetch(counting, uploaded.ids[:2])
     images.download_images(counting, uploaded.dataset.id, uploaded.ids[:2])
     assert len(asked) == 2
