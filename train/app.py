@@ -10,7 +10,6 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from fastapi import HTTPException, Response
 from fastapi.responses import FileResponse
 from supervisely import Bitmap, ObjClass, OpenMode, Project, ProjectMeta, logger
 from supervisely.nn.utils import ModelSource
@@ -35,7 +34,7 @@ from train.page.previews import ROUTE, picture_file
 from train.page.result import ResultCard
 from train.page.settings import SettingsSelector
 from train.page.start import StartCard
-from train.process import run_in_process
+from train.process import ProcessWatch, run_in_process
 from train.run.folder import RunFolder, resumable
 from train.run.preparation import Domains, uses_labelled_target
 from train.run.readers import TensorBoardScalars, shown
@@ -68,6 +67,7 @@ class HRDATrainApp(DomainTrainApp):
         self._stop = threading.Event()
         self._found: dict[str, FoundDomain] = {}
         self._continues = False
+        self._watch = ProcessWatch()
         super().__init__(FRAMEWORK, str(MODELS), str(DEFAULT_YAML), str(APP_OPTIONS), parts)
         self.leaving = Leaving(lambda: self.has_work_left, self.save_and_leave)
         self.start(self.train)
@@ -76,11 +76,10 @@ class HRDATrainApp(DomainTrainApp):
         self.gui.connect_cards()
 
         @self.server.post("/stop_training")
-        def stop_training(response: Response) -> dict[str, str]:
+        def stop_training() -> dict[str, str]:
             """End the training after the current iteration; what is trained is saved and uploaded."""
             if not self.gui.is_training:
-                response.status_code = 409
-                return {"detail": "No training is running."}
+                raise Refused("No training is running that could be stopped: see /train_status.", 409)
             self.stop()
             return {"result": "the training ends after this iteration"}
 
@@ -91,8 +90,12 @@ class HRDATrainApp(DomainTrainApp):
             """A picture of a validation."""
             path = picture_file(self.gui.run_folder / "previews", iteration, name)
             if path is None:
-                raise HTTPException(404, "There is no such picture.")
+                raise Refused("There is no such picture: the page names those that there are.", 404)
             return FileResponse(path, headers={"Cache-Control": "no-cache"})
+
+    def trouble(self) -> str | None:
+        """Why the app should be started anew, for a monitor; None while all is well."""
+        return self._watch.trouble()
 
     def stop(self) -> None:
         """Have the running training save, and upload what it has."""
@@ -250,7 +253,7 @@ class HRDATrainApp(DomainTrainApp):
                     resume=self._continues,
                     init_checkpoint=start and Path(start),
                 )
-                result = run_in_process(request, state=state, stop=self._stop)
+                result = run_in_process(request, state=state, stop=self._stop, watch=self._watch)
         except (ProjectError, TrainingError) as error:
             raise Refused(self._without_folders(str(error))) from error
         except (SettingsError, CheckpointError) as error:

@@ -10,7 +10,7 @@ import sys
 import tempfile
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -34,7 +34,55 @@ _NICENESS = 5
 _SIGNAL_IN_LOG = re.compile(r"exitcode\s*: -(\d+)")
 
 
-def run_in_process(request: RunRequest, *, state: TrainingState, stop: threading.Event) -> RunResult:
+class ProcessWatch:
+    """Whether the end of a training process is noticed by the app that shows the training.
+
+    Args:
+        limit_s: longest time from that end until the app has noticed, in seconds.
+        clock: seconds, ever rising.
+    """
+
+    def __init__(self, limit_s: float = 120, clock: Callable[[], float] = time.monotonic) -> None:
+        self._limit_s, self._clock = limit_s, clock
+        self._child: int | None = None
+        self._gone_since: float | None = None
+
+    @contextmanager
+    def watching(self, child: int) -> Iterator[None]:
+        """Within it, the training is shown that the process of number `child` does."""
+        self._child, self._gone_since = child, None
+        try:
+            yield
+        finally:
+            self._child = None
+
+    def trouble(self) -> str | None:
+        """What is wrong, for a monitor; None while the process runs, and while there is none."""
+        child, now = self._child, self._clock()
+        if child is None or _runs(child):
+            return None
+        if self._gone_since is None:
+            self._gone_since = now
+        if now - self._gone_since <= self._limit_s:
+            return None
+        return (
+            f"The training process ended {now - self._gone_since:.0f} seconds ago, and the app still shows a training. "
+            "Start the app anew: its page offers to continue the run from the last checkpoint."
+        )
+
+
+def _runs(child: int) -> bool:
+    """Whether a process that this one has started has not ended."""
+    try:
+        # Its end is looked at without taking note of it, which is up to who has started it.
+        return os.waitid(os.P_PID, child, os.WEXITED | os.WNOHANG | os.WNOWAIT) is None
+    except ChildProcessError:
+        return False
+
+
+def run_in_process(
+    request: RunRequest, *, state: TrainingState, stop: threading.Event, watch: ProcessWatch | None = None
+) -> RunResult:
     """Do what `train.run.engine.run` does, in a child process that runs `python -m train --changes`.
 
     The child's changes are applied to `state` in the calling thread. What it logs goes to `training.log` in the run's
@@ -44,6 +92,7 @@ def run_in_process(request: RunRequest, *, state: TrainingState, stop: threading
         request: what is asked for.
         state: is told of every change.
         stop: once set, the child saves after its current iteration and ends normally.
+        watch: is told of the child.
 
     Raises:
         SettingsError, ProjectError: as `train.run.engine.run`, before any training.
@@ -58,7 +107,10 @@ def run_in_process(request: RunRequest, *, state: TrainingState, stop: threading
     with tempfile.TemporaryDirectory(prefix="hrda-") as scratch:
         settings_file = Path(scratch) / "settings.yaml"
         settings_file.write_text(request.settings.to_yaml(), encoding="utf-8")
-        with _child(_command(request, settings_file), folder.log, stop) as (child, log):
+        with (
+            _child(_command(request, settings_file), folder.log, stop) as (child, log),
+            (watch or ProcessWatch()).watching(child.pid),
+        ):
             for line in child.stdout:
                 # A child that is killed may leave half a line.
                 if line.endswith("\n"):
@@ -133,8 +185,8 @@ def _child(
 def _watch(child: subprocess.Popen[str], stop: threading.Event, ended: threading.Event) -> None:
     """Pass `stop` on to the child, wait for its end, and end what it has left running."""
     asked = False
-    # The end is looked at without taking note of it, so that the group's number cannot be another's yet.
-    while os.waitid(os.P_PID, child.pid, os.WEXITED | os.WNOHANG | os.WNOWAIT) is None:
+    # The child's number, which is the group's too, is not another's before its end is taken note of.
+    while _runs(child.pid):
         if asked:
             time.sleep(_SECONDS_BETWEEN_LOOKS)
         elif stop.wait(_SECONDS_BETWEEN_LOOKS):

@@ -59,10 +59,10 @@ def domains(tmp_path_factory):
     return Domains(str(root / "cracks"), None, str(root / "val"))
 
 
-def train(domains, out, state, *, settings=SETTINGS, stop=None, **options):
+def train(domains, out, state, *, settings=SETTINGS, stop=None, watch=None, **options):
     stop = stop or threading.Event()
     options = {"device": "cpu"} | options
-    return run_in_process(RunRequest(settings, domains, out, **options), state=state, stop=stop)
+    return run_in_process(RunRequest(settings, domains, out, **options), state=state, stop=stop, watch=watch)
 
 
 def children():
@@ -274,3 +274,32 @@ def test_processes_of_a_killed_child_do_not_outlive_it(domains, tmp_path, fake):
     with pytest.raises(TrainingError, match="signal 9"):
         train(domains, tmp_path, TrainingState())
     assert time.monotonic() - began < 20
+
+
+def test_monitor_is_told_of_a_training_whose_process_is_gone_unnoticed(fake, tmp_path, domains):
+    """Something in the app hangs when the process is killed, so that the page goes on to show a training."""
+    hangs, goes_on, now = threading.Event(), threading.Event(), [0.0]
+
+    def hang(_state, change):
+        if isinstance(change, Progressed):
+            hangs.set()
+            assert goes_on.wait(120)
+
+    fake("say(Started(0, 9)); say(Progressed(1, {}, None)); os.kill(os.getpid(), signal.SIGKILL)")
+    state, watch = TrainingState(), process.ProcessWatch(limit_s=60, clock=lambda: now[0])
+    state.subscribe(hang)
+    assert watch.trouble() is None, "nothing trains"
+    training = threading.Thread(
+        target=lambda: pytest.raises(TrainingError, train, domains, tmp_path, state, watch=watch)
+    )
+    training.start()
+    assert hangs.wait(120)
+    while watch.trouble() is None:
+        now[0] += 10
+        time.sleep(0.05)
+        assert now[0] < 10_000
+    assert now[0] > 60, "the page has a while to notice"
+    assert "still shows a training. Start the app anew" in watch.trouble()
+    goes_on.set()
+    training.join(120)
+    assert watch.trouble() is None and state.failure.startswith("The training process was ended by the system")
