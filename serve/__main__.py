@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from serve.limits import Limits
 
+from common.allocator import share_arenas
 from common.paths import is_file, is_folder
 from common.ports import port
 from common.processors import share_processors
@@ -132,6 +133,8 @@ def run_server(args: argparse.Namespace) -> None:
     # The SDK's own reader ends in a traceback at a mistake.
     read_settings(settings_of_words(args.settings or []))
     limits = Limits.from_environment()
+    # Nobody waits beside who predicts on the command line.
+    limits = replace(limits, allow_compile=limits.allow_compile or args.mode == "predict")
     if not args.model_control:
         limits = replace(limits, model_control=False)
     sys.argv[1:] = sdk_arguments(args)
@@ -230,6 +233,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     """
     args = parse_arguments(argv)
     share_processors()
+    share_arenas()
     if args.parent is not None:
         end_with(args.parent)
     if args.mode == "export":

@@ -8,10 +8,13 @@ from common.hrda.checks import SettingsError
 from common.web.refusals import Refusal
 
 
-class RequestError(ValueError):
+class RequestError(Refusal):
     """A request that cannot be answered. The message says what was expected and what to do."""
 
     status = 400
+
+    def __init__(self, message: str) -> None:
+        super().__init__(type(self).status, message)
 
 
 class NotFound(RequestError):
@@ -58,5 +61,5 @@ class InstanceFailed(RequestError):
     status = 502
 
 
-CLIENT_ERRORS = (CheckpointError, ImageError, Refusal, RequestError, SettingsError)
+CLIENT_ERRORS = (CheckpointError, ImageError, Refusal, SettingsError)
 """Errors whose message is for the client: an HTTP status of 4xx or 5xx, or a line on the terminal."""

@@ -47,6 +47,8 @@ class Limits(DoorSettings):
     """Longest wait for the answer to a request that is not asynchronous, in seconds."""
     url_timeout_s: Amount = 30
     """Longest time to fetch an image from a URL, redirects included, in seconds."""
+    instance_timeout_s: Amount = 120
+    """Longest time for an answer of the instance, and for each megabyte of a video from it, in seconds."""
     retry_after_s: PositiveWhole = 5
     """What a client that was refused is told to wait, in seconds."""
     job_ttl_s: PositiveWhole = 900
@@ -55,6 +57,8 @@ class Limits(DoorSettings):
     """Longest time for one batch of windows, in seconds, after which the service says that it does not live."""
     drain_s: Amount = 30
     """How long a shutdown waits for what is being computed, in seconds."""
+    allow_compile: bool = False
+    """Let requests ask for `compile`. While the network is compiled, for a minute or more, all others wait."""
     allow_http: bool = False
     """Fetch images from http:// too."""
     allow_private_addresses: bool = False

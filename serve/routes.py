@@ -8,23 +8,22 @@ URLs fails at every URL, and would fetch from anywhere.
 
 from __future__ import annotations
 
-import json
 from typing import Any
 
-from fastapi import BackgroundTasks, FastAPI, Form, HTTPException, Request, Response, UploadFile
-from fastapi.exceptions import RequestValidationError
-from starlette.exceptions import HTTPException as StarletteHTTPException
-from starlette.middleware import Middleware
+from fastapi import BackgroundTasks, FastAPI, Form, Request, Response, UploadFile
 from supervisely import is_production
 from supervisely.app import StateJson
 
+from common.web.answers import answer_all_errors
+from common.web.bodies import read_object
 from common.web.door import Door
 from common.web.guide import add_guide
-from common.web.health import add_liveness
+from common.web.health import add_liveness, add_readiness
 from common.web.routes import SERVE, routes_of
+from serve.answers import answer_error
 from serve.errors import RequestError
 from serve.gate.bodies import check_state
-from serve.gate.gate import AnswerErrors, Gate, answer_error
+from serve.gate.gate import Gate
 from serve.gate.monitoring import CONTENT_TYPE
 from serve.sdk.server import SdkServer
 from serve.sources import urls
@@ -58,11 +57,8 @@ def add_routes(app: SdkServer, server: FastAPI) -> Gate:
     _add_metrics(app, server)
     add_guide(server)
     add_liveness(server, "production" if is_production() else "development", app.pulse.trouble)
-    for error in (HTTPException, StarletteHTTPException, RequestValidationError):
-        server.add_exception_handler(error, answer_error)
-    server.user_middleware.append(Middleware(AnswerErrors, metrics=app.metrics))
-    # In production the SDK requests its own page while it sets up, which fixes handlers and middleware known by then.
-    server.middleware_stack = None
+    add_readiness(server, app.missing)
+    answer_all_errors(server, answer_error, lambda error: app.metrics.errors.labels(type(error).__name__).inc())
     door = Door(routes_of(SERVE), app.limits)
     return Gate(server, app.limits, app.admission, app.metrics, door, app.drain, StateJson)
 
@@ -71,12 +67,9 @@ def _add_uploads(app: SdkServer, server: FastAPI) -> None:
     def read_state(route: str, state: str, settings: str) -> dict[str, Any]:
         """The request's state: clients send it as form field `state`, older ones as `settings`."""
         text = state if state and state != "{}" else settings or "{}"
-        try:
-            app.validate_inference_state(text)
-        except RecursionError as error:
-            raise RequestError("state is too deeply nested.") from error
-        given = json.loads(text)
+        given = read_object(text, "state", '{"settings": {…}}')
         check_state(route, given, app.limits)
+        app.validate_inference_state(given)
         return given
 
     @server.post("/inference_image")

@@ -29,7 +29,7 @@ from serve.errors import RequestError
 from serve.gate.admission import CURRENT
 from serve.gate.gate import Gate
 from serve.gate.rectangles import read_rectangle
-from serve.gate.work import require_bounded, require_few_probabilities
+from serve.gate.work import require_allowed, require_bounded, require_few_probabilities
 from serve.jobs import Job, require_wanted
 from serve.limits import Limits
 from serve.model.areas import check_wanted
@@ -265,6 +265,7 @@ class HRDAServer(SdkServer):
         settings, passed_over = self.settings_of(given)
         self.note_passed_over(passed_over)
         chosen = read_settings(settings)
+        require_allowed(chosen, self.limits)
         if self.deployment is not None:
             chosen.complete(self.deployment.crop_size)
             chosen.rule(self.deployment.classes)

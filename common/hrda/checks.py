@@ -26,6 +26,8 @@ LONGEST_RECEIVED = 80
 """Characters of a received value that a message repeats."""
 _MOST_KNOWN = 40
 _CONFIG = ConfigDict(strict=True, extra="forbid", allow_inf_nan=False, use_attribute_docstrings=True)
+IN_PART = ConfigDict(strict=True, extra="ignore", allow_inf_nan=False)
+"""For messages of other programs, of which only the names of a schema are read, as strictly as ours."""
 
 
 class SettingsError(ValueError):

@@ -153,21 +153,24 @@ def too_large(megabytes: float) -> Refusal:
     return Refusal(413, f"The request is too large: at most {round(megabytes, 3):g} megabytes are read.")
 
 
-def read_object(body: bytes) -> dict[str, Any]:
+def read_object(text: bytes | str, name: str = "The request's body", example: str = '{"state": {…}}') -> dict[str, Any]:
     """The JSON object of a request, in which state and context, if they are there, are objects.
+
+    Args:
+        text: of it.
+        name: what an error message calls it.
+        example: what it looks like.
 
     Raises:
         Refusal: it is something else.
     """
     try:
-        content = json.loads(body)
+        content = json.loads(text)
     except (ValueError, RecursionError) as error:
         reason = "too deeply nested" if isinstance(error, RecursionError) else str(error)
-        raise Refusal(400, f"The request's body must be JSON: {reason}.") from None
+        raise Refusal(400, f"{name} must be JSON: {reason}.") from None
     if not isinstance(content, dict):
-        raise Refusal(
-            400, f'The request\'s body must be a JSON object: {{"state": {{…}}}}. Received: {received(content)}.'
-        )
+        raise Refusal(400, f"{name} must be a JSON object: {example}. Received: {received(content)}.")
     for name in ("state", "context"):
         if not isinstance(content.get(name), dict | None):
             raise Refusal(400, f"{name} must be a JSON object. Received: {received(content[name])}.")

@@ -25,6 +25,10 @@ _REFUSED = (
     b"HTTP/1.1 503 Service Unavailable\r\ncontent-type: text/plain\r\nretry-after: 5\r\nconnection: close\r\n"
     b"content-length: %d\r\n\r\n%s" % (len(_FULL), _FULL)
 )
+_UNREADABLE = (
+    "This cannot be read as a request of HTTP/1.1, or its head has more than %d kilobytes. Send a shorter one, as curl "
+    "does."
+)
 
 
 @lru_cache(maxsize=1)
@@ -85,6 +89,10 @@ class BoundedProtocol(H11Protocol):
         """The connection is another protocol's from here on."""
         self._stop_timers()
         super().handle_websocket_upgrade(event)
+
+    def send_400_response(self, msg: str) -> None:
+        """Called where what came is no request; uvicorn's own words say nothing of it."""
+        super().send_400_response(_UNREADABLE % self.bounds.max_header_kb)
 
     def on_response_complete(self) -> None:
         """Called by the request's cycle; a request that was sent meanwhile begins within."""

@@ -13,6 +13,7 @@ from urllib.parse import urlsplit
 from starlette.types import Scope
 
 from common.hrda.checks import received
+from common.web.answers import NO_SUCH_ADDRESS
 from common.web.refusals import Refusal
 from common.web.routes import FORM, JSON, WEBSOCKET, Access, Route, matching
 from common.web.settings import PREFIX, DoorSettings
@@ -118,7 +119,7 @@ class Door:
     def _route(self, scope: Scope) -> Route:
         found = matching(self._routes, scope["path"].removeprefix(self._prefix))
         if not found:
-            raise Refusal(404, "There is nothing at this address. See README.md for those that are answered.")
+            raise Refusal(404, NO_SUCH_ADDRESS)
         method = WEBSOCKET if scope["type"] == "websocket" else scope["method"]
         asked = "GET" if method == "HEAD" else method
         for route in found:

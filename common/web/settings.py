@@ -44,6 +44,8 @@ class DoorSettings:
     """Whether callers may deploy, freeze, train, stop a training and end the app."""
     max_connections: PositiveWhole = 256
     """Connections at the same time. For one more the one that has been without a request for longest is closed."""
+    max_websockets: PositiveWhole = 64
+    """Pages that are open at the same time, each with a websocket; one more is answered 429."""
     max_header_kb: PositiveWhole = 32
     """Largest head of a request (its address and headers), in kilobytes."""
     idle_timeout_s: Amount = 15

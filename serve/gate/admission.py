@@ -6,6 +6,7 @@ import threading
 from contextvars import ContextVar
 from dataclasses import dataclass
 
+from common.web.routes import Route
 from serve.errors import Overloaded, Unavailable
 from serve.limits import Limits
 
@@ -113,6 +114,8 @@ class Call:
 
     id: str
     """The client's X-Request-Id, or one of ours."""
+    route: Route | None = None
+    """Its row of the table, once it is let in."""
     place: Place | None = None
     """Its place in the queue, when it computes something."""
     megapixels: float = 0.0

@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Annotated, Any, Literal
 
-from pydantic import ConfigDict, Field, ValidationError, create_model
+from pydantic import Field, ValidationError, create_model
 
-from common.hrda.checks import Expected, received, sentence
+from common.hrda.checks import IN_PART, Expected, received, sentence
 from common.web.bodies import read_object
 from serve.errors import RequestError, TooLarge
 from serve.limits import Limits
@@ -62,7 +62,7 @@ _KINDS: dict[str, Any] = {
 }
 RequestState = create_model(
     "RequestState",
-    __config__=ConfigDict(strict=True, extra="ignore", allow_inf_nan=False),
+    __config__=IN_PART,
     **{name: (kind, None) for name, kind in _KINDS.items()},
 )
 """What the routes read in a request's `state`, under the names of all clients; what else is there is passed over."""

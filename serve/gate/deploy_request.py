@@ -6,10 +6,10 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError
+from pydantic import AfterValidator, BaseModel, Field, ValidationError
 from supervisely.nn.utils import ModelSource
 
-from common.hrda.checks import Expected, received, sentence
+from common.hrda.checks import IN_PART, Expected, received, sentence
 from serve.errors import RequestError
 from serve.model.deployment import PYTORCH, RUNTIMES, default_device, runnable_file
 
@@ -23,7 +23,7 @@ def _with_checkpoint(files: dict[str, Any]) -> dict[str, Any]:
 class DeployRequest(BaseModel):
     """What is read of a request to deploy."""
 
-    model_config = ConfigDict(strict=True, extra="ignore")
+    model_config = IN_PART
     model_files: Annotated[dict[str, Any], AfterValidator(_with_checkpoint)]
     """Path of the checkpoint, under this name; clients send others beside it."""
     model_source: str = ""

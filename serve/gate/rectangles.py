@@ -6,27 +6,26 @@ from collections.abc import Mapping
 from typing import Annotated, Any
 
 import numpy as np
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, Field
 from supervisely import Rectangle
 
-from common.hrda.checks import received
+from common.hrda.checks import IN_PART, received
 from serve.errors import RequestError
 
 # No image is larger; what is, would overflow the pixels' integers.
 _FARTHEST = 2**31 - 1
 _Place = Annotated[list[Annotated[float, Field(ge=-_FARTHEST, le=_FARTHEST)]], Field(min_length=2, max_length=2)]
-_CONFIG = ConfigDict(strict=True, extra="ignore", allow_inf_nan=False)
 
 
 class _Points(BaseModel):
-    model_config = _CONFIG
+    model_config = IN_PART
     exterior: Annotated[list[_Place], Field(min_length=2, max_length=2)]
 
 
 class _Rectangle(BaseModel):
     """The part of Supervisely's JSON of a rectangle that is read."""
 
-    model_config = _CONFIG
+    model_config = IN_PART
     points: _Points
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from common.web.refusals import Refusal
 from serve.errors import TooLarge
 from serve.limits import Limits
 from serve.model.deployment import Deployment
@@ -30,6 +31,20 @@ def require_few_probabilities(size: tuple[int, int], deployment: Deployment) -> 
         )
 
 
+def require_allowed(settings: ServeSettings, limits: Limits) -> None:
+    """Refuse settings that the service's owner has to allow.
+
+    Raises:
+        Refusal: it says where.
+    """
+    if settings.compile and not limits.allow_compile:
+        raise Refusal(
+            403,
+            "compile is switched off, because all other requests wait while a network is compiled. Leave it out, or "
+            "set HRDA_ALLOW_COMPILE=true where the service is started.",
+        )
+
+
 def require_bounded(
     sizes: Sequence[tuple[int, int]], settings: ServeSettings, deployment: Deployment, limits: Limits
 ) -> None:
@@ -43,7 +58,9 @@ def require_bounded(
 
     Raises:
         TooLarge: it says how much, and what to do.
+        Refusal: as `require_allowed`.
     """
+    require_allowed(settings, limits)
     works = {size: deployment.work(size, settings) for size in set(sizes)}
     for (height, width), work in works.items():
         if work.pixels > limits.max_pixels:

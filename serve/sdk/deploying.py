@@ -95,6 +95,10 @@ class DeployingServer(SemanticSegmentation):
             raise RequestError(_NO_MODEL)
         return deployment
 
+    def missing(self) -> str | None:
+        """What keeps the service from predicting, as a sentence; None once it can."""
+        return None if self.is_model_deployed() else _NO_MODEL
+
     @property
     def classes(self) -> list[str] | None:
         """Class names in the order of the masks' indices."""

@@ -21,7 +21,14 @@ def bare_app() -> SimpleNamespace:
     limits = Limits()
     metrics = Metrics(limits, lambda: 0, dict)
     pulse = Pulse(limits.stuck_s)
-    return SimpleNamespace(limits=limits, admission=Admission(limits), metrics=metrics, pulse=pulse, drain=lambda: None)
+    return SimpleNamespace(
+        limits=limits,
+        admission=Admission(limits),
+        metrics=metrics,
+        pulse=pulse,
+        drain=lambda: None,
+        missing=lambda: None,
+    )
 
 
 def test_errors_are_answered_even_if_a_request_came_before_the_handlers():

@@ -128,8 +128,8 @@ def test_settings_of_a_request_change_the_windows(running, image):
         ({"settings": [1]}, ["settings must be names and values"]),
         ({"settings": {"rectangle": {"left": 1}}}, ["rectangle must be"]),
         ({"rectangle": {"points": {"exterior": [[0, 0], [500, 9]], "interior": []}}}, ["inside the image of 140×90"]),
-        ("{", ["Cannot decode settings"]),
-        ("[]", ["not json object"]),
+        ("{", ["state must be JSON"]),
+        ("[]", ["state must be a JSON object"]),
     ],
 )
 def test_bad_requests_are_answered_in_a_sentence(running, image, state, words):

@@ -133,3 +133,29 @@ def test_nothing_of_a_request_stays_in_the_pages_state_but_what_is_chosen_there(
     assert state() == before
     chosen = {"value": "of the page"}
     assert state(foreign="x", experiment_name=chosen) == before | {"experiment_name": chosen}
+
+
+def test_page_says_little_on_its_websocket(app: App) -> None:
+    from websockets.exceptions import ConnectionClosed
+    from websockets.sync.client import connect
+
+    bearer = {"Authorization": f"Bearer {TOKEN}"}
+    with connect(f"{app.url.replace('http', 'ws')}/sly/ws", additional_headers=bearer) as page:
+        page.send("x" * 70_000)
+        with pytest.raises(ConnectionClosed) as closed:
+            page.recv(60)
+    assert closed.value.rcvd.code == 1009, "too large"
+
+
+def test_whatever_goes_wrong_is_answered_in_a_sentence_of_ours(app: App) -> None:
+    bearer = {"Authorization": f"Bearer {TOKEN}"}
+    for path, status, words in (
+        ("nothing/here", 404, "nothing at this address"),
+        ("stop_training", 409, "No training is running that could be stopped"),
+        ("train_from_api", 400, "app_state"),
+    ):
+        answer = ask(app, path, json={}, headers=bearer)
+        assert (answer.status_code, answer.json()["success"]) == (status, False)
+        assert words in answer.json()["message"] and answer.json()["detail"] == answer.json()["message"]
+    picture = requests.get(f"{app.url}/previews/1/none.png", headers=bearer, timeout=20)
+    assert (picture.status_code, picture.json()["message"][:25]) == (404, "There is no such picture:")

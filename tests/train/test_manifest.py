@@ -96,6 +96,7 @@ def test_both_manifests_are_complete_and_of_one_release():
         assert f"FROM nvidia/cuda:{manifest['cuda_version']}." in (ROOT / "docker" / "Dockerfile").read_text()
         words = manifest["entrypoint"].split()
         assert words[words.index("--ws") + 1] == "websockets"
+        assert words[words.index("--ws-max-size") + 1] == "65536", "pages send next to nothing"
     assert len({manifest["docker_image"] for manifest in manifests}) == 1
 
 

@@ -183,3 +183,8 @@ def test_websocket_stays_open():
             time.sleep(0.15)
             page.send("hello")
             assert page.recv(20) == "hello"
+
+
+def test_what_is_no_request_is_told_so(quick):
+    told = answer(connect(quick, b"\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03\r\n\r\n"))
+    assert b"400" in told and b"cannot be read as a request of HTTP/1.1" in told and b"32 kilobytes" in told

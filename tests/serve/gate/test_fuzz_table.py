@@ -38,8 +38,7 @@ HOSTILE = [
     {}, {"": None}, {"crack": {"crack": [1e308]}}, {"checkpoint": "x" * 3000}, json.loads("[" * 60 + "]" * 60),
     rectangle(0, 0, 5, 5), rectangle(-1e300, 0, 1e300, 5), rectangle(9, 9, 2, 2), [rectangle(0, 0, 5, 5)],
 ]  # fmt: skip
-# Without `compile`: the first request with it takes minutes, as the user page says.
-SETTINGS = sorted(({field.name for field in fields(ServeSettings)} | SDK_SETTINGS | {"unknown"}) - {"compile"})
+SETTINGS = sorted({field.name for field in fields(ServeSettings)} | SDK_SETTINGS | {"unknown"})
 STATE = sorted({*RequestState.model_fields, "settings", "rectangle", "tracker", "model_name", "track_id"})
 BODY = ("state", "context", "api_token", "server_address", "settings", "unknown")
 CONTEXT = ("outside_request", "apiToken", "request_uid", "userId", "teamId")

@@ -54,6 +54,7 @@ def make(**bounds: Any) -> SimpleNamespace:
         metrics=metrics,
         pulse=Pulse(9),
         drain=admission.close,
+        missing=lambda: None,
         go_on=threading.Event(),
     )
     server = FastAPI()

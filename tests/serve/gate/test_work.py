@@ -127,3 +127,46 @@ def test_bounds_are_set_by_the_environment():
     assert (limits.max_windows, limits.max_window_megapixels) == (5000, 4.5)
     with pytest.raises(SettingsError, match="HRDA_MAX_WINDOWS must be a positive whole number"):
         Limits.from_environment({"HRDA_MAX_WINDOWS": "0"})
+
+
+@pytest.mark.parametrize("route", ONE)
+def test_compile_is_the_owners_to_allow(app, image, monkeypatch, route):
+    """It holds up all others for a minute."""
+    asks = {"settings": {"compile": True}}
+    refused(upload(app, encoded(image), asks, route), "compile is switched off", "HRDA_ALLOW_COMPILE=true", status=403)
+    assert upload(app, encoded(image), {"settings": {"compile": False}}, route).status_code == 200
+    # Where it is allowed, it counts; what compiling needs is not asked here.
+    limited(app, monkeypatch, allow_compile=True)
+    asked: list[str] = []
+    monkeypatch.setattr("serve.model.deployment.why_not_compiled", lambda kind: asked.append(kind) or "not here")
+    answer = upload(app, encoded(image), asks, route)
+    assert answer.status_code == 200
+    if route.endswith("async"):
+        finished(app, answer)
+    assert asked == ["cpu"]
+
+
+def test_compile_is_refused_to_jobs_before_they_begin(app):
+    state = {"batch_ids": [1], "settings": {"compile": "true"}}
+    refused(post(app, "inference_batch_ids_async", state), "compile is switched off", status=403)
+
+
+def test_who_predicts_on_the_command_line_may_compile(monkeypatch):
+    import serve.server
+    from serve.__main__ import parse_arguments, run_server
+
+    made: list[bool] = []
+
+    class Server:
+        def __init__(self, host: str, port: int, limits: Limits) -> None:
+            made.append(limits.allow_compile)
+
+        def serve(self) -> None:
+            """Nothing is predicted."""
+
+    monkeypatch.setattr(serve.server, "HRDAServer", Server)
+    monkeypatch.setattr("sys.argv", ["serve"])
+    for name in ("SERVER_ADDRESS", "API_TOKEN", "TEAM_ID"):
+        monkeypatch.setenv(name, "1")
+    run_server(parse_arguments(["predict", "--model", "model.pth", "--project_id", "5", "--device", "cpu"]))
+    assert made == [True]
