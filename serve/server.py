@@ -248,6 +248,7 @@ class HRDAServer(SdkServer):
             "checkpoint_name": deployment.name,
             "encoder_weights": None if deployment.weights_origin is None else deployment.weights_origin.to_dict(),
             "device": str(deployment.device),
+            "self_check": deployment.self_check,
             "thresholds": said(self.best_thresholds if self.uses_best else {}) or "the most probable class",
             "max_batch_size": self.limits.max_batch_size,
             "tracking_algorithms": [],

@@ -171,6 +171,8 @@ class ExportMetadata(NetworkMetadata):
     """Probability of each class at which it was found best in training."""
     source: Annotated[str, Field(pattern=r"^([0-9a-f]{64})?$"), Expected("a SHA-256 sum")] = ""
     """SHA-256 sum of the checkpoint that was exported; empty where it is not known."""
+    probe: Annotated[tuple[float, ...], FromList, Expected("numbers")] = ()
+    """What PyTorch computed when it was exported, see `common.hrda.prediction.probes`; empty in older files."""
 
     def __post_init__(self) -> None:
         NetworkMetadata.__post_init__(self)

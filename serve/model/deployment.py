@@ -18,8 +18,9 @@ from common.hrda.checks import SettingsError, received
 from common.hrda.files import WriteError
 from common.hrda.metadata import NetworkMetadata
 from common.hrda.out_of_memory import is_out_of_memory
-from common.hrda.prediction.exported import read_export
+from common.hrda.prediction.exported import no_export, read_export
 from common.hrda.prediction.predictor import Segmentation, Work
+from common.hrda.prediction.probes import BOUND, RECORDED, difference, outputs_of
 from common.hrda.prediction.runtime import (
     OnnxNetwork,
     RuntimeUnavailableError,
@@ -54,6 +55,7 @@ class Deployment:
         build: makes the network for (precision, compiled); called once for each that requests ask for.
         runtime: the SDK's name of what it runs on.
         best_thresholds: probability by class name at which the class was found best in training, where it was measured.
+        self_check: how what it runs on compares with plain PyTorch.
     """
 
     def __init__(
@@ -64,7 +66,10 @@ class Deployment:
         build: Callable[[str, bool], WindowNetwork],
         runtime: str = PYTORCH,
         best_thresholds: Mapping[str, float] = MappingProxyType({}),
+        self_check: str = "PyTorch itself",
     ) -> None:
+        self.self_check = self_check
+        """How what it runs on compares with plain PyTorch, as a sentence."""
         self.name, self.classes, self.palette = name, metadata.classes, metadata.palette
         self.device, self.runtime, self.best_thresholds = device, runtime, dict(best_thresholds)
         self.encoder, self.crop_size = metadata.model.encoder, metadata.model.crop_size
@@ -95,8 +100,8 @@ class Deployment:
         require_runtime(runtime, device)
         if runtime != PYTORCH:
             network = OnnxNetwork(path, _provider(runtime, target))
-            found = network.metadata
-            return cls(path.name, found, target, _only(network), runtime, found.best_thresholds)
+            found, check = network.metadata, compared_with_export(network, path, target)
+            return cls(path.name, found, target, _only(network), runtime, found.best_thresholds, check)
         if path.suffix.lower() == EXPORTED:
             raise RequestError(f"{path.name} is an exported network: deploy it with the runtime {ONNXRUNTIME}.")
         bundle = load_checkpoint(path)
@@ -202,8 +207,44 @@ class Deployment:
             compiled = False
         key = (precision, compiled)
         if key not in self.networks:
-            self.networks[key] = self._build(precision, compiled)
+            network = self._build(precision, compiled)
+            self.networks[key] = self._compared(network, self._network(precision, False)) if compiled else network
         return self.networks[key]
+
+    def _compared(self, compiled: WindowNetwork, plain: WindowNetwork) -> WindowNetwork:
+        """The compiled network, or the plain one where what was compiled computes something else."""
+        size = tuple(max(edge // 2, RECORDED[0]) for edge in self.crop_size)
+        share = difference(*(outputs_of(each, self.device, size) for each in (compiled, plain)))
+        self.self_check = f"compiled: {_told(share)}"
+        if share <= BOUND:
+            return compiled
+        _log.warning("compile is left out: the compiled network %s.", _told(share))
+        return plain
+
+
+def compared_with_export(network: OnnxNetwork, path: Path, device: torch.device) -> str:
+    """How an exported network compares with what PyTorch computed when it was exported, as a sentence.
+
+    Raises:
+        CheckpointError: it computes something else.
+    """
+    recorded = network.metadata.probe
+    if not recorded:
+        return "not compared with PyTorch: the file is of an older version. Export it again to have it compared."
+    try:
+        share = difference(outputs_of(network, device), recorded)
+    except ValueError as error:
+        raise no_export(path) from error
+    if share > BOUND:
+        raise CheckpointError(
+            f"{path.name} does not compute what PyTorch did when it was exported: its result {_told(share)}, where "
+            f"rounding explains {BOUND:.0%}. Export it from its checkpoint again, or deploy the checkpoint itself."
+        )
+    return _told(share)
+
+
+def _told(share: float) -> str:
+    return f"differs from PyTorch by {share:.2g} of the largest value"
 
 
 def export(checkpoint: Path, path: Path) -> None:

@@ -2,20 +2,25 @@
 
 import io
 import json
+import re
 from pathlib import Path
 from types import SimpleNamespace
 
 import numpy as np
+import onnx
 import pytest
 import requests
 import supervisely as sly
+import torch
 
 from common.hrda import Predictor, load_checkpoint
 from common.hrda.catalogue import MIT_SHAPES
 from common.hrda.prediction.runtime import TorchNetwork
+from common.hrda.tensor_files import CheckpointError
 from serve.__main__ import main
 from serve.answers import status_and_message
 from serve.errors import RequestError
+from serve.model import deployment as deployment_module
 from serve.model.deployment import Deployment
 from serve.model.settings import ServeSettings
 from tests.serve.conftest import CLASSES, PALETTE
@@ -108,6 +113,56 @@ def test_exported_network_serves_alone_with_classes_and_scale(exported: Path, im
     assert deployment.input_scale == (64, 96)
     [found] = deployment.predict([image], ServeSettings())
     assert (found.labels == np.load(exported.with_name("expected.npy"))).mean() > 0.999
+
+
+def test_network_that_computes_what_pytorch_did_says_so(exported: Path):
+    told = Deployment.from_file(exported, "cpu", "ONNXRuntime").self_check
+    share = float(re.fullmatch(r"differs from PyTorch by (\S+) of the largest value", told)[1])
+    assert share < 1e-3
+
+
+@pytest.mark.parametrize("name", ["backbone", "decoder", "attention"])
+def test_file_of_which_one_weight_was_changed_is_refused(
+    running: SimpleNamespace, photo: Path, exported: Path, tmp_path: Path, name: str
+):
+    """Nothing else tells: the file is whole, and its shapes and numbers are as ever."""
+    network = onnx.load(exported)
+    weights = [each for each in network.graph.initializer if each.name.startswith(name) and len(each.dims) > 1]
+    changed = max(weights, key=lambda each: np.abs(onnx.numpy_helper.to_array(each)).max())
+    values = onnx.numpy_helper.to_array(changed).copy()
+    values.flat[0] += 20 * np.abs(values).max()
+    changed.CopyFrom(onnx.numpy_helper.from_array(values, changed.name))
+    wrong = tmp_path / "wrong.onnx"
+    onnx.save_model(network, wrong)
+    with pytest.raises(CheckpointError, match="wrong.onnx does not compute what PyTorch did when it was exported"):
+        Deployment.from_file(wrong, "cpu", "ONNXRuntime")
+    params = {"model_source": "Custom models", "model_files": {"checkpoint": str(wrong)}, "runtime": "ONNXRuntime"}
+    state = {"deploy_params": params | {"device": "cpu"}}
+    answer = requests.post(f"{running.url}/deploy_from_api", json={"state": state}, timeout=60)
+    assert answer.status_code == 400 and "Export it from its checkpoint again" in answer.json()["message"]
+    assert post(running, "inference_image", photo).status_code == 200, "the model before it goes on"
+    info = requests.post(f"{running.url}/get_session_info", json={"state": {}}, timeout=60).json()
+    assert info["self_check"] == "PyTorch itself"
+
+
+def test_compiled_network_that_computes_something_else_is_left_out(
+    checkpoint: Path, image: np.ndarray, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+):
+    def wrongly(part):
+        return lambda *inputs: (
+            [2 * each for each in part(*inputs)] if isinstance(part(*inputs), list | tuple) else (1.5 * part(*inputs))
+        )
+
+    monkeypatch.setattr(deployment_module, "why_not_compiled", lambda kind: None)
+    monkeypatch.setattr(torch, "compile", wrongly)
+    deployment = Deployment.from_file(checkpoint, "cpu")
+    [plain], [compiled] = (deployment.predict([image], ServeSettings(compile=asked)) for asked in (False, True))
+    np.testing.assert_array_equal(compiled.labels, plain.labels)
+    assert "compile is left out: the compiled network differs from PyTorch by" in caplog.text
+    monkeypatch.setattr(torch, "compile", lambda part: part)
+    deployment = Deployment.from_file(checkpoint, "cpu")
+    deployment.predict([image], ServeSettings(compile=True))
+    assert deployment.self_check == "compiled: differs from PyTorch by 0 of the largest value"
 
 
 def test_runtime_that_is_not_installed_is_named(exported: Path):

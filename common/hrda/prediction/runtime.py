@@ -33,6 +33,7 @@ from common.hrda.prediction.exported import (
     read_export,
 )
 from common.hrda.prediction.folded import WindowModule
+from common.hrda.prediction.probes import probe_window, record
 from common.hrda.settings import PRECISIONS
 from common.hrda.windows import BOX_GRID
 
@@ -286,10 +287,13 @@ def export_onnx(
     side = [max(edge // 2, _SMALLEST_WINDOW) // _WHOLE_CELLS * _WHOLE_CELLS + BOX_GRID for edge in model.crop_size]
     example = torch.from_numpy(np.zeros((2, 3, *side), np.float32))
     free = {0: torch.export.Dim.DYNAMIC, 2: torch.export.Dim.DYNAMIC, 3: torch.export.Dim.DYNAMIC}
+    module = WindowModule(model)
+    with torch.inference_mode():
+        probe = record(module(probe_window()))
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         program = torch.onnx.export(
-            WindowModule(model),
+            module,
             (example,),
             input_names=[IMAGES],
             output_names=[LOGITS, ATTENTION],
@@ -306,6 +310,7 @@ def export_onnx(
         "settings": dict(settings),
         "best_thresholds": dict(best_thresholds),
         "source": source,
+        "probe": probe,
     }
     onnx.helper.set_model_props(proto, {METADATA_KEY: json.dumps(metadata)})
     with replacing(Path(path)) as file:
