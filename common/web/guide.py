@@ -6,8 +6,10 @@ import re
 from html import escape
 from pathlib import Path
 
-from fastapi import FastAPI, HTTPException
+from fastapi import FastAPI
 from fastapi.responses import HTMLResponse
+
+from common.web.refusals import Refusal
 
 DOCS = Path(__file__).resolve().parents[2] / "docs"
 LINK = '<a href="./guide/guide.md" target="_blank">Guide</a>'
@@ -31,7 +33,7 @@ def add_guide(server: FastAPI) -> None:
         """A page of docs/ by its file name."""
         pages = {path.name: path for path in DOCS.glob("*.md")}
         if name not in pages:
-            raise HTTPException(404, "There is no such page. The guide is guide.md.")
+            raise Refusal(404, "There is no such page. The guide is guide.md.")
         return HTMLResponse(as_html(pages[name].read_text(encoding="utf-8")))
 
 

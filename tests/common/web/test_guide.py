@@ -7,6 +7,7 @@ import pytest
 from fastapi import FastAPI
 from starlette.testclient import TestClient
 
+from common.web.answers import answer_all_errors, answer_error
 from common.web.guide import DOCS, LINK, add_guide, as_html
 
 
@@ -14,6 +15,7 @@ from common.web.guide import DOCS, LINK, add_guide, as_html
 def client() -> TestClient:
     server = FastAPI()
     add_guide(server)
+    answer_all_errors(server, answer_error)
     return TestClient(server)
 
 
