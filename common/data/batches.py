@@ -24,6 +24,8 @@ class Batch(NamedTuple):
     """B×h×w bool, False in padding and in the margins whose pseudo-labels do not count."""
     source_classes: Tensor | None = None
     """B×256 bool on the CPU: the classes of each source label, so that nobody asks a device for them."""
+    source_tubes: Tensor | None = None
+    """B×h×w bool, pixels of the source labels near their middle lines; None where no loss takes them."""
 
 
 class PackedCrops(NamedTuple):
@@ -35,6 +37,8 @@ class PackedCrops(NamedTuple):
     """B×h×w uint8: class indices of labelled crops; of others 1 where pseudo-labels count."""
     sizes: tuple[tuple[int, int], ...]
     """Height and width of what there is of each crop; the rest at the bottom and right is padding."""
+    tubes: Tensor | None = None
+    """B×h×w uint8, 1 near the middle lines of the labels; None where no loss takes them."""
 
 
 class PackedBatch(NamedTuple):
@@ -46,11 +50,12 @@ class PackedBatch(NamedTuple):
     def unpack(self, device: torch.device) -> Batch:
         """The batch on `device`, which normalises it."""
         images, labels = _unpack(self.source, device)
-        present = present_classes(self.source.maps)
+        present, tubes = present_classes(self.source.maps), self.source.tubes
+        tubes = None if tubes is None else tubes.to(device, non_blocking=True).bool()
         if self.target is None:
-            return Batch(images, labels.long(), None, None, present)
+            return Batch(images, labels.long(), None, None, present, tubes)
         target_images, valid = _unpack(self.target, device)
-        return Batch(images, labels.long(), target_images, valid.bool(), present)
+        return Batch(images, labels.long(), target_images, valid.bool(), present, tubes)
 
 
 def _unpack(crops: PackedCrops, device: torch.device) -> tuple[Tensor, Tensor]:

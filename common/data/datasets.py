@@ -20,7 +20,7 @@ from torch.utils.data import Dataset
 
 from common.data.batches import Batch, PackedBatch, PackedCrops
 from common.data.images import ImageError, read_image
-from common.data.labels import LabelScaling, resize_labels
+from common.data.labels import LabelScaling, resize_labels, skeleton_tubes
 from common.data.reading import Patience, read_labelled_photo, read_mask
 from common.data.sampling import ClassSampler
 from common.data.transforms import (
@@ -86,6 +86,8 @@ class Recipe:
     """How labels are resized."""
     margins: tuple[int, int, int, int] = (0, 0, 0, 0)
     """Pixels at the top, bottom, left and right of a target photo, before it is resized, that do not count."""
+    tubes: bool = False
+    """Whether labelled crops come with the pixels near their middle lines."""
 
 
 class _Labelled(NamedTuple):
@@ -167,6 +169,9 @@ class TrainingBatches(Dataset[Batch]):
             MaskLost: a mask cannot be read.
         """
         source = self._packed(iteration, self._draw_labelled, patience)
+        if self._recipe.tubes:
+            tubes = np.stack([skeleton_tubes(labels) for labels in source.maps.numpy()])
+            source = source._replace(tubes=torch.from_numpy(tubes))
         return PackedBatch(source, self._packed(iteration, self._draw_target, patience) if self._target else None)
 
     def _packed(

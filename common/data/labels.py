@@ -13,6 +13,7 @@ import cv2
 import numpy as np
 
 from common.hrda.pixels import IGNORE_LABEL
+from common.metrics.centrelines import skeleton, thin_radius
 
 LabelScaling = Literal["keep_thin", "nearest"]
 
@@ -21,6 +22,7 @@ LabelScaling = Literal["keep_thin", "nearest"]
 # they change from one row of pixels to the next.
 _WIDE, _THIN = 0.5, 0.2
 _NEIGHBOURS = np.ones((3, 3), np.uint8)
+_CROSS = cv2.getStructuringElement(cv2.MORPH_CROSS, (3, 3))
 
 
 def resize_labels(labels: np.ndarray, size: tuple[int, int], scaling: LabelScaling = "keep_thin") -> np.ndarray:
@@ -53,6 +55,20 @@ def resize_labels(labels: np.ndarray, size: tuple[int, int], scaling: LabelScali
         small[strength > strongest] = index
         np.maximum(strongest, strength, out=strongest)
     return small
+
+
+def skeleton_tubes(labels: np.ndarray) -> np.ndarray:
+    """Where labels H×W (uint8) are near the middle lines of their class: H×W uint8, 1 there.
+
+    These are the tubes of skeleton recall (Kirchhoff et al., ECCV 2024): the skeleton, dilated twice by a cross, within
+    the label. The background and what does not count have none.
+    """
+    tubes = np.zeros_like(labels)
+    for index in present(labels):
+        if index not in (0, IGNORE_LABEL):
+            region = (labels == index).view(np.uint8)
+            tubes |= region & cv2.dilate(skeleton(region, thin_radius(labels.shape)), _CROSS, iterations=2)
+    return tubes
 
 
 def present(labels: np.ndarray) -> list[int]:

@@ -31,11 +31,12 @@ Blending = Literal["uniform", "gaussian"]
 Precision = Literal["float32", "bfloat16", "float16"]
 PseudoLabelRule = Literal["published", "per_class", "class_balanced"]
 Mixing = Literal["class", "none"]
+SkeletonLoss = Literal["recall", "cldice"]
 Mode = Literal["source-only", "control", "uda", "supervised"]
 PRESETS, PRECISIONS, PSEUDO_LABEL_RULES, MODES = map(get_args, (Preset, Precision, PseudoLabelRule, Mode))
 
 PSEUDO_LABEL_VIEWS = (1, 2, 4)
-SHAPING = ("encoder", "decoder_channels", "attention_channels", "attention_classwise")
+SHAPING = ("encoder", "decoder_channels", "attention_channels", "attention_classwise", "fine_branch")
 """Settings of the model on which the shapes of its weights depend, besides the number of classes."""
 
 
@@ -102,6 +103,9 @@ class ModelSettings(PlainSettings):
     """Width of the scale attention's decoder (HRDA: 256)."""
     attention_classwise: bool = True
     """One attention channel a class; False: one for all classes."""
+    fine_branch: bool = False
+    """Whether the high-resolution prediction is refined at stride 2 with features of the image itself, for what is 2 or
+    3 pixels wide, in place of ending at stride 4 as published."""
     detail_loss_weight: Fraction = 0.1
     """λd: share of the loss that the high-resolution detail prediction alone receives."""
     dropout: FractionBelowOne = 0.1
@@ -240,3 +244,25 @@ class SelfTrainingSettings(PlainSettings):
             "above 0 when alpha_start is given",
             self.alpha_ramp_iterations,
         )
+
+
+@schema
+class ThinSettings(PlainSettings):
+    """Losses for classes that are a few pixels wide."""
+
+    border_px: Annotated[int, Field(ge=0, le=16)] = 0
+    """Pixels of source labels within so many pixels of another label count less in the cross entropy, as a person draws
+    a line now wider and now narrower than it is; 0: all count alike. Middle lines are none of this."""
+    border_weight: Fraction = 0.5
+    """How much those pixels count."""
+    skeleton_weight: _Weight = 0.0
+    """Weight of a loss along the middle lines of labels and pseudo-labels, in every pass; 0 is off, 1 as published."""
+    skeleton_loss: SkeletonLoss = "recall"
+    """'recall': the share of the labels' tubes, middle lines dilated by 2 pixels within the label, that is found
+    (skeleton recall, Kirchhoff et al., ECCV 2024). 'cldice': soft clDice (Shit et al., CVPR 2021), which also counts
+    middle lines that are found and are not there, and takes several times the memory."""
+
+    @property
+    def needs_tubes(self) -> bool:
+        """Whether the loss takes the tubes of labels."""
+        return self.skeleton_weight > 0 and self.skeleton_loss == "recall"

@@ -18,7 +18,6 @@ from torch import Tensor
 from common.hrda.settings import InferenceSettings
 from common.hrda.windows import (
     BOX_GRID,
-    LOGIT_STRIDE,
     MIN_SIDE,
     Box,
     average_overlaps,
@@ -43,7 +42,7 @@ class WindowNetwork(Protocol):
     num_classes: int
 
     def detail_logits(self, images: Tensor) -> Tensor:
-        """Logits B×C×h/4×w/4 of high-resolution windows B×3×h×w."""
+        """Logits B×C×h/4×w/4, or finer by a whole number, of high-resolution windows B×3×h×w."""
 
     def context_logits(self, images: Tensor) -> tuple[Tensor, Tensor]:
         """Logits B×C×h/4×w/4 and attention B×(C or 1)×h/4×w/4 of crops at half the resolution, B×3×h×w."""
@@ -52,7 +51,7 @@ class WindowNetwork(Protocol):
         """Crops B×3×H×W at half the resolution."""
 
     def fuse(self, context: Tensor, attention: Tensor, detail: Tensor) -> Tensor:
-        """Both resolutions fused, B×C×H/4×W/4."""
+        """Both resolutions fused, of the size of the detail."""
 
 
 class Pixels(Protocol):
@@ -265,10 +264,10 @@ class _ImageSweep:
 
     def _add(self, crop: Box) -> None:
         pieces = (
-            (relative.scaled_down(LOGIT_STRIDE), self._details[box][None])
+            (relative, self._details[box][None])
             for relative, box in zip(self._detail_boxes, self._details_of(crop), strict=True)
         )
-        detail = average_overlaps(pieces, (self._crop[0] // LOGIT_STRIDE, self._crop[1] // LOGIT_STRIDE))
+        detail = average_overlaps(pieces, self._crop)
         context, attention = self._contexts[crop]
         fused = self._network.fuse(context[None], attention[None], detail)
         logits = F.interpolate(fused.float(), self._crop, mode="bilinear", align_corners=False)[0]

@@ -8,6 +8,7 @@ from typing import NamedTuple
 from torch import Tensor
 
 LOGIT_STRIDE = 4
+"""Pixels of a cell of the logits; those of the detail are half as large where it is refined."""
 # Box corners lie on this grid, so that they are whole cells after stride 4 and scale 0.5.
 BOX_GRID = 2 * LOGIT_STRIDE
 # Below this side the encoder's first stage has fewer tokens than its spatial reduction takes together.
@@ -29,6 +30,10 @@ class Box(NamedTuple):
     def scaled_down(self, factor: int) -> Box:
         """The same window in cells of `factor` pixels."""
         return Box(*(v // factor for v in self))
+
+    def stride_of(self, logits: Tensor) -> int:
+        """Pixels of a cell of the window's `logits` …×h×w."""
+        return (self.bottom - self.top) // logits.shape[-2]
 
     def moved(self, down: int, right: int) -> Box:
         """The same window, `down` and `right` pixels further."""
@@ -62,17 +67,20 @@ def average_overlaps(pieces: Iterable[tuple[Box, Tensor]], size: tuple[int, int]
     """Average pieces where they overlap.
 
     Args:
-        pieces: windows with their values B×C×h×w; together they cover the image.
-        size: (H, W) of the image in the windows' units.
+        pieces: windows in pixels with their logits B×C×h×w, all at one stride; together they cover the image.
+        size: (H, W) of the image in pixels.
 
     Returns:
-        B×C×H×W. Work and memory touched are those of the pieces, not of image times pieces.
+        B×C×H×W at that stride. Work and memory touched are those of the pieces, not of image times pieces.
     """
     total = count = None
-    for box, piece in pieces:
+    for window, piece in pieces:
+        stride = window.stride_of(piece)
+        box = window.scaled_down(stride)
         if total is None:
-            total = piece.new_zeros(*piece.shape[:2], *size)
-            count = piece.new_zeros(size)
+            cells = [side // stride for side in size]
+            total = piece.new_zeros(*piece.shape[:2], *cells)
+            count = piece.new_zeros(cells)
         box.crop(total).add_(piece)
         box.crop(count).add_(1)
     return total / count

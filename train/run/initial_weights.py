@@ -31,6 +31,7 @@ from train.settings.training import AUTO, IMAGENET, RANDOM, TrainSettings
 
 _SECONDS_BETWEEN_REPORTS = 1.0
 _LAST_LAYER = ".conv_seg."
+_FINE_BRANCH = "decode_head.head.fine."
 """In names of weights: the layers that have a row for each class."""
 _MOST_LISTED = 8
 
@@ -185,7 +186,8 @@ def load_initial_weights(student: HRDASegmentor, path: Path, classes: Sequence[s
     """Put the weights of a file into `student`: its encoder's, and its decoder's where that is built alike.
 
     The decoder's last layers have a row for each class. Rows are matched by the classes' names: those of classes that
-    the file has go to their place here, those of the others stay as `student` has them.
+    the file has go to their place here, those of the others stay as `student` has them. A fine branch that one of both
+    lacks is no other decoder: it begins as if it were not there.
 
     Args:
         student: receives the weights, on the CPU.
@@ -209,7 +211,7 @@ def _load_bundle(student: HRDASegmentor, bundle: CheckpointBundle, path: Path, c
     joined = _with_rows_by_name(state, bundle.classes, own, classes)
     if joined is not None:
         student.load_state_dict(joined)
-        return _rows_said(bundle.classes, classes, path)
+        return _rows_said(bundle.classes, classes, path) + _fine_branch_said(state, own)
     try:
         student.backbone.load_state_dict(
             {name.removeprefix("backbone."): value for name, value in state.items() if name.startswith("backbone.")}
@@ -264,12 +266,12 @@ def _with_rows_by_name(
         own: of the network to start.
         classes: the names of its classes.
     """
-    if state.keys() != own.keys():
+    if any(_FINE_BRANCH not in name for name in state.keys() ^ own.keys()):
         return None
     rows = [(place, had.index(name)) for place, name in enumerate(classes) if name in had]
     joined = {}
     for name, value in own.items():
-        found = state[name]
+        found = state.get(name, value)
         by_class = _LAST_LAYER in name and (len(value), len(found)) == (len(classes), len(had))
         if found.shape[by_class:] != value.shape[by_class:]:
             return None
@@ -296,6 +298,11 @@ def _rows_said(had: Sequence[str], classes: Sequence[str], path: Path) -> str:
     groups = {"kept": kept, "starting from random weights": new, "left out": gone}
     said = [f"{what}: {_names(names)}" for what, names in groups.items() if names]
     return f"Weights loaded from {path}. Its decoder's rows are matched by class name; {'; '.join(said)}."
+
+
+def _fine_branch_said(state: Mapping[str, Tensor], own: Mapping[str, Tensor]) -> str:
+    had, has = (any(_FINE_BRANCH in name for name in names) for names in (state, own))
+    return "" if had == has else f" The fine branch is {'new' if has else 'left out'}."
 
 
 def _names(names: Sequence[str]) -> str:

@@ -97,6 +97,7 @@ class Learner:
             self.teacher,
             settings.self_training,
             mode=settings.mode,
+            thin=settings.thin,
             generator=self._generator,
             class_weights=to_device(class_weights(settings.class_weights, data), device),
             class_names=data.classes,
@@ -127,6 +128,7 @@ class Learner:
         # Each iteration has random numbers of its own, whatever came before: a resumed run draws the same.
         self._generator.manual_seed(seed_everything(settings.seed, done + 1))
         images, labels, target_images, target_valid = (to_device(tensor, self.device) for tensor in batch[:4])
+        tubes = to_device(batch.source_tubes, self.device)
         draws = StepDraws.draw(
             labels, settings.self_training, self._generator, self.ranks, present=batch.source_classes
         )
@@ -140,6 +142,7 @@ class Learner:
             target_images,
             iteration=done,
             target_valid=target_valid,
+            source_tubes=tubes,
             adapt=done >= settings.self_training_start * settings.iterations,
             draws=draws,
         )

@@ -191,6 +191,7 @@ def recipe_of(settings: TrainSettings) -> Recipe:
         labelled_target_share=settings.data.labelled_target_share,
         label_scaling=settings.data.label_scaling,
         margins=settings.self_training.ignore_margins,
+        tubes=settings.thin.needs_tubes,
     )
 
 

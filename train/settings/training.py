@@ -27,7 +27,7 @@ from common.hrda.checks import (
     unknown,
 )
 from common.hrda.network.downloads import FOLDER
-from common.hrda.settings import InferenceSettings, Mode, ModelSettings, SelfTrainingSettings
+from common.hrda.settings import InferenceSettings, Mode, ModelSettings, SelfTrainingSettings, ThinSettings
 from common.plain_yaml import read_yaml
 from train.settings.sections import (
     CheckpointSettings,
@@ -111,6 +111,8 @@ class TrainSettings(PlainSettings):
     """What the network is made of; its number of classes follows from the chosen classes."""
     self_training: section(SelfTrainingSettings) = field(default_factory=SelfTrainingSettings)
     """Teacher, pseudo-labels, mixing and strong augmentation."""
+    thin: section(ThinSettings) = field(default_factory=ThinSettings)
+    """Losses for classes that are a few pixels wide."""
     inference: section(InferenceSettings) = field(default_factory=InferenceSettings)
     """How validation photos larger than a crop are predicted."""
     optimizer: section(OptimizerSettings) = field(default_factory=OptimizerSettings)

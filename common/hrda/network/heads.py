@@ -12,6 +12,7 @@ from common.hrda.checks import received
 from common.hrda.network.depthwise import DilatedDepthwiseConv2d, PointwiseConv2d, pointwise
 
 ASPP_DILATIONS = (1, 6, 12, 18)
+FINE_STRIDE = 2
 
 
 def resize(x: Tensor, size: Sequence[int]) -> Tensor:
@@ -119,6 +120,7 @@ class DAFormerHead(nn.Module):
         num_classes: number of output channels.
         fusion: 'sepaspp' (the decoder) or 'conv1x1' (the lighter one of the scale attention).
         dropout_ratio: dropout before the last layer.
+        fine_branch: whether images can be given too, whose logits are then refined.
     """
 
     FUSIONS = ("sepaspp", "conv1x1")
@@ -130,6 +132,7 @@ class DAFormerHead(nn.Module):
         num_classes: int,
         fusion: str = "sepaspp",
         dropout_ratio: float = 0.1,
+        fine_branch: bool = False,
     ) -> None:
         if fusion not in self.FUSIONS:
             raise ValueError(
@@ -141,11 +144,52 @@ class DAFormerHead(nn.Module):
         self.embed_layers = nn.ModuleList(_Embedding(c, channels) for c in in_channels)
         total = channels * len(in_channels)
         self.fuse_layer = (_SeparableASPP if fusion == "sepaspp" else _PointwiseFusion)(total, channels)
+        self.fine = FineBranch(channels, num_classes) if fine_branch else None
 
-    def forward(self, features: Sequence[Tensor]) -> Tensor:
-        """Logits B×C×H/4×W/4 of features at strides 4, 8, 16 and 32."""
+    def forward(self, features: Sequence[Tensor], images: Tensor | None = None) -> Tensor:
+        """Logits of features at strides 4, 8, 16 and 32: B×C×H/4×W/4, or refined with `images` B×3×H×W, B×C×H/2×W/2."""
         embedded = [embed(f) for embed, f in zip(self.embed_layers, features, strict=True)]
-        return self.conv_seg(self.dropout(self.fuse_layer(embedded, features[0].shape[-2:])))
+        decoded = self.dropout(self.fuse_layer(embedded, features[0].shape[-2:]))
+        logits = self.conv_seg(decoded)
+        return logits if images is None or self.fine is None else self.fine(images, decoded, logits)
+
+
+class FineBranch(nn.Module):
+    """Refines logits at stride 4 with what the image itself shows at stride 2, where a thin line is still a line.
+
+    Two convolutions on the image, whatever the encoder; their features and the decoder's are joined by a third, whose
+    logits are added to the coarse ones. It begins as if it were not there.
+
+    Args:
+        in_channels: of the decoder's features.
+        num_classes: number of output channels.
+    """
+
+    def __init__(self, in_channels: int, num_classes: int) -> None:
+        super().__init__()
+        width = max(in_channels // 4, 8)
+        self.stem = nn.Sequential(
+            ConvBNReLU(nn.Conv2d(3, width, 3, stride=FINE_STRIDE, padding=1, bias=False)),
+            ConvBNReLU(nn.Conv2d(width, width, 3, padding=1, bias=False)),
+        )
+        self.reduce = PointwiseConv2d(in_channels, width, 1)
+        self.join = ConvBNReLU(nn.Conv2d(2 * width, width, 3, padding=1, bias=False))
+        self.conv_seg = nn.Conv2d(width, num_classes, 1)
+        nn.init.zeros_(self.conv_seg.weight)
+        nn.init.zeros_(self.conv_seg.bias)
+
+    def forward(self, images: Tensor, decoded: Tensor, logits: Tensor) -> Tensor:
+        """Logits B×C×H/2×W/2.
+
+        Args:
+            images: B×3×H×W, of even sides.
+            decoded: B×c×H/4×W/4, the decoder's features.
+            logits: B×C×H/4×W/4 of them.
+        """
+        fine = self.stem(images)
+        size = fine.shape[-2:]
+        joined = self.join(torch.cat([fine, resize(self.reduce(decoded), size)], dim=1))
+        return self.conv_seg(joined) + resize(logits, size)
 
 
 class HRDAHead(nn.Module):
@@ -158,6 +202,7 @@ class HRDAHead(nn.Module):
         attention_channels: width of the scale attention.
         attention_classwise: one attention channel a class, or one for all.
         dropout_ratio: dropout before the decoder's last layer.
+        fine_branch: whether the detail is refined at stride 2.
     """
 
     def __init__(
@@ -168,10 +213,13 @@ class HRDAHead(nn.Module):
         attention_channels: int = 256,
         attention_classwise: bool = True,
         dropout_ratio: float = 0.1,
+        fine_branch: bool = False,
     ) -> None:
         super().__init__()
         self.num_classes = num_classes
-        self.head = DAFormerHead(in_channels, channels, num_classes, dropout_ratio=dropout_ratio)
+        self.head = DAFormerHead(
+            in_channels, channels, num_classes, dropout_ratio=dropout_ratio, fine_branch=fine_branch
+        )
         self.scale_attention = DAFormerHead(
             in_channels,
             attention_channels,
@@ -184,6 +232,10 @@ class HRDAHead(nn.Module):
         """The decoder's logits B×C×H/4×W/4, in float32 where autocast computes them in 16 bits."""
         return _exact(self.head(features))
 
+    def detail(self, features: Sequence[Tensor], images: Tensor) -> Tensor:
+        """The same of high-resolution windows `images` B×3×H×W; B×C×H/2×W/2 where they are refined."""
+        return _exact(self.head(features, images))
+
     def attention(self, features: Sequence[Tensor]) -> Tensor:
         """Scale attention in 0..1 of low-resolution features, B×(C or 1)×H/4×W/4."""
         return torch.sigmoid(_exact(self.scale_attention(features)))
@@ -195,10 +247,10 @@ class HRDAHead(nn.Module):
         Args:
             lr_logits: B×C×h×w, of the context at half the resolution.
             attention: B×(C or 1)×h×w, in 0..1; how much the detail is trusted.
-            hr_logits: B×C×2h×2w, of the detail, zero where there is none.
+            hr_logits: B×C×2h×2w, or B×C×4h×4w where it is refined, of the detail; zero where there is none.
 
         Returns:
-            B×C×2h×2w logits.
+            Logits of the detail's size.
         """
         size = hr_logits.shape[-2:]
         return resize((1 - attention) * lr_logits, size) + resize(attention, size) * hr_logits

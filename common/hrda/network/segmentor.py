@@ -12,7 +12,7 @@ from common.hrda.network.encoders import make_encoder
 from common.hrda.network.heads import HRDAHead, resize
 from common.hrda.pixels import IGNORE_LABEL
 from common.hrda.settings import ModelSettings
-from common.hrda.windows import BOX_GRID, LOGIT_STRIDE, Box, average_overlaps, window_boxes
+from common.hrda.windows import BOX_GRID, Box, average_overlaps, window_boxes
 
 
 @dataclass(frozen=True)
@@ -20,9 +20,9 @@ class TrainLogits:
     """What the losses of one forward pass need."""
 
     fused: Tensor
-    """B×C×H/4×W/4, both resolutions fused."""
+    """B×C×H/4×W/4, both resolutions fused; as of `detail`, at stride 2 where that is refined."""
     detail: Tensor
-    """B×C×h/4×w/4, of the high-resolution sub-crop alone."""
+    """B×C×h/4×w/4, of the high-resolution sub-crop alone; B×C×h/2×w/2 with a fine branch."""
     detail_box: Box
     """Place of the sub-crop in the crop, in pixels."""
     context_features: list[Tensor]
@@ -36,11 +36,11 @@ class CropLogits:
     context: Tensor
     """B×C×H/8×W/8, low resolution."""
     detail: Tensor
-    """B×C×H/4×W/4, high resolution, overlapping windows averaged."""
+    """B×C×H/4×W/4, high resolution, overlapping windows averaged; B×C×H/2×W/2 with a fine branch."""
     attention: Tensor
     """B×(C or 1)×H/8×W/8 in 0..1."""
     fused: Tensor
-    """B×C×H/4×W/4."""
+    """Of the size of `detail`."""
 
 
 def draw_detail_box(crop_size: tuple[int, int], generator: torch.Generator | None = None) -> Box:
@@ -120,17 +120,17 @@ class HRDASegmentor(nn.Module):
             detail_box: place of the high-resolution sub-crop, on the 8-pixel grid.
         """
         context_features = self.backbone(self.context_images(images))
-        detail_features = self.backbone(detail_box.crop(images))
+        detail_images = detail_box.crop(images)
+        detail_features = self.backbone(detail_images)
         context = self.decode_head(context_features)
-        detail = self.decode_head(detail_features)
+        detail = self.decode_head.detail(detail_features, detail_images)
         attention = self.decode_head.attention(context_features)
 
         inside = torch.zeros_like(attention)
         detail_box.scaled_down(BOX_GRID).crop(inside).fill_(1)
-        left, top = detail_box.left // LOGIT_STRIDE, detail_box.top // LOGIT_STRIDE
-        height, width = images.shape[-2] // LOGIT_STRIDE, images.shape[-1] // LOGIT_STRIDE
-        h, w = detail.shape[-2:]
-        inserted = F.pad(detail, (left, width - left - w, top, height - top - h))
+        stride = detail_box.stride_of(detail)
+        place, (height, width) = detail_box.scaled_down(stride), (side // stride for side in images.shape[-2:])
+        inserted = F.pad(detail, (place.left, width - place.right, place.top, height - place.bottom))
         fused = self.decode_head.fuse(context, attention * inside, inserted)
         return TrainLogits(fused, detail, detail_box, context_features)
 
@@ -157,8 +157,8 @@ class HRDASegmentor(nn.Module):
         return {"loss_fused": (1 - share) * fused, "loss_detail": share * detail}
 
     def detail_logits(self, images: Tensor) -> Tensor:
-        """Logits B×C×h/4×w/4 of high-resolution windows B×3×h×w."""
-        return self.decode_head(self.backbone(images))
+        """Logits B×C×h/4×w/4 of high-resolution windows B×3×h×w; B×C×h/2×w/2 with a fine branch."""
+        return self.decode_head.detail(self.backbone(images), images)
 
     def context_logits(self, images: Tensor) -> tuple[Tensor, Tensor]:
         """Logits B×C×h/4×w/4 and attention B×(C or 1)×h/4×w/4 of crops at half the resolution, B×3×h×w."""
@@ -180,8 +180,7 @@ class HRDASegmentor(nn.Module):
         window = (self.crop_size[0] // 2, self.crop_size[1] // 2)
         boxes = window_boxes(size, window, (window[0] // 2, window[1] // 2))
         decoded = self.detail_logits(torch.cat([box.crop(images) for box in boxes])).chunk(len(boxes))
-        pieces = ((box.scaled_down(LOGIT_STRIDE), piece) for box, piece in zip(boxes, decoded, strict=True))
-        detail = average_overlaps(pieces, (size[0] // LOGIT_STRIDE, size[1] // LOGIT_STRIDE))
+        detail = average_overlaps(zip(boxes, decoded, strict=True), size)
         return CropLogits(context, detail, attention, self.fuse(context, attention, detail))
 
     def crop_logits(self, images: Tensor) -> Tensor:
@@ -203,6 +202,7 @@ def build_segmentor(settings: ModelSettings) -> HRDASegmentor:
         settings.attention_channels,
         settings.attention_classwise,
         settings.dropout,
+        settings.fine_branch,
     )
     backbone.init_weights()
     return HRDASegmentor(backbone, decode_head, settings.crop_size, settings.detail_loss_weight)

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 METADATA_KEY = "hrda"
 EXPORT_FORMAT = 1
-IMAGES, LOGITS, ATTENTION = "images", "logits", "attention"
+IMAGES, LOGITS, ATTENTION, DETAIL = "images", "logits", "attention", "detail"
 _MOST_BYTES = 2**31
 _LONGEST_METADATA = 4 * 2**20
 
@@ -93,6 +93,8 @@ def _require_fit(model: ModelProto, metadata: ExportMetadata) -> None:
         raise CheckpointError("its weights lie in other files.")
     count = len(metadata.classes)
     wanted = {IMAGES: {3}, LOGITS: {count}, ATTENTION: {1, count}}
+    if metadata.model.fine_branch:
+        wanted[DETAIL] = {count}
     ends = [*graph.input, *graph.output]
     if [end.name for end in ends] != list(wanted):
         raise CheckpointError(f"its ends are not {', '.join(wanted)}.")

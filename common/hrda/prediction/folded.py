@@ -16,7 +16,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.nn.utils.fusion import fuse_conv_bn_weights
 
-from common.hrda.network.heads import DAFormerHead, resize
+from common.hrda.network.heads import DAFormerHead, FineBranch, resize
 from common.hrda.network.segmentor import HRDASegmentor
 
 
@@ -33,10 +33,14 @@ class WindowModule(nn.Module):
         self.decoder = FoldedDecoder(model.decode_head.head)
         self.attention = FoldedAttention(model.decode_head.scale_attention)
 
-    def forward(self, images: Tensor) -> tuple[Tensor, Tensor]:
-        """Logits B×C×h/4×w/4 and attention B×(C or 1)×h/4×w/4 in 0..1 of normalised windows B×3×h×w."""
+    def forward(self, images: Tensor) -> tuple[Tensor, ...]:
+        """Logits B×C×h/4×w/4 and attention B×(C or 1)×h/4×w/4 in 0..1 of normalised windows B×3×h×w; with a fine branch
+        also refined logits B×C×h/2×w/2."""
         features = self.backbone(images)
-        return self.decoder(features), self.attention(features)
+        decoded = self.decoder.decode(features)
+        logits = self.decoder.classify(decoded)
+        answer = logits, self.attention(features)
+        return answer if self.decoder.fine is None else (*answer, self.decoder.fine(images, decoded, logits))
 
 
 class FoldedDecoder(nn.Module):
@@ -51,9 +55,16 @@ class FoldedDecoder(nn.Module):
         self.pointwise = nn.ModuleList(_folded(branch.pointwise_conv) for branch in separable)
         self.bottleneck = _folded(head.fuse_layer.bottleneck)
         self.classify = copy.deepcopy(head.conv_seg)
+        self.fine = None if head.fine is None else FoldedFineBranch(head.fine)
 
-    def forward(self, features: Sequence[Tensor]) -> Tensor:
-        """Logits B×C×H/4×W/4 of features at strides 4, 8, 16 and 32."""
+    def forward(self, features: Sequence[Tensor], images: Tensor | None = None) -> Tensor:
+        """As of `DAFormerHead`."""
+        decoded = self.decode(features)
+        logits = self.classify(decoded)
+        return logits if images is None or self.fine is None else self.fine(images, decoded, logits)
+
+    def decode(self, features: Sequence[Tensor]) -> Tensor:
+        """The decoder's features B×c×H/4×W/4 of features at strides 4, 8, 16 and 32."""
         size = features[0].shape[-2:]
         embedded = torch.cat(
             [resize(embed(f), size) for embed, f in zip(self.embeddings, features, strict=True)], dim=1
@@ -61,7 +72,26 @@ class FoldedDecoder(nn.Module):
         branches = [self.direct(features)]
         for depthwise, pointwise in zip(self.depthwise, self.pointwise, strict=True):
             branches.append(F.relu_(pointwise(F.relu_(depthwise(embedded)))))
-        return self.classify(F.relu_(self.bottleneck(torch.cat(branches, dim=1))))
+        return F.relu_(self.bottleneck(torch.cat(branches, dim=1)))
+
+
+class FoldedFineBranch(nn.Module):
+    """`FineBranch` in eval mode."""
+
+    def __init__(self, branch: FineBranch) -> None:
+        super().__init__()
+        self.stem = nn.ModuleList(map(_folded, branch.stem))
+        self.reduce, self.join = copy.deepcopy(branch.reduce), _folded(branch.join)
+        self.classify = copy.deepcopy(branch.conv_seg)
+
+    def forward(self, images: Tensor, decoded: Tensor, logits: Tensor) -> Tensor:
+        """As of `FineBranch`."""
+        fine = images
+        for conv in self.stem:
+            fine = F.relu_(conv(fine))
+        size = fine.shape[-2:]
+        joined = self.join(torch.cat([fine, resize(self.reduce(decoded), size)], dim=1))
+        return self.classify(F.relu_(joined)) + resize(logits, size)
 
 
 class FoldedAttention(nn.Module):

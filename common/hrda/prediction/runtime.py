@@ -25,6 +25,7 @@ from common.hrda.network.heads import HRDAHead
 from common.hrda.network.segmentor import HRDASegmentor
 from common.hrda.prediction.exported import (
     ATTENTION,
+    DETAIL,
     EXPORT_FORMAT,
     IMAGES,
     LOGITS,
@@ -89,23 +90,26 @@ class TorchNetwork:
 
     @torch.inference_mode()
     def detail_logits(self, images: Tensor) -> Tensor:
-        """Logits B×C×h/4×w/4 float32 of high-resolution windows B×3×h×w float32."""
-        return self._apply(self._decode, self._features(images))
+        """Logits B×C×h/4×w/4 float32 of high-resolution windows B×3×h×w float32; B×C×h/2×w/2 with a fine branch."""
+        images = self._images(images)
+        return self._apply(self._decode, self._encode(images), images)
 
     @torch.inference_mode()
     def context_logits(self, images: Tensor) -> tuple[Tensor, Tensor]:
         """Logits and attention, float32, of crops at half the resolution, B×3×h×w float32."""
-        features = self._features(images)
+        features = self._encode(self._images(images))
         return self._apply(self._decode, features), self._apply(self._attend, features)
 
-    def _features(self, images: Tensor) -> Sequence[Tensor]:
-        return self._encode(images.to(self._dtype, memory_format=torch.channels_last))
+    def _images(self, images: Tensor) -> Tensor:
+        return images.to(self._dtype, memory_format=torch.channels_last)
 
-    def _apply(self, part: Callable[[Sequence[Tensor]], Tensor], features: Sequence[Tensor]) -> Tensor:
+    def _apply(self, part: Callable[..., Tensor], features: Sequence[Tensor], *images: Tensor) -> Tensor:
+        """The answer of a part to features, and to the images where it takes them."""
         if not self._one_by_one:
-            return part(features).float()
+            return part(features, *images).float()
         windows = zip(*(feature.split(1) for feature in features), strict=True)
-        return torch.cat([part(window) for window in windows]).float()
+        given = zip(windows, *(each.split(1) for each in images), strict=True)
+        return torch.cat([part(*each) for each in given]).float()
 
 
 class OnnxNetwork:
@@ -126,6 +130,7 @@ class OnnxNetwork:
         require_provider(provider)
         metadata = read_export(path)
         self.metadata, self.crop_size, self.num_classes = metadata, metadata.model.crop_size, len(metadata.classes)
+        self._outputs = [LOGITS, ATTENTION, *([DETAIL] if metadata.model.fine_branch else [])]
         wanted = PROVIDERS[provider]
         options: list[Any] = list(wanted)
         if provider == "tensorrt":
@@ -150,24 +155,31 @@ class OnnxNetwork:
         """Predict two small batches: shapes and numbers must be those of such a network."""
         for count, height, width in ((1, _SMALLEST_WINDOW, _SMALLEST_WINDOW), (2, _SMALLEST_WINDOW, 96)):
             images = np.zeros((count, 3, height, width), np.float32)
-            logits, attention = session.run([LOGITS, ATTENTION], {IMAGES: images})
+            logits, attention, *details = answers = session.run(self._outputs, {IMAGES: images})
             rest = (height // 4, width // 4)
             fits = logits.shape == (count, self.num_classes, *rest)
             fits = fits and attention.shape in {(count, channels, *rest) for channels in (1, self.num_classes)}
-            if not fits or not np.isfinite(logits).all() or not np.isfinite(attention).all():
+            fine = (count, self.num_classes, height // 2, width // 2)
+            fits = fits and all(detail.shape == fine for detail in details)
+            if not fits or not all(np.isfinite(answer).all() for answer in answers):
                 raise ValueError("another network than it says")
 
     context_images = staticmethod(HRDASegmentor.context_images)
     fuse = staticmethod(HRDAHead.fuse)
 
     def detail_logits(self, images: Tensor) -> Tensor:
-        """Logits B×C×h/4×w/4 float32 of high-resolution windows B×3×h×w float32."""
-        return self.context_logits(images)[0]
+        """Logits B×C×h/4×w/4 float32 of high-resolution windows B×3×h×w float32; B×C×h/2×w/2 with a fine branch."""
+        [logits] = self._run([DETAIL if DETAIL in self._outputs else LOGITS], images)
+        return logits
 
     def context_logits(self, images: Tensor) -> tuple[Tensor, Tensor]:
         """Logits and attention, float32, of crops at half the resolution, B×3×h×w float32."""
-        logits, attention = self._session.run([LOGITS, ATTENTION], {IMAGES: images.cpu().numpy()})
-        return torch.from_numpy(logits).to(images.device), torch.from_numpy(attention).to(images.device)
+        logits, attention = self._run([LOGITS, ATTENTION], images)
+        return logits, attention
+
+    def _run(self, outputs: list[str], images: Tensor) -> list[Tensor]:
+        answers = self._session.run(outputs, {IMAGES: images.cpu().numpy()})
+        return [torch.from_numpy(answer).to(images.device) for answer in answers]
 
 
 def check_precision(precision: str, device: torch.device) -> None:
@@ -266,7 +278,7 @@ def export_onnx(
     """Write the network that one window goes through as ONNX (opset 18), with all that serving it needs.
 
     Input `images` B×3×h×w float32, normalised, with B, h and w free; outputs `logits` B×C×h/4×w/4 and `attention`
-    B×(C or 1)×h/4×w/4, float32.
+    B×(C or 1)×h/4×w/4, float32, and of a network with a fine branch `detail` B×C×h/2×w/2.
 
     Args:
         model: in eval mode, on the CPU.
@@ -296,7 +308,7 @@ def export_onnx(
             module,
             (example,),
             input_names=[IMAGES],
-            output_names=[LOGITS, ATTENTION],
+            output_names=[LOGITS, ATTENTION, *([DETAIL] if model.decode_head.head.fine is not None else [])],
             dynamic_shapes={"images": free},
             opset_version=ONNX_OPSET,
             dynamo=True,

@@ -15,15 +15,16 @@ import torch
 from torch import Tensor, nn
 
 from common.hrda.checks import closest
-from common.hrda.network.segmentor import HRDASegmentor, draw_detail_box
+from common.hrda.network.segmentor import HRDASegmentor, TrainLogits, draw_detail_box
 from common.hrda.pixels import denormalise, normalise
-from common.hrda.settings import MODES, SelfTrainingSettings
+from common.hrda.settings import MODES, SelfTrainingSettings, ThinSettings
 from common.hrda.training.feature_distance import MIN_SHARE, class_indices, feature_distance
 from common.hrda.training.masking import block_side, draw_kept_blocks, mask_blocks
 from common.hrda.training.mixing import ColorJitter, blur, class_masks, draw_classes, draw_sigma, paste, present_classes
 from common.hrda.training.pseudo_labels import ClassCuts, PseudoLabels, averaged_views, pseudo_labels
 from common.hrda.training.ranks import ALONE, Ranks
 from common.hrda.training.teacher import copy_buffers, ramped_alpha, update_teacher
+from common.hrda.training.thin import Answer, labelled_answer, mixed_answer, pseudo_answer, skeleton_loss
 from common.hrda.windows import Box
 
 Strong = tuple[ColorJitter | None, float | None]
@@ -148,6 +149,7 @@ class SelfTraining:
         teacher: made by `make_teacher` from the student; followed up at the start of every iteration.
         settings: of the method.
         mode: one of the four above.
+        thin: losses for classes that are a few pixels wide.
         generator: source of all randomness but the student's dropout and drop-path (CPU).
         class_weights: C float, loss weight of each class in all passes, or None.
         class_names: names by index, among which the feature distance finds its classes.
@@ -170,6 +172,7 @@ class SelfTraining:
         settings: SelfTrainingSettings,
         *,
         mode: str = "uda",
+        thin: ThinSettings | None = None,
         generator: torch.Generator,
         class_weights: Tensor | None = None,
         class_names: Sequence[str] = (),
@@ -191,6 +194,7 @@ class SelfTraining:
         self.teacher = teacher
         self.settings = settings
         self.mode = mode
+        self.thin = thin or ThinSettings()
         self.generator = generator
         self.class_weights = class_weights
         self.imagenet_encoder = imagenet_encoder
@@ -230,6 +234,7 @@ class SelfTraining:
         *,
         iteration: int,
         target_valid: Tensor | None = None,
+        source_tubes: Tensor | None = None,
         adapt: bool = True,
         draws: StepDraws | None = None,
     ) -> StepResult:
@@ -243,6 +248,7 @@ class SelfTraining:
             target_images: B×3×H×W float32, normalised; needed when adapting.
             iteration: 0 in the first call.
             target_valid: B×H×W, 0 where a pseudo-label must not count (padding, margins).
+            source_tubes: B×H×W bool, pixels of the labels near their middle lines; needed by skeleton recall.
             adapt: in mode 'uda', whether self-training has started; before, the second pass is the control's.
             draws: the random choices; drawn when left out.
         """
@@ -252,41 +258,42 @@ class SelfTraining:
             copy_buffers(self.teacher, self.student)
         draws = draws or StepDraws.draw(source_labels, self.settings, self.generator, self.ranks)
 
-        scalars = self._source_pass(source_images, source_labels, draws.source_box)
+        source = labelled_answer(source_labels, source_tubes, self.thin)
+        scalars = self._source_pass(source_images, source, draws.source_box)
         if self.mode in ("source-only", "supervised"):
             return StepResult(scalars, None, None, None)
 
-        pseudo, plain = None, source_images
-        images, labels, weights = source_images, source_labels, None
+        pseudo, images, plain, second, masked_answer = None, source_images, source_images, source, source
         if adapting:
             pseudo = self._ask_teacher(target_images, target_valid)
             scalars |= self._statistics(pseudo)
-            plain = target_images
+            plain, masked_answer = target_images, pseudo_answer(pseudo, self.student.num_classes, self.thin)
             images = paste(draws.mask, source_images, target_images)
-            labels = paste(draws.mask, source_labels, pseudo.labels)
-            weights = paste(draws.mask, torch.ones_like(pseudo.weights), pseudo.weights)
+            second = mixed_answer(draws.mask, source, masked_answer)
         images = _augment(images, (draws.jitter, draws.sigma))
-        loss = self._pass(images, draws.second_box, labels, weights)
-        scalars["loss/mixed" if adapting else "loss/augmented"] = loss
+        scalars["loss/mixed" if adapting else "loss/augmented"] = self._pass(images, draws.second_box, second)
         if draws.masked is not None:
             masked = mask_blocks(_augment(plain, draws.masked.strong), draws.masked.kept, draws.masked.side)
-            answer = (pseudo.labels, pseudo.weights) if adapting else (source_labels, None)
-            scalars["loss/masked"] = self._pass(masked, draws.masked.box, *answer, self.settings.masked_weight)
-        return StepResult(scalars, images, labels, pseudo)
+            scalars["loss/masked"] = self._pass(masked, draws.masked.box, masked_answer, self.settings.masked_weight)
+        return StepResult(scalars, images, second.labels, pseudo)
 
-    def _pass(
-        self, images: Tensor, box: Box, labels: Tensor, pixel_weights: Tensor | None, weight: float = 1.0
-    ) -> Tensor:
+    def _pass(self, images: Tensor, box: Box, answer: Answer, weight: float = 1.0) -> Tensor:
         """Add the gradients of the supervised loss times `weight`; returns that loss."""
         total = images.new_zeros(())
-        for share, part, answer, trust in self._parts(images, labels, pixel_weights):
+        for share, part, *own in self._parts(images, *answer):
             with self.autocast():
-                logits = self.student.train_logits(part, box)
-                losses = self.student.losses(logits, answer, trust, self.class_weights)
+                losses = self._losses(self.student.train_logits(part, box), Answer(*own))
                 loss = share * weight * sum(losses.values())
             self.backward(loss)
             total += loss.detach()
         return total
+
+    def _losses(self, logits: TrainLogits, answer: Answer) -> dict[str, Tensor]:
+        """Those of `HRDASegmentor.losses`, and `loss_skeleton` along middle lines where it is asked for."""
+        losses = self.student.losses(logits, answer.labels, answer.weights, self.class_weights)
+        if self.thin.skeleton_weight > 0:
+            losses["loss_skeleton"] = self.thin.skeleton_weight * skeleton_loss(logits.fused, answer, self.thin)
+        return losses
 
     def _parts(self, *batch: Tensor | None) -> Iterator[tuple[float, *tuple[Tensor | None, ...]]]:
         """Each part's share of the batch, and its part of every tensor."""
@@ -296,16 +303,18 @@ class SelfTraining:
             parts = [None if tensor is None else tensor[first : first + size] for tensor in batch]
             yield len(parts[0]) / count, *parts
 
-    def _source_pass(self, images: Tensor, labels: Tensor, box: Box) -> dict[str, Tensor]:
+    def _source_pass(self, images: Tensor, answer: Answer, box: Box) -> dict[str, Tensor]:
         scalars: dict[str, Tensor] = {}
-        for share, part, answer in self._parts(images, labels):
+        for share, part, *own in self._parts(images, *answer):
             with self.autocast():
                 logits = self.student.train_logits(part, box)
-                losses = self.student.losses(logits, answer, class_weights=self.class_weights)
+                losses = self._losses(logits, Answer(*own))
                 loss = sum(losses.values())
                 found = {"loss/source": loss, "loss/source_detail": losses["loss_detail"]}
+                if "loss_skeleton" in losses:
+                    found["loss/source_skeleton"] = losses["loss_skeleton"]
                 if self.settings.feature_distance_weight > 0:
-                    found["loss/feature_distance"] = self._feature_distance(part, answer, logits.context_features[-1])
+                    found["loss/feature_distance"] = self._feature_distance(part, own[0], logits.context_features[-1])
                     loss = loss + found["loss/feature_distance"]
             self.backward(share * loss)
             for name, value in found.items():

@@ -5,6 +5,7 @@ import torch
 
 from common.data.datasets import MemoryCache, Recipe, TrainingBatches
 from common.data.images import ImageError
+from common.data.labels import skeleton_tubes
 from common.data.loading import iterate
 from common.data.reading import MaskLost, Patience, read_mask
 from common.data.sampling import ClassSampler
@@ -70,10 +71,20 @@ def test_workers_and_the_start_of_a_resumed_run_change_nothing(photos):
     assert all(equal(a, b) for a, b in zip(here[2:], workers, strict=True))
 
 
+@pytest.mark.parametrize("workers", [0, 1])
+def test_tubes_are_those_of_the_cropped_labels_wherever_they_are_made(photos, workers):
+    scaled = AugmentationSettings(rotate=True, scale=(0.5, 2.0))
+    for batch in iterate(batches(photos, iterations=3, augmentation=scaled, tubes=True), 0, workers):
+        expected = np.stack([skeleton_tubes(labels) for labels in batch.source_labels.numpy().astype(np.uint8)])
+        assert np.array_equal(batch.source_tubes.numpy(), expected > 0)
+        assert batch.source_tubes.any() and batch.source_tubes.dtype == torch.bool
+    assert batches(photos)[0].source_tubes is None
+
+
 def test_a_fifth_of_the_bytes_travel_from_worker_to_training(photos):
     packed, batch = batches(photos).packed(0), batches(photos)[0]
     travelling = sum(tensor.nbytes for crops in packed for tensor in crops[:2])
-    assert travelling < sum(tensor.nbytes for tensor in batch) / 4
+    assert travelling < sum(tensor.nbytes for tensor in batch[:5]) / 4
 
 
 @pytest.mark.parametrize("workers", [0, 1])
@@ -235,8 +246,8 @@ def test_photos_are_drawn_by_class_as_a_function_of_seed_and_place(photos):
 
 def test_processes_that_share_a_batch_draw_it_together(photos):
     given = {"batch_size": 6, "labelled_target": photos[:3]}
-    whole = batches(photos, more=given)[3]
-    parts = [batches(photos, more=given | {"part": part})[3] for part in (range(2), range(2, 6))]
+    whole = batches(photos, tubes=True, more=given)[3]
+    parts = [batches(photos, tubes=True, more=given | {"part": part})[3] for part in (range(2), range(2, 6))]
     assert equal(whole, [torch.cat(tensors) for tensors in zip(*parts, strict=True)])
 
 

@@ -359,6 +359,7 @@ EXPORTS: list[tuple[Callable[[Any], None], str]] = [
         describe(classes=[*CLASSES, "more"], palette=[*PALETTE, [1, 1, 1]], **model(num_classes=4)),
         "logits are no float32 maps of 4 channels",
     ),
+    (describe(**model(fine_branch=True)), "its ends are not images, logits, attention, detail"),
     (describe(best_thresholds={SECRET: 0.5}), "best_thresholds must be"),
     (describe(best_thresholds={"crack": 7}), "best_thresholds must be"),
     (describe(format=2), "format 2 of exported networks.*newer version. Update the app"),

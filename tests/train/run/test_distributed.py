@@ -145,6 +145,16 @@ def test_class_balanced_pseudo_labels_are_those_of_the_whole_batch(domains, tmp_
             assert found["loss/mixed"] == pytest.approx(scalars["loss/mixed"], abs=1e-3)
 
 
+def test_losses_of_thin_structures_are_those_of_the_whole_batch(domains, tmp_path):
+    thin = settings("thin={border_px: 1, skeleton_weight: 1}", "iterations=3", "mode=control")
+    [one] = together("train", thin, domains, tmp_path / "one", count=1)
+    first, second = together("train", thin, domains, tmp_path / "two")
+    assert one["scalars"][1]["loss/source_skeleton"] > 0
+    for process in (first, second):
+        for iteration, scalars in one["scalars"].items():
+            assert process["scalars"][iteration] == pytest.approx(scalars, abs=1e-5, rel=0)
+
+
 def test_student_and_teacher_are_the_same_in_all_processes(one_and_two):
     _, (first, second), _ = one_and_two
     for model in ("student", "teacher"):

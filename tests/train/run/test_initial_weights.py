@@ -250,6 +250,22 @@ def test_rows_of_shared_classes_are_kept_and_those_of_new_ones_are_random(tmp_pa
     assert all(torch.equal(state[name], original[name]) for name in others)
 
 
+def test_fine_branch_begins_on_a_trained_network_as_if_it_were_not_there(tmp_path):
+    original = trained(tmp_path / "a.pth", HAD)
+    student, _, said = started(tmp_path / "a.pth", HAD, fine_branch=True)
+    assert said.startswith("All weights loaded") and said.endswith("The fine branch is new.")
+    photo = torch.randn(1, 3, 64, 64, generator=torch.Generator().manual_seed(5))
+    with torch.no_grad():
+        coarse, fine = original.detail_logits(photo), student.detail_logits(photo)
+    expected = torch.nn.functional.interpolate(coarse, scale_factor=2, mode="bilinear")
+    assert expected.std(dim=1).mean() > 1e-3
+    torch.testing.assert_close(fine, expected)
+    with_it = trained(tmp_path / "b.pth", HAD, fine_branch=True).state_dict()
+    without, _, said = started(tmp_path / "b.pth", HAD)
+    assert said.endswith("The fine branch is left out.")
+    assert all(torch.equal(value, with_it[name]) for name, value in without.state_dict().items())
+
+
 def test_decoder_of_another_build_starts_at_random_and_this_is_said(tmp_path):
     original = trained(tmp_path / "a.pth", HAD).state_dict()
     for change in ({"decoder_channels": 16}, {"attention_channels": 16}, {"attention_classwise": False}):

@@ -36,14 +36,15 @@ def test_catalogue_has_the_published_encoders(name: str) -> None:
     assert round(count_parameters(encoder) / 1e6, 1) == PUBLISHED_MILLIONS[name]
 
 
-@pytest.mark.parametrize("classwise", [True, False])
-def test_forward_backward_reaches_every_parameter(classwise: bool) -> None:
+@pytest.mark.parametrize(("classwise", "fine"), [(True, False), (False, False), (True, True)])
+def test_forward_backward_reaches_every_parameter(classwise: bool, fine: bool) -> None:
     torch.manual_seed(0)
-    model = build_segmentor(ModelSettings(**SMALL, attention_classwise=classwise)).train()
+    model = build_segmentor(ModelSettings(**SMALL, attention_classwise=classwise, fine_branch=fine)).train()
     images, labels = torch.randn(2, 3, 64, 128), torch.randint(0, 3, (2, 64, 128))
     logits = model.train_logits(images, Box(16, 48, 40, 104))
-    assert logits.fused.shape == (2, 3, 16, 32)
-    assert logits.detail.shape == (2, 3, 8, 16)
+    finer = 2 if fine else 1
+    assert logits.fused.shape == (2, 3, 16 * finer, 32 * finer)
+    assert logits.detail.shape == (2, 3, 8 * finer, 16 * finer)
     sum(model.losses(logits, labels).values()).backward()
     assert not [name for name, p in model.named_parameters() if p.grad is None or not p.grad.isfinite().all()]
 
@@ -105,6 +106,35 @@ def test_crop_inference_equals_the_formula(model: HRDASegmentor) -> None:
     model.float()
     # Scale 0.5, bilinear, corners not aligned: the mean of 2×2 pixels.
     torch.testing.assert_close(parts.fused, expected)
+
+
+def test_fine_branch_refines_the_detail_and_leaves_the_context_as_it_is() -> None:
+    torch.manual_seed(0)
+    model = build_segmentor(ModelSettings(**SMALL, fine_branch=True)).eval()
+    x = torch.randn(1, 3, 64, 128)
+    with torch.no_grad():
+        coarse, start = model.decode_head(model.backbone(x)), model.detail_logits(x)
+        before = model.crop_parts(x)
+        torch.nn.init.normal_(model.decode_head.head.fine.conv_seg.weight)
+        after = model.crop_parts(x)
+        total, count = torch.zeros(1, 3, 32, 64), torch.zeros(32, 64)
+        for top in (0, 16, 32):
+            for left in (0, 32, 64):
+                total[..., top // 2 : top // 2 + 16, left // 2 : left // 2 + 32] += model.detail_logits(
+                    x[..., top : top + 32, left : left + 64]
+                )
+                count[top // 2 : top // 2 + 16, left // 2 : left // 2 + 32] += 1
+    torch.testing.assert_close(start, up2(coarse))
+    assert torch.equal(before.context, after.context) and torch.equal(before.attention, after.attention)
+    assert not torch.allclose(before.detail, after.detail, atol=1e-2)
+    torch.testing.assert_close(after.detail, total / count, atol=1e-5, rtol=1e-5)
+    torch.testing.assert_close(
+        after.fused, up4((1 - after.attention) * after.context) + up4(after.attention) * after.detail
+    )
+
+
+def up4(x: Tensor) -> Tensor:
+    return torch.nn.functional.interpolate(x, scale_factor=4, mode="bilinear", align_corners=False)
 
 
 def up2(x: Tensor) -> Tensor:

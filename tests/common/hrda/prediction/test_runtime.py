@@ -28,9 +28,9 @@ def model() -> HRDASegmentor:
         return _model()
 
 
-def _model() -> HRDASegmentor:
+def _model(**changes: bool) -> HRDASegmentor:
     settings = ModelSettings(
-        encoder="mit_b0", num_classes=3, crop_size=(128, 128), decoder_channels=16, attention_channels=8
+        encoder="mit_b0", num_classes=3, crop_size=(128, 128), decoder_channels=16, attention_channels=8, **changes
     )
     model = build_segmentor(settings).eval()
     for module in model.modules():
@@ -106,6 +106,30 @@ def test_whole_images_are_the_same_in_onnx_runtime(model: HRDASegmentor, exporte
     assert network.metadata.classes == CLASSES
     assert network.metadata.settings == SETTINGS
     assert network.metadata.best_thresholds == {CLASSES[1]: 0.4}
+
+
+def test_serving_refines_as_training_does_at_both_presets(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A fine branch folded, exported, and in windows of whole photos."""
+    monkeypatch.setitem(ENCODERS, "mit_b0", replace(ENCODERS["mit_b0"], depths=(1, 1, 1, 1)))
+    torch.manual_seed(1)
+    model = _model(fine_branch=True)
+    nn.init.normal_(model.decode_head.head.fine.conv_seg.weight, std=0.3)
+    settings = {"model": {**SETTINGS["model"], "fine_branch": True}}
+    palette = [(0, 0, 0), (255, 0, 0), (0, 255, 0)]
+    export_onnx(model, tmp_path / "fine.onnx", classes=CLASSES, palette=palette, settings=settings, best_thresholds={})
+    networks = {"folded": (TorchNetwork(model, "cpu"), 1e-4), "exported": (OnnxNetwork(tmp_path / "fine.onnx"), 1e-3)}
+    window, photo = torch.randn(2, 3, 72, 96), torch.randn(1, 3, 150, 230)
+    with torch.no_grad():
+        detail, context = model.detail_logits(window), model.context_logits(window)
+    assert detail.shape[-2:] == (36, 48)
+    for name, (network, tolerance) in networks.items():
+        torch.testing.assert_close(network.detail_logits(window), detail, atol=tolerance, rtol=0)
+        for found, wanted in zip(network.context_logits(window), context, strict=True):
+            torch.testing.assert_close(found, wanted, atol=tolerance, rtol=0)
+        for preset in ("exact", "fast"):
+            expected = sliding_logits(model, photo, InferenceSettings(preset=preset))
+            found = sliding_logits(network, photo, InferenceSettings(preset=preset))
+            torch.testing.assert_close(found, expected, atol=tolerance, rtol=0, msg=f"{name}, {preset}")
 
 
 def test_what_is_no_export_of_ours_is_refused_with_a_sentence(exported: Path, tmp_path: Path) -> None:
