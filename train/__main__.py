@@ -21,6 +21,7 @@ from train.stopping import (
     watch_input,
     watch_torchrun,
 )
+from train.suggest import main as suggest
 
 if TYPE_CHECKING:
     from train.run.request import RunRequest
@@ -47,6 +48,9 @@ modes:
   control       the same with a second pass on strongly augmented source: what augmentation alone gives
   uda           HRDA: the second pass is on target photos mixed with source
   supervised    supervised on a labelled --target (--source is not used): the upper bound
+
+Which photos to label next, of a run that is done or going on:
+  python -m train suggest --run runs/first --count 10
 
 Ctrl-C saves the last checkpoint and exits; --resume goes on from it.
 
@@ -77,7 +81,11 @@ def parse(arguments: Sequence[str] | None = None) -> argparse.Namespace:
     parser.add_argument(
         "--labelled-target", metavar=folder, help="labelled photos of the target, learnt from along with the source"
     )
-    parser.add_argument("--val", metavar=folder, required=True, help="labelled photos to measure on")
+    parser.add_argument(
+        "--val",
+        metavar=folder,
+        help="labelled photos to measure on; without them checkpoint and threshold are chosen on target photos",
+    )
     parser.add_argument("--out", metavar="DIR", type=Path, required=True, help="folder for checkpoints and curves")
     parser.add_argument(
         "--classes",
@@ -128,7 +136,10 @@ def _minutes(text: str) -> float:
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command line and return its exit code: 0 done or stopped, 2 refused or failed with a reason."""
     open_closed_streams()
-    given, launched = parse(arguments), Launched.from_environment()
+    words = list(sys.argv[1:] if arguments is None else arguments)
+    if words[:1] == ["suggest"]:
+        return suggest(words[1:])
+    given, launched = parse(words), Launched.from_environment()
     share_processors()
     stop = threading.Event()
     # From here on, and not only once the imports are done, ending is decided between two iterations.
@@ -216,7 +227,7 @@ def read_request(given: argparse.Namespace) -> RunRequest:
     Raises:
         SettingsError: as `read_settings`.
     """
-    from train.run.preparation import Domains
+    from train.run.domains import Domains
     from train.run.request import RunRequest
 
     classes = read_classes(given.classes)

@@ -35,13 +35,13 @@ from train.page.result import ResultCard
 from train.page.settings import SettingsSelector
 from train.page.start import StartCard
 from train.process import ProcessWatch, run_in_process
+from train.run.domains import Domains, uses_labelled_target
 from train.run.folder import RunFolder, resumable
-from train.run.preparation import Domains, uses_labelled_target
 from train.run.readers import TensorBoardScalars, shown
 from train.run.request import RunRequest
 from train.run.state import RunResult, TrainingError, TrainingState
 from train.sdk.app import DomainTrainApp, Refused, Split, SplitItem
-from train.sdk.benchmark import BenchmarkReport, TrainedModel
+from train.sdk.benchmark import BenchmarkError, BenchmarkReport, TrainedModel
 from train.settings.training import DEFAULT_YAML, TrainSettings
 
 MODELS = Path(__file__).with_name("models.json")
@@ -158,7 +158,7 @@ class HRDATrainApp(DomainTrainApp):
         overlap = overlap_with_target(found)
         if overlap:
             logger.warning(overlap)
-        if not needs_target(settings):
+        if not needs_target(settings) and "validation" in found:
             found.pop("target", None)
         if not uses_labelled_target(settings):
             found.pop("labelled_target", None)
@@ -166,8 +166,9 @@ class HRDATrainApp(DomainTrainApp):
         for role, domain in found.items():
             self._fetch(role, domain)
         learnt_from = "target" if settings.mode == "supervised" else "source"
+        compared_on = "validation" if "validation" in found else "target"
         return tuple(
-            Split(found[role].project.id, split_items(self.folders[role])) for role in (learnt_from, "validation")
+            Split(found[role].project.id, split_items(self.folders[role])) for role in (learnt_from, compared_on)
         )
 
     def kept_folders(self) -> Sequence[Path]:
@@ -233,7 +234,7 @@ class HRDATrainApp(DomainTrainApp):
         out = self.gui.run_folder
         folders = {role: str(folder) for role, folder in self.folders.items() if role in self._found}
         domains = Domains(
-            folders["source"], folders.get("target"), folders["validation"], folders.get("labelled_target")
+            folders["source"], folders.get("target"), folders.get("validation"), folders.get("labelled_target")
         )
         state = TrainingState()
         try:
@@ -276,11 +277,13 @@ class HRDATrainApp(DomainTrainApp):
         """Let the SDK's benchmark measure the best checkpoint on the validation photos.
 
         Raises:
-            BenchmarkError: there is no result.
+            BenchmarkError: there is no result, or nothing labelled to measure on.
         """
-        settings = self.run_settings()
+        settings, validation = self.run_settings(), self.gui.input_selector.get_inputs().validation
+        if validation is None:
+            raise BenchmarkError("There is no report: without labelled photos nothing can be measured.")
         measuring = Measuring(
-            project_id=self.gui.input_selector.get_inputs().validation.project_id,
+            project_id=validation.project_id,
             classes=self.classes,
             device=self.device or "cpu",
             unchosen=settings.data.unchosen,

@@ -22,6 +22,10 @@ def spoken(role: str) -> str:
     return role.replace("_", " ")
 
 
+NO_LABELS = "none"
+"""What an app state names as validation where nothing labelled is left to measure on."""
+
+
 class InputError(ValueError):
     """A domain is missing or cannot be used. The message says which, and what to do."""
 
@@ -70,10 +74,16 @@ class Inputs:
     """Labelled photos to learn from: the project that the app was started on."""
     target: Domain | None
     """Photos to adapt to; None for the modes that need none."""
-    validation: Domain
-    """Labelled photos to measure on."""
+    validation: Domain | None
+    """Labelled photos to measure on; None: networks are compared on the target, without labels."""
     labelled_target: Domain | None = None
     """A labelled part of the target, which is learnt from along with the source."""
+
+    def __post_init__(self) -> None:
+        if self.validation is None and self.target is None:
+            raise InputError(
+                "Without labelled photos to measure on, networks are compared on the target: choose a target too."
+            )
 
     @classmethod
     def from_state(cls, state: Any, launched_project_id: int) -> Self:
@@ -82,7 +92,7 @@ class Inputs:
         Args:
             state: `{"source": …, "target": …, "validation": …, "labelled_target": …}`, each as `Domain.from_state`
                 reads it. A source that is left out is the whole project that the app was started on; target and
-                labelled target may be left out or null.
+                labelled target may be left out or null. Validation may be 'none': no labelled photos to measure on.
             launched_project_id: number of the project that the app was started on.
 
         Raises:
@@ -112,14 +122,15 @@ class Inputs:
         def read(role: str) -> Domain | None:
             return None if state.get(role) is None else Domain.from_state(role, state[role])
 
-        return cls(source, read("target"), read("validation"), read("labelled_target"))
+        validation = None if state["validation"] == NO_LABELS else read("validation")
+        return cls(source, read("target"), validation, read("labelled_target"))
 
     def to_state(self) -> dict[str, Any]:
         """What `from_state` reads."""
         return {
             "source": self.source.to_state(),
             "target": self.target and self.target.to_state(),
-            "validation": self.validation.to_state(),
+            "validation": self.validation.to_state() if self.validation else NO_LABELS,
             **({"labelled_target": self.labelled_target.to_state()} if self.labelled_target else {}),
         }
 

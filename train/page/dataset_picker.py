@@ -72,6 +72,16 @@ class DatasetPicker:
         """Number of the chosen project."""
         return (self._project.get_value() or None) if self._project else self._fixed
 
+    @property
+    def is_declined(self) -> bool:
+        """Whether the choice that takes no project is made, and not only none so far."""
+        return self._project is not None and self._project.get_value() == NO_PROJECT
+
+    def decline(self, api: Api) -> None:
+        """Show the choice that takes no project."""
+        self.choose(api, None)
+        self._project.set_value(NO_PROJECT)
+
     def on_change(self, callback: Callable[[], None]) -> None:
         """Call this, within the click, whenever a person chooses something else."""
         self._on_change = callback

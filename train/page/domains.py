@@ -33,6 +33,7 @@ from train.page.latest import LatestOnly
 from train.page.live import forget_error, send
 
 _NO_VALIDATION = "Choose a validation project: labelled photos that are not learnt from."
+_NOTHING_LABELLED = "I have no labelled photos"
 _FIELDS = {
     "source": ("Source", "Labelled photos to learn from, of the project above."),
     "target": ("Target", "Photos to adapt to. Not labelled: annotations are ignored."),
@@ -46,7 +47,8 @@ _FIELDS = {
 _INVITATIONS = {
     "source": "",
     "target": "Choose a project. Training without adaptation needs none.",
-    "validation": "Choose a project with labelled photos that are not learnt from.",
+    "validation": "Choose a project with labelled photos that are not learnt from. Without any, checkpoint and "
+    "threshold are chosen by what the networks say of the target, and nothing is measured.",
     "labelled_target": "",
 }
 # The page should say soon that the instance is away, not after minutes.
@@ -74,7 +76,7 @@ class DomainSelector(InputSelector):
         self._pickers = {
             "source": DatasetPicker("source", fixed=self.project_id),
             "target": DatasetPicker("target", projects, nothing="No target"),
-            "validation": DatasetPicker("validation", projects),
+            "validation": DatasetPicker("validation", projects, nothing=_NOTHING_LABELLED),
             "labelled_target": DatasetPicker("labelled_target", projects, nothing="No labelled target"),
         }
         self._views = {
@@ -145,10 +147,10 @@ class DomainSelector(InputSelector):
         """What is chosen.
 
         Raises:
-            InputError: no validation project is chosen, or a project without datasets.
+            InputError: nothing is chosen to measure on, or a project without datasets.
         """
         chosen = {role: picker.chosen() for role, picker in self._pickers.items()}
-        if chosen["validation"] is None:
+        if chosen["validation"] is None and not self._pickers["validation"].is_declined:
             raise InputError(_NO_VALIDATION)
         return Inputs(**chosen)
 
@@ -159,6 +161,8 @@ class DomainSelector(InputSelector):
             domain: Domain | None = getattr(inputs, role)
             project = domain and self._api.project.get_info_by_id(domain.project_id)
             self._pickers[role].choose(self._api, domain if project else None, project)
+        if inputs.validation is None:
+            self._pickers["validation"].decline(self._api)
         self._changed(*ROLES)
 
     def validate_step(self) -> bool:

@@ -246,7 +246,7 @@ def needs_target(settings: TrainSettings) -> bool:
 
 
 def check_target(settings: TrainSettings, inputs: Inputs) -> None:
-    """Refuse a mode that needs target photos without any.
+    """Refuse a mode that needs target photos without any, or a labelled target without other photos to measure on.
 
     Raises:
         InputError: there are none.
@@ -254,6 +254,10 @@ def check_target(settings: TrainSettings, inputs: Inputs) -> None:
     missing = missing_target(settings, inputs.target is not None)
     if missing:
         raise InputError(missing)
+    if settings.mode == "supervised" and inputs.validation is None:
+        raise InputError(
+            "Mode 'supervised' learns from the target's labels: choose other labelled photos to measure on."
+        )
 
 
 def missing_target(settings: TrainSettings, has_target: bool) -> str | None:

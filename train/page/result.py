@@ -11,7 +11,9 @@ from supervisely.app.widgets import Card, Container, Field, Text
 from supervisely.nn.training.gui.training_artifacts import TrainingArtifacts
 
 from common.data.choice import BACKGROUND
+from common.metrics.unlabelled import MEASURE
 from common.web.guide import LINK
+from train.run.unlabelled import CHOSEN_WITHOUT_LABELS
 
 CLASSES_SHOWN = 10
 CLASSES_EXPLAINED = 3
@@ -77,6 +79,8 @@ class ResultCard(TrainingArtifacts):
 
 def describe(checkpoint: str, metrics: Mapping[str, float]) -> str:
     """A checkpoint and its scores in a sentence."""
+    if MEASURE in metrics:
+        return f"{checkpoint}. {CHOSEN_WITHOUT_LABELS}"
     if "mIoU" not in metrics:
         return f"{checkpoint}. It was not measured."
     classes = [name for name in metrics if name.startswith("iou/")]

@@ -39,6 +39,7 @@ from train.run.state import (
     TrainingState,
     Validated,
 )
+from train.run.unlabelled import CHOSEN_WITHOUT_LABELS, measure_unlabelled
 from train.run.validation import Measurement, measure_both
 from train.run.watch import FINITE, CollapseWatch
 from train.run.writer import CheckpointWriter
@@ -277,19 +278,7 @@ class TrainingLoop:
         lost: dict[Path, str] | None = {} if settings.data.skip_broken else None
         try:
             with self._time_left.measuring(), explained_measuring(settings, learner.device, progress.done):
-                progress.latest = measured = measure_both(
-                    learner.student,
-                    learner.teacher,
-                    self._data,
-                    learner.device,
-                    progress.done,
-                    self._previews.keep,
-                    inference=settings.inference,
-                    scale=settings.data.scale,
-                    max_images=settings.validation.max_images,
-                    patience=patience,
-                    lost=lost,
-                )
+                progress.latest = measured = self._compare(patience, lost)
                 pictures = self._write_previews(measured, patience)
         except ImageError as error:
             raise self._ended_by(what_to_do(error, settings.data)) from error
@@ -298,12 +287,22 @@ class TrainingLoop:
             self._save_aside()
             raise
         if lost:
-            self._say(f"{len(lost)} validation photos were left out of this measurement: {next(iter(lost.values()))}")
+            self._say(f"{len(lost)} photos were left out of this measurement: {next(iter(lost.values()))}")
         state.apply(Validated(progress.done, measured.metrics, pictures))
-        is_best = progress.best is None or measured.score > progress.best.score
+        is_best = progress.best is None or measured.beats(progress.best)
         if is_best and self._checkpoints.save_best(measured):
             progress.best = measured
         state.apply(PhaseChanged("training"))
+
+    def _compare(self, patience: Patience, lost: dict[Path, str] | None) -> Measurement:
+        """Measure student and teacher, or compare them without labels where there are none."""
+        learner, data, settings = self._learner, self._data, self._settings
+        networks = (learner.student, learner.teacher, data, learner.device, self._progress.done)
+        ways = {"inference": settings.inference, "scale": settings.data.scale, "patience": patience, "lost": lost}
+        ways["max_images"] = settings.validation.max_images
+        if data.validation:
+            return measure_both(*networks, self._previews.keep, **ways)
+        return measure_unlabelled(*networks, **ways)
 
     def _write_previews(self, measurement: Measurement, patience: Patience) -> tuple[Preview, ...]:
         """Write the pictures of a validation; without them, as on a full disk, the run goes on and says so."""
@@ -361,6 +360,8 @@ class TrainingLoop:
         stopped = progress.done < self._settings.iterations
         if stopped:
             self._say(f"Stopped after iteration {progress.done} of {self._settings.iterations}.")
+        if progress.best is not None and not progress.best.rests_on_labels:
+            self._say(CHOSEN_WITHOUT_LABELS)
         if self._ranks.is_first:
             self._checkpoints.finish()
         finished = Finished(

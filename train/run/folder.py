@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any, Self
 
 import torch
@@ -176,6 +177,7 @@ class RunFolder:
         # Beside the checkpoints and not among them, which are handed on: what else is in these only this run needs.
         self.states = self.out / "resume"
         self.facts = self.out / "resume.json"
+        self.domains_file = self.out / "domains.json"
         self.lock = self.out / "run.lock"
 
     @property
@@ -237,13 +239,29 @@ class RunFolder:
             with locked(self.lock, lambda text: None):
                 shutil.rmtree(self.out, ignore_errors=True)
 
-    def write_settings(self, settings: TrainSettings, classes: tuple[str, ...], origin: WeightsOrigin) -> None:
+    def domains(self) -> dict[str, str]:
+        """Where the run's photos lie, as of `Domains.absolute`; empty where it does not say."""
+        try:
+            content = json.loads(self.domains_file.read_text(encoding="utf-8"))
+        except (OSError, ValueError):
+            return {}
+        items = content.items() if isinstance(content, dict) else ()
+        return {name: spec for name, spec in items if isinstance(spec, str)}
+
+    def write_settings(
+        self,
+        settings: TrainSettings,
+        classes: tuple[str, ...],
+        origin: WeightsOrigin,
+        domains: Mapping[str, str] = MappingProxyType({}),
+    ) -> None:
         """Keep the settings, complete and readable, and what a person is told when the run can go on.
 
         Args:
             settings: of the run.
             classes: names by index.
             origin: where the encoder's weights come from, said in a comment above the settings.
+            domains: where its photos lie.
 
         Raises:
             WriteError: the disk is full or not writable.
@@ -254,7 +272,12 @@ class RunFolder:
             "encoder": settings.model.encoder,
             "mode": settings.mode,
         }
-        for path, text in ((self.settings, with_origin(settings, origin)), (self.facts, json.dumps(facts))):
+        texts = {
+            self.settings: with_origin(settings, origin),
+            self.facts: json.dumps(facts),
+            self.domains_file: json.dumps(dict(domains)),
+        }
+        for path, text in texts.items():
             with replacing(path) as file:
                 file.write(text.encode())
 
@@ -316,7 +339,7 @@ class RunFolder:
 
     def _remove_halves(self) -> None:
         """Remove files that a killed run was still writing."""
-        for path in (self.best, self.last, self.settings, self.facts, self.states / "iteration_*"):
+        for path in (self.best, self.last, self.settings, self.facts, self.domains_file, self.states / "iteration_*"):
             remove_halves(path)
 
     def _read_state(self, say: Callable[[str], None]) -> RunState:

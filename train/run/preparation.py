@@ -19,7 +19,6 @@ from common.data.overlap import shared_photos
 from common.data.project import (
     Project,
     check_labelled,
-    open_project,
     prepare_labelled,
     prepare_unlabelled,
 )
@@ -27,26 +26,18 @@ from common.data.reading import Patience
 from common.data.sampling import ClassSampler, RareClassSettings, class_sampler
 from common.hrda.checks import SettingsError, closest
 from common.hrda.training.feature_distance import class_indices
+from train.run.domains import Domains, Opened, open_projects
 from train.settings.training import TrainSettings
 
 ClassWeights = str | tuple[float, ...] | Mapping[str, float]
 
 # A class may be missing in the source photos altogether, or nearly so: its weight stays within this.
 _HIGHEST_AUTO_WEIGHT = 10.0
-
-
-@dataclass(frozen=True)
-class Domains:
-    """Where the photos lie: `DIR`, `DIR:DATASET` or `DIR:DATASET,OTHER/NESTED`, DIR a Supervisely project."""
-
-    source: str | None
-    """Labelled photos to learn from; not used in mode 'supervised'."""
-    target: str | None
-    """Photos to adapt to. Their labels are not looked at, except in mode 'supervised', which learns from them."""
-    val: str
-    """Labelled photos to measure on."""
-    labelled_target: str | None = None
-    """A labelled part of the target, which is learnt from along with the source; not used in mode 'supervised'."""
+NO_VALIDATION = (
+    "There are no validation photos: checkpoint, student or teacher, and threshold are chosen without labels, by what "
+    "the networks say of target photos. How much they find is not measured."
+)
+"""What a run without labelled photos to measure on says."""
 
 
 @dataclass(frozen=True)
@@ -64,13 +55,17 @@ class PreparedData:
     target: list[Path]
     """Image files; empty where the mode needs none."""
     validation: list[tuple[Path, Path]]
-    """Pairs of image file and mask file."""
+    """Pairs of image file and mask file; empty where nothing labelled is left to measure on."""
     labelled_target: list[tuple[Path, Path]] = field(default_factory=list)
     """Pairs of image file and mask file; empty where there is none."""
     source_sampler: ClassSampler | None = None
     """Draws the source's crops by class; None: each photo comes once a pass."""
     labelled_target_sampler: ClassSampler | None = None
     """The same of the labelled target."""
+    unlabelled: list[Path] = field(default_factory=list)
+    """Target photos on which networks are compared where there is no validation; else empty."""
+    domains: Mapping[str, str] = field(default_factory=dict)
+    """Where all of them lie, as of `Domains.absolute`."""
 
 
 def prepare(
@@ -95,89 +90,89 @@ def prepare(
         SettingsError: a domain that the mode needs is not given, or settings that name classes do not fit the classes.
         ProjectError: photos or labels that cannot be used.
     """
-    learn_from, adapt_to = domains_of_mode(settings.mode, domains)
-    source, validation = open_project(learn_from), open_project(domains.val)
-    target = open_project(adapt_to) if adapt_to else None
-    has_more = domains.labelled_target is not None and uses_labelled_target(settings)
-    more = open_project(domains.labelled_target) if has_more else None
-    names = tuple(classes or trainable_classes(source, settings.data.ignored_classes, say))
+    opened = open_projects(settings, domains)
+    names = tuple(classes or trainable_classes(opened.source, settings.data.ignored_classes, say))
     # All that is quickly checked comes before the minutes that reading every photo may take.
-    for sentence in _check_classes(settings, names, source, validation, more):
+    for sentence in _check_classes(settings, names, opened):
         say(sentence)
-    _check_overlap(settings, source, validation, target, more, say)
+    _check_overlap(settings, opened, say)
 
     rules = {"skip_broken": settings.data.skip_broken, "progress": say, "patience": patience}
     draw = partial(prepare_labelled, classes=names, cache_dir=cache_dir, unchosen=settings.data.unchosen, **rules)
-    labelled = draw(source, role="source", scale=settings.data.training_scale)
-    more_labelled = draw(more, role="labelled target", scale=settings.data.training_scale) if more else None
-    for one, role in ((labelled, "source"), (more_labelled, "labelled target")):
+    scale, more = settings.data.training_scale, opened.labelled_target
+    labelled = draw(opened.source, role="source", scale=scale)
+    more_labelled = draw(more, role="labelled target", scale=scale) if more else None
+    both = ((labelled, "source"), (more_labelled, "labelled target"))
+    for one, role in both:
         if one and (sentence := parts_sentence(one, settings.data.label_scaling, role)):
             say(sentence)
     sampling = settings.data.rare_class_sampling
-    sampler = _sampler(sampling, labelled, "source", say)
-    more_sampler = _sampler(sampling, more_labelled, "labelled target", say) if more_labelled else None
+    sampler, more_sampler = (_sampler(sampling, one, role, say) if one else None for one, role in both)
+    target = _target_files(settings, opened.target, cache_dir, rules) if opened.target else []
     data = PreparedData(
         classes=labelled.classes,
-        palette=((0, 0, 0), *(source.colours[name] for name in names)),
+        palette=((0, 0, 0), *(opened.source.colours[name] for name in names)),
         source=_files(labelled),
         source_shares=tuple(labelled.class_shares.tolist()),
-        target=_target_files(settings, target, cache_dir, rules) if target else [],
-        validation=_files(draw(validation, role="validation")),
+        target=target,
+        validation=_files(draw(opened.validation, role="validation")) if opened.validation else [],
         labelled_target=_files(more_labelled) if more_labelled else [],
         source_sampler=sampler,
         labelled_target_sampler=more_sampler,
+        unlabelled=_compared_files(settings, opened, target, cache_dir, rules),
+        domains=domains.absolute(),
     )
-    more_photos = f"{len(data.labelled_target)} labelled target photos, " if more else ""
-    say(
-        f"{len(data.source)} labelled photos, {more_photos}{len(data.target)} target photos, {len(data.validation)} "
-        f"validation photos; classes: {', '.join(names)}."
-    )
+    say(_summary(data))
+    if data.unlabelled:
+        say(NO_VALIDATION)
     return data
 
 
-def _check_overlap(
-    settings: TrainSettings,
-    source: Project,
-    validation: Project,
-    target: Project | None,
-    more: Project | None,
-    say: Callable[[str], None],
-) -> None:
+def _summary(data: PreparedData) -> str:
+    """How many photos there are of each kind, and the classes."""
+    more = f"{len(data.labelled_target)} labelled target photos, " if data.labelled_target else ""
+    return (
+        f"{len(data.source)} labelled photos, {more}{len(data.target)} target photos, {len(data.validation)} "
+        f"validation photos; classes: {', '.join(data.classes[1:])}."
+    )
+
+
+def _check_overlap(settings: TrainSettings, opened: Opened, say: Callable[[str], None]) -> None:
     """Refuse to measure on photos that are learnt from, and say which are adapted to.
 
     Raises:
         ProjectError: photos of the validation are in what is learnt from.
     """
+    target, validation = opened.target, opened.validation
+    if validation is None:
+        return
     learnt_as = "target" if settings.mode == "supervised" else "source"
-    for role, project in ((learnt_as, source), ("labelled target", more)):
+    for role, project in ((learnt_as, opened.source), ("labelled target", opened.labelled_target)):
         if project:
             refuse_measured(project, validation, role)
     if target and (shared := shared_photos(target, validation)):
         say(f"{len(shared)} target photos are validation photos too, such as {shared[0]}: it is adapted to them.")
 
 
-def _check_classes(
-    settings: TrainSettings, names: Sequence[str], source: Project, validation: Project, more: Project | None
-) -> list[str]:
+def _check_classes(settings: TrainSettings, names: Sequence[str], opened: Opened) -> list[str]:
     """Refuse classes that settings or projects do not fit, and return what is worth telling a person.
 
     Args:
         settings: of the run.
         names: of the classes, without the background.
-        source, validation: what is learnt from and measured on.
-        more: the labelled target, if it is learnt from.
+        opened: the projects of the run.
 
     Raises:
         SettingsError, ProjectError: as `prepare`.
     """
     check_class_weights(settings.class_weights, names)
-    known = [name for project in (source, validation, more) if project for name in project.class_names]
+    labelled = {"source": opened.source, "validation": opened.validation, "labelled target": opened.labelled_target}
+    labelled = {role: project for role, project in labelled.items() if project}
+    known = [name for project in labelled.values() for name in project.class_names]
     check_ignored(settings.data.ignored_classes, names, known)
     if settings.self_training.feature_distance_weight > 0:
         class_indices(settings.self_training.feature_distance_classes, (BACKGROUND, *names))
-    said = [*check_labelled(source, names, "source"), *check_labelled(validation, names, "validation")]
-    if more:
-        said += check_labelled(more, names, "labelled target")
+    said = [sentence for role, project in labelled.items() for sentence in check_labelled(project, names, role)]
     return [*said, *filter(None, [background_twice(names)])]
 
 
@@ -255,28 +250,13 @@ def _target_files(settings: TrainSettings, target: Project, cache_dir: Path, rul
     return [record.image_path for record, _ in found]
 
 
-def domains_of_mode(mode: str, domains: Domains) -> tuple[str, str | None]:
-    """The folders of labelled photos and of photos to adapt to in `mode`.
-
-    Raises:
-        SettingsError: the one that the mode needs is not given.
-    """
-    if mode == "supervised":
-        if domains.target is None:
-            raise SettingsError("Mode 'supervised' learns from a labelled target. Received: no target.")
-        return domains.target, None
-    if domains.source is None:
-        raise SettingsError(f"Mode '{mode}' learns from a labelled source. Received: no source.")
-    if mode != "uda":
-        return domains.source, None
-    if domains.target is None:
-        raise SettingsError("Mode 'uda' adapts to a target. Received: no target. The baseline is mode 'source-only'.")
-    return domains.source, domains.target
-
-
-def uses_labelled_target(settings: TrainSettings) -> bool:
-    """Whether a run learns from a labelled part of the target besides what its mode learns from."""
-    return settings.mode != "supervised" and settings.data.labelled_target_share > 0
+def _compared_files(
+    settings: TrainSettings, opened: Opened, target: list[Path], cache_dir: Path, rules: dict[str, Any]
+) -> list[Path]:
+    """The photos on which networks are compared without labels; none where there is a validation."""
+    if opened.validation:
+        return []
+    return _target_files(settings, opened.compared, cache_dir, rules) if opened.compared else target
 
 
 def trainable_classes(project: Project, ignored: Sequence[str], say: Callable[[str], None]) -> list[str]:

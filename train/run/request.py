@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from train.run.preparation import Domains
+from train.run.domains import Domains
 from train.settings.training import TrainSettings
 
 

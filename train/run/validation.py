@@ -18,6 +18,7 @@ from common.data.transforms import InputScale
 from common.data.validation import ValidationPhoto, validation_photos
 from common.hrda import HRDASegmentor, InferenceSettings, Predictor
 from common.metrics import SegmentationMetrics
+from common.metrics.unlabelled import MEASURE
 from train.run.preparation import PreparedData
 
 Seen = Callable[[int, ValidationPhoto, np.ndarray], None]
@@ -36,6 +37,15 @@ class Measurement:
     """Which model that was."""
     metrics: dict[str, float]
     """All scores from 0 to 1, named `student/…` and `teacher/…`."""
+
+    @property
+    def rests_on_labels(self) -> bool:
+        """Whether it was measured on labelled photos."""
+        return f"student/{MEASURE}" not in self.metrics
+
+    def beats(self, other: Measurement) -> bool:
+        """Whether it is better than an earlier one of the run, or of another kind, which says nothing beside it."""
+        return self.rests_on_labels != other.rests_on_labels or self.score > other.score
 
 
 def compare(iteration: int, student: SegmentationMetrics, teacher: SegmentationMetrics) -> Measurement:

@@ -50,7 +50,8 @@ class CheckpointWriter:
             TrainingError: it has none, or cannot be written to.
         """
         try:
-            self._folder.write_settings(self._settings, self._data.classes, self._learner.weights_origin)
+            data = self._data
+            self._folder.write_settings(self._settings, data.classes, self._learner.weights_origin, data.domains)
             if not resumed:
                 self._save_state()
         except WriteError as error:

@@ -64,6 +64,15 @@ def test_labelled_part_of_the_target_survives_the_way_and_may_be_left_out():
     assert list(find(Instance(), inputs)) == ["source", "target", "validation", "labelled_target"]
 
 
+def test_that_nothing_is_labelled_survives_the_way_and_needs_a_target():
+    state = {**STATE, "validation": "none"}
+    inputs = Inputs.from_state(state, SOURCE)
+    assert inputs.validation is None and inputs.to_state() == state
+    assert list(find(Instance(), inputs)) == ["source", "target"]
+    with pytest.raises(InputError, match="networks are compared on the target: choose a target too"):
+        Inputs.from_state({**state, "target": None}, SOURCE)
+
+
 def test_source_is_the_launched_project_unless_named():
     assert Inputs.from_state({"validation": {"project_id": 3}}, 7).source == Domain(7)
 

@@ -199,6 +199,23 @@ def test_choice_survives_an_app_state(page, projects):
         assert DataJson()["source_tree"]["hide"] is (inputs.source.dataset_ids is None), "the choice can be seen"
 
 
+def test_who_has_no_labelled_photos_says_so_and_needs_a_target(page, projects):
+    page.choose(target=None, validation=None)
+    with pytest.raises(InputError, match="Choose a validation project"):
+        page.card.get_inputs()
+    [declined] = [item for item in DataJson()["validation_project"]["items"] if item["label"].startswith("I have no")]
+    page.change("validation_project", "value", declined["value"])
+    assert not page.card.validate_step()
+    assert "choose a target too" in page.text(page.card.validator_text.widget_id)
+    page.choose(target=projects["target"])
+    inputs = page.card.get_inputs()
+    assert inputs.validation is None and page.card.validate_step()
+    assert "validation" not in page.text(page.card.validator_text.widget_id)
+    page.choose(validation=projects["labelled"])
+    page.card.set_inputs(Inputs.from_state(inputs.to_state(), projects["source"].id))
+    assert page.card.get_inputs() == inputs
+
+
 def test_labelled_part_of_the_target_is_read_with_its_labels_and_kept_apart_from_the_validation(page, projects):
     page.choose(labelled_target=projects["source"])
     assert page.text("labelled_target_facts") == "2 images, 2 labelled, 20 × 20 pixels."

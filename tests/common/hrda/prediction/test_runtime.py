@@ -110,7 +110,7 @@ def test_whole_images_are_the_same_in_onnx_runtime(model: HRDASegmentor, exporte
 
 def test_serving_refines_as_training_does_at_both_presets(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A fine branch folded, exported, and in windows of whole photos."""
-    monkeypatch.setitem(ENCODERS, "mit_b0", replace(ENCODERS["mit_b0"], depths=(1, 1, 1, 1)))
+    monkeypatch.setitem(MIT_SHAPES, "mit_b0", (32, (1, 1, 1, 1)))
     torch.manual_seed(1)
     model = _model(fine_branch=True)
     nn.init.normal_(model.decode_head.head.fine.conv_seg.weight, std=0.3)
