@@ -12,6 +12,7 @@ from serve.__main__ import EPILOG as SERVE
 from serve.__main__ import build_parser, parse_arguments
 from train.__main__ import EPILOG as TRAIN
 from train.__main__ import parse, read_settings
+from train.suggest import parse as parse_suggest
 
 ROOT = Path(__file__).resolve().parents[1]
 
@@ -25,6 +26,9 @@ def examples(text: str, program: str) -> list[list[str]]:
 @pytest.mark.parametrize("words", examples(TRAIN, "train"), ids=" ".join)
 def test_example_of_training_asks_for_what_there_is(words, monkeypatch):
     monkeypatch.chdir(ROOT)
+    if words[0] == "suggest":
+        assert parse_suggest(words[1:]).run == Path("runs/first")
+        return
     given = parse(words)
     settings = read_settings(given)
     assert settings.mode == (given.mode or "uda")

@@ -38,6 +38,7 @@ examples:
       --out runs/few --classes crack
   python -m train --source synthetic --target photos:unlabelled --val photos:checked --out runs/small \\
       --settings sandbox/demo/settings.yaml --set iterations=3000 --device cpu
+  python -m train suggest --run runs/first --count 10
 
 A folder is a Supervisely project. Name datasets after a colon, several with commas, nested ones with a slash:
   --source photos:labelled --target photos:road1,road2/night --val photos:check
@@ -49,8 +50,7 @@ modes:
   uda           HRDA: the second pass is on target photos mixed with source
   supervised    supervised on a labelled --target (--source is not used): the upper bound
 
-Which photos to label next, of a run that is done or going on:
-  python -m train suggest --run runs/first --count 10
+suggest names the target photos that are worth labelling next, of a run that is done or going on.
 
 Ctrl-C saves the last checkpoint and exits; --resume goes on from it.
 
