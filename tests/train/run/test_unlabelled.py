@@ -1,6 +1,7 @@
 """Runs without labelled photos to measure on: how they choose, and what they say of it."""
 
 import dataclasses
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -117,7 +118,8 @@ def test_same_run_chooses_the_same(domains, tmp_path):
 def test_command_line_trains_without_val_and_suggests_what_to_label(domains, tmp_path, capsys, monkeypatch):
     out = tmp_path / "run"
     (tmp_path / "settings.yaml").write_text(settings().to_yaml())
-    arguments = ["--source", domains.source, "--target", domains.target, "--out", str(out), "--device", "cpu"]
+    monkeypatch.chdir(Path(domains.source).parent)
+    arguments = ["--source", "source", "--target", "target:ds0", "--out", str(out), "--device", "cpu"]
     assert main([*arguments, "--settings", str(tmp_path / "settings.yaml")]) == 0
     assert CHOSEN_WITHOUT_LABELS in capsys.readouterr().out
     monkeypatch.chdir(tmp_path)
