@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from urllib.parse import quote
 
 from supervisely.app.widgets import Card, Container, Switch, Text
 
@@ -59,3 +60,25 @@ class ThresholdsCard:
         else:
             self.text.text = f"The most probable class counts, as at 0.5. Best in validation was: {said(self._best)}."
         self._changed()
+
+
+class TryCard:
+    """A photo tried in the browser, and how scripts and the labelling tool do the same."""
+
+    def __init__(self) -> None:
+        self._frame = Text("", widget_id="try_frame")
+        self.card = Card(
+            title="Try a photo",
+            description="With a threshold to move, and the lines by which scripts and tools ask this very service.",
+            content=self._frame,
+        )
+        self.card.hide()
+
+    def show(self, model: str) -> None:
+        """Show the page to try a photo, anew for another model."""
+        # Relative to the page, which may lie below a path of the instance.
+        self._frame.text = (
+            f'<iframe src="try?model={quote(model)}" title="Try a photo" '
+            'style="width: 100%; height: 900px; border: 0"></iframe>'
+        )
+        self.card.show()

@@ -10,7 +10,9 @@ from __future__ import annotations
 
 from typing import Any
 
+import supervisely.io.env as sly_env
 from fastapi import BackgroundTasks, FastAPI, Form, Request, Response, UploadFile
+from fastapi.responses import HTMLResponse
 from supervisely import is_production
 from supervisely.app import StateJson
 
@@ -25,6 +27,8 @@ from serve.errors import RequestError
 from serve.gate.bodies import check_state
 from serve.gate.gate import Gate
 from serve.gate.monitoring import CONTENT_TYPE
+from serve.pages import trying
+from serve.pages.documentation import docs_page, openapi, short_page
 from serve.sdk.server import SdkServer
 from serve.sources import urls
 from serve.sources.uploads import UploadedImages
@@ -56,6 +60,7 @@ def add_routes(app: SdkServer, server: FastAPI) -> Gate:
     _add_models(app, server)
     _add_metrics(app, server)
     add_guide(server)
+    _add_pages(app, server)
     add_liveness(server, "production" if is_production() else "development", app.pulse.trouble)
     add_readiness(server, app.missing)
     answer_all_errors(server, answer_error, lambda error: app.metrics.errors.labels(type(error).__name__).inc())
@@ -160,6 +165,40 @@ def _add_metrics(app: SdkServer, server: FastAPI) -> None:
     @server.get("/metrics")
     def metrics() -> Response:
         return Response(app.metrics.text(), media_type=CONTENT_TYPE)
+
+
+def _add_pages(app: SdkServer, server: FastAPI) -> None:
+    own = routes_of(SERVE)
+
+    @server.get("/try")
+    def try_page() -> HTMLResponse:
+        """The page is one file: script, style and all."""
+        task = sly_env.task_id(raise_not_found=False)
+        return HTMLResponse(trying.PAGE.read_text(encoding="utf-8").replace("{{task}}", str(task or "")))
+
+    @server.post("/try_photo")
+    def try_photo(files: list[UploadFile]) -> dict[str, Any]:
+        _one(files)
+        return app.try_photo(UploadedImages.read(files, app.limits))
+
+    @server.get("/docs")
+    def docs(request: Request) -> HTMLResponse:
+        address = str(request.url).rpartition("/")[0]
+        return HTMLResponse(docs_page(own, address))
+
+    @server.get("/openapi.json")
+    def openapi_json() -> dict[str, Any]:
+        return openapi(own)
+
+    if app.has_page:
+        return
+
+    @server.get("/")
+    def root() -> HTMLResponse:
+        """A service without the SDK's page still says what it is."""
+        model = app.describe_model()
+        said = f"{model['checkpoint']} ({model['encoder']}) on {model['device']}." if model else "No model is deployed."
+        return HTMLResponse(short_page(said))
 
 
 def _one(files: list[UploadFile]) -> None:

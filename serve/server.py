@@ -6,7 +6,7 @@ import io
 import itertools
 import json
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from time import perf_counter
 from typing import Any
@@ -36,7 +36,8 @@ from serve.model.areas import check_wanted
 from serve.model.deployment import Deployment, offered_runtimes
 from serve.model.labels import LabelledMask
 from serve.model.settings import BEST, ServeSettings, read_settings, said
-from serve.page import ThresholdsCard
+from serve.page import ThresholdsCard, TryCard
+from serve.pages import trying
 from serve.routes import add_routes
 from serve.sdk.server import SdkServer
 
@@ -63,6 +64,7 @@ class HRDAServer(SdkServer):
 
     def __init__(self, host: str = "127.0.0.1", port: int = 8000, limits: Limits | None = None, **options: Any) -> None:
         self.thresholds_card: ThresholdsCard | None = None
+        self.try_card: TryCard | None = None
         super().__init__(host, port, limits or Limits.from_environment(), **options)
         tell_each_alone(WebsocketManager())
         if getattr(self.gui, "runtime_select", None) is not None:
@@ -76,7 +78,8 @@ class HRDAServer(SdkServer):
             return None
         if self.thresholds_card is None:
             self.thresholds_card = ThresholdsCard(lambda: self.gui.set_inference_settings(self))
-        return Container([cards, self.thresholds_card.card])
+            self.try_card = TryCard()
+        return Container([cards, self.thresholds_card.card, self.try_card.card])
 
     def load_model(
         self,
@@ -109,6 +112,7 @@ class HRDAServer(SdkServer):
             )
         if self.thresholds_card is not None:
             self.thresholds_card.show(best)
+            self.try_card.show(deployment.name)
         if self.checkpoint_info is None:
             self.checkpoint_info = CheckpointInfo(
                 checkpoint_name=deployment.name,
@@ -178,23 +182,50 @@ class HRDAServer(SdkServer):
             TimedOut: it takes longer than the service lets a client wait.
         """
 
+        def pack(image: np.ndarray, probabilities: np.ndarray, deployment: Deployment, milliseconds: float) -> bytes:
+            file = io.BytesIO()
+            np.savez_compressed(file, probabilities=probabilities, classes=np.array(deployment.classes))
+            return file.getvalue()
+
+        return self._of_probabilities(images, settings, pack)
+
+    def try_photo(self, images: Sequence[np.ndarray]) -> dict[str, Any]:
+        """What the page to try a photo gets, see `serve.pages.trying.shown`.
+
+        Args:
+            images: one image, H×W×3 uint8 RGB, which is read when its turn has come.
+
+        Raises:
+            As `probabilities`.
+        """
+
+        def show(image: np.ndarray, probabilities: np.ndarray, deployment: Deployment, milliseconds: float) -> dict:
+            best = self.best_thresholds if self.uses_best else {}
+            return trying.shown(image, probabilities, deployment, best, milliseconds)
+
+        return self._of_probabilities(images, {}, show)
+
+    def _of_probabilities(
+        self, images: Sequence[np.ndarray], settings: dict[str, Any], finish: Callable[..., Any]
+    ) -> Any:
+        """What `finish` makes of image, probabilities, model and milliseconds, in the turn of this request."""
+
         def work(inference_request: Job) -> None:
             deployment = self.require_deployment()
             chosen = read_settings(self.settings_of({"settings": settings})[0])
-            decoded = [images[0]]
-            for image in decoded:
-                require_bounded([image.shape[:2]], chosen, deployment, self.limits)
-                require_few_probabilities(image.shape[:2], deployment)
+            image = images[0]
+            require_bounded([image.shape[:2]], chosen, deployment, self.limits)
+            require_few_probabilities(image.shape[:2], deployment)
+            begun = perf_counter()
             with self.pulse.working():
                 asked = self.pulse.after(require_wanted)
-                [probabilities] = deployment.probabilities(decoded, chosen, asked)
-            self.count(decoded)
-            file = io.BytesIO()
-            np.savez_compressed(file, probabilities=probabilities, classes=np.array(deployment.classes))
-            inference_request.add_results([{"file": file.getvalue()}])
+                [probabilities] = deployment.probabilities([image], chosen, asked)
+            milliseconds = 1000 * (perf_counter() - begun)
+            self.count([image])
+            inference_request.add_results([{"made": finish(image, probabilities, deployment, milliseconds)}])
 
         [result] = self.inference_requests_manager.run(work)
-        return result["file"]
+        return result["made"]
 
     def count(self, images: Sequence[np.ndarray]) -> None:
         """Note predicted images for the monitor and for the log line of the request that waits for them."""

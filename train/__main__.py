@@ -114,6 +114,12 @@ def parse(arguments: Sequence[str] | None = None) -> argparse.Namespace:
         "--resume", action="store_true", help="go on with the run in --out, with its settings unless others are given"
     )
     parser.add_argument(
+        "--compare",
+        action="store_true",
+        help="then train once more without the target photos (mode control, all else the same) and say what they "
+        "brought; with a finished run in --out, do that alone",
+    )
+    parser.add_argument(
         "--changes", action="store_true", help="print the changes of the run as JSON lines, and all else on stderr"
     )
     parser.add_argument(
@@ -123,7 +129,10 @@ def parse(arguments: Sequence[str] | None = None) -> argparse.Namespace:
         default=30.0,
         help="under torchrun: how long a process waits for another before the run fails (default: 30)",
     )
-    return parser.parse_args(arguments)
+    given = parser.parse_args(arguments)
+    if given.compare and given.changes:
+        parser.error("--compare prints a table, and --changes leaves no room for one: give one of them")
+    return given
 
 
 def _minutes(text: str) -> float:
@@ -181,23 +190,33 @@ def train(given: argparse.Namespace, launched: Launched, stop: threading.Event, 
     from common.data.project import ProjectError
     from common.hrda import SettingsError
     from common.hrda.files import WriteError
+    from train.run.comparison import run_compared
     from train.run.engine import run
     from train.run.processes import EndedElsewhere, device_name, joined
     from train.run.readers import ChangeLines, ProgressLines, TensorBoardScalars
     from train.run.state import Failed, TrainingError, TrainingState
+    from train.run.summary import summary
 
-    state, is_news = TrainingState(), True
-    if launched.is_first:
-        if changes is not None:
-            state.subscribe(ChangeLines(changes, stop.set))
-        state.subscribe(ProgressLines())
-        state.subscribe(TensorBoardScalars(given.out / "tensorboard"))
+    def watched(out: Path) -> TrainingState:
+        """The state of a run in `out`, with its readers."""
+        state = TrainingState()
+        if launched.is_first:
+            if changes is not None:
+                state.subscribe(ChangeLines(changes, stop.set))
+            state.subscribe(ProgressLines())
+            state.subscribe(TensorBoardScalars(out / "tensorboard"))
+        return state
+
+    state, is_news = watched(given.out), True
     try:
         device = device_name(given.device, launched)
         with joined(launched, device, given.timeout) as ranks:
             # All processes do what the first one was told, each on its own device.
             request = replace(ranks.from_first(lambda: read_request(given)), device=device)
-            result = run(request, state=state, stop=stop, ranks=ranks)
+            if given.compare:
+                result = run_compared(request, state, watched, stop=stop, ranks=ranks)
+            else:
+                result = run(request, state=state, stop=stop, ranks=ranks)
     except EndedElsewhere as error:
         failed, is_news = Failed(str(error), type(error).__name__), launched.is_first
     except (SettingsError, ProjectError, TrainingError) as error:
@@ -210,7 +229,7 @@ def train(given: argparse.Namespace, launched: Launched, stop: threading.Event, 
         )
     else:
         if launched.is_first:
-            tell(f"Best checkpoint: {result.best}", sys.stdout)
+            tell(summary(request, result), sys.stdout)
         return 0
     if is_news:
         if changes is not None and not launched.is_first:
@@ -252,7 +271,7 @@ def read_settings(given: argparse.Namespace) -> TrainSettings:
     from train.settings.training import TrainSettings
 
     path = given.settings
-    if path is None and given.resume and (given.out / "settings.yaml").is_file():
+    if path is None and (given.resume or given.compare) and (given.out / "settings.yaml").is_file():
         path = given.out / "settings.yaml"
     overrides = ([f"mode={given.mode}"] if given.mode else []) + given.overrides
     return TrainSettings.from_yaml(settings_text(path) if path else "").with_overrides(overrides)

@@ -25,13 +25,15 @@ from train.benchmark import Measuring, run_benchmark
 from train.instance.domains import FoundDomain, InputError, check_apart, download, find, overlap_with_target, spoken
 from train.leaving import Leaving, end_well
 from train.page.classes import AnyShapeClassesSelector
+from train.page.comparison import Comparison
 from train.page.domains import DomainSelector
 from train.page.gui import FRAMEWORK, HRDATrainGUI, check_target, needs_target, require_fit
 from train.page.history import RunHistory
 from train.page.model import HRDAModelSelector
 from train.page.monitor import Monitor, MonitorCard
 from train.page.previews import ROUTE, picture_file
-from train.page.result import ResultCard
+from train.page.result import ROUTE as ERRORS_ROUTE
+from train.page.result import ResultCard, error_picture
 from train.page.settings import SettingsSelector
 from train.page.start import StartCard
 from train.process import ProcessWatch, run_in_process
@@ -68,11 +70,14 @@ class HRDATrainApp(DomainTrainApp):
         self._found: dict[str, FoundDomain] = {}
         self._continues = False
         self._watch = ProcessWatch()
+        self._comparison: Comparison | None = None
         super().__init__(FRAMEWORK, str(MODELS), str(DEFAULT_YAML), str(APP_OPTIONS), parts)
         self.leaving = Leaving(lambda: self.has_work_left, self.save_and_leave)
         self.start(self.train)
         self.export_onnx(export_best)
         self.gui.training_process.stop_button.click(self.stop)
+        self.gui.training_artifacts.compare_button.click(lambda: self._answer_comparison(wanted=True))
+        self.gui.training_artifacts.end_button.click(lambda: self._answer_comparison(wanted=False))
         self.gui.connect_cards()
 
         @self.server.post("/stop_training")
@@ -93,6 +98,14 @@ class HRDATrainApp(DomainTrainApp):
                 raise Refused("There is no such picture: the page names those that there are.", 404)
             return FileResponse(path, headers={"Cache-Control": "no-cache"})
 
+        @self.server.get(f"/{ERRORS_ROUTE}/{{name}}")
+        def errors(name: str) -> FileResponse:
+            """A validation photo with its errors."""
+            path = error_picture(RunFolder(self.gui.run_folder).errors, name)
+            if path is None:
+                raise Refused("There is no such picture: the page names those that there are.", 404)
+            return FileResponse(path, headers={"Cache-Control": "no-cache"})
+
     def trouble(self) -> str | None:
         """Why the app should be started anew, for a monitor; None while all is well."""
         return self._watch.trouble()
@@ -105,6 +118,7 @@ class HRDATrainApp(DomainTrainApp):
     def save_and_leave(self) -> None:
         """Stop, upload and end the app."""
         super().save_and_leave()
+        self._answer_comparison(wanted=False)
         self.stop()
 
     @property
@@ -126,6 +140,15 @@ class HRDATrainApp(DomainTrainApp):
     def begin_work(self) -> None:
         """Forget the stop of an earlier training."""
         self._stop.clear()
+
+    def linger(self) -> None:
+        """Compare with a run without target photos, at once where that was asked for, or while somebody may ask."""
+        if self._comparison is not None:
+            self._comparison.linger(self.remote_dir, at_once=self.gui.training_process.compare_checkbox.is_checked())
+
+    def _answer_comparison(self, *, wanted: bool) -> None:
+        if self._comparison is not None:
+            self._comparison.answer(wanted=wanted)
 
     def uploaded(self) -> None:
         """Forget the run, which needs no continuing."""
@@ -242,7 +265,8 @@ class HRDATrainApp(DomainTrainApp):
             if start is not None:
                 settings = with_network_of(settings, Path(start))
             history = RunHistory(out)
-            with Monitor(self.gui.training_logs, self.gui.show_status, self._stop, history) as monitor:
+            card, show_status = self.gui.training_logs, self.gui.show_status
+            with Monitor(card, show_status, self._stop, history, self.classes) as monitor:
                 state.subscribe(monitor)
                 state.subscribe(TensorBoardScalars(Path(self.log_dir)))
                 request = RunRequest(
@@ -261,6 +285,11 @@ class HRDATrainApp(DomainTrainApp):
             raise Refused(str(error)) from error
         if result.iteration == 0:
             raise Refused("Stopped before the first iteration. Nothing was trained.")
+        self._comparison = Comparison(
+            self.api, self.team_id, self.gui.training_artifacts, self._stop, request, result, self._without_folders
+        )
+        self._comparison.show()
+        self._comparison.hand_over(Path(self.output_dir))
         # As the run has them, with what the encoder started from.
         config = Path(shutil.copyfile(RunFolder(out).settings, out / "config.yaml"))
         return {

@@ -52,7 +52,7 @@ class Figures:
     def of(cls, choosing: Iterable[Predicted], reporting: Sequence[Predicted]) -> Self:
         """Choose the threshold of the highest F1 on one half, and measure on the other at it and at 0.5."""
         histogram = sum(
-            sweep.histogram(one.crack, np.uint8(one.truth == 1), np.uint8(one.truth == IGNORE_LABEL))
+            sweep.histogram(sweep.levels(one.crack), np.uint8(one.truth == 1), np.uint8(one.truth == IGNORE_LABEL))
             for one in choosing
         )
         threshold = float(sweep.THRESHOLDS[sweep.best(sweep.counts(histogram))])

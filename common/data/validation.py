@@ -24,6 +24,13 @@ class ValidationPhoto(NamedTuple):
     """Among the photos to be measured."""
 
 
+def to_measure(labelled: Sequence[tuple[Path, Path]], max_images: int | None) -> list[tuple[Path, Path]]:
+    """All of the pairs of image and mask file, or `max_images` of them at even distances."""
+    if max_images is None or max_images >= len(labelled):
+        return list(labelled)
+    return [labelled[index] for index in np.linspace(0, len(labelled) - 1, max_images).round().astype(int)]
+
+
 def validation_photos(
     labelled: Sequence[tuple[Path, Path]],
     max_images: int | None = None,
@@ -42,12 +49,8 @@ def validation_photos(
     Raises:
         ImageError, MaskLost: a photo or mask cannot be read, or all photos are lost.
     """
-    chosen: Sequence[int] = range(len(labelled))
-    if max_images is not None and max_images < len(labelled):
-        chosen = np.linspace(0, len(labelled) - 1, max_images).round().astype(int)
     is_any = False
-    for number, index in enumerate(chosen):
-        image_path, mask_path = labelled[index]
+    for number, (image_path, mask_path) in enumerate(to_measure(labelled, max_images)):
 
         def read(image_path: Path = image_path, mask_path: Path = mask_path) -> tuple[np.ndarray, np.ndarray]:
             return read_labelled_photo(image_path, mask_path), read_mask(mask_path)

@@ -16,6 +16,13 @@ from common.metrics.borders import border_matches, region_matches
 from common.metrics.centrelines import centreline_matches, thickness, thin_radius
 
 TOLERANCES = (2.0, 4.0)
+SWEPT_TOLERANCE = 2.0
+"""The distance in pixels at which the tolerant scores are known at every threshold."""
+AT_BEST = ("hits", "predicted", "true", "near_predicted", "judged_predicted", "near_true", "judged_true")
+"""Counts of a class at a threshold: exact ones, and those within 2 px as of `common.metrics.borders`."""
+AS_LABELLED = ("label_hits", "label_predicted", "label_true")
+"""Counts of a class where the most probable one is predicted."""
+COUNTED = (*AT_BEST, *AS_LABELLED)
 MEANS = {
     "mIoU": "iou",
     "mF1": "f1",
@@ -23,6 +30,10 @@ MEANS = {
     "mBoundaryF1_2px": "boundary_f1_2px",
     "mclDice": "cldice",
     "mODS": "ods",
+    "mBestIoU": "best_iou",
+    "mBestF1_2px": "best_f1_2px",
+    "mBestPrecision": "best_precision",
+    "mBestRecall": "best_recall",
 }
 """Scores whose mean over the classes is given, by the mean's name."""
 
@@ -57,6 +68,7 @@ class SegmentationMetrics:
             # Photos in which the class is thin, and in which it is not.
             "widths": (count, 2),
             "histograms": (count, 2, sweep.BINS),
+            "tolerant_histograms": (count, 4, sweep.BINS),
             "own_best": (count, 3),
         }
         ends = [0, *accumulate(math.prod(shape) for shape in self._shapes.values())]
@@ -108,9 +120,11 @@ class SegmentationMetrics:
             if confusion[index].any() or confusion[:, index].any():
                 self._count_shapes(index, prediction, truth, ignored)
         if histograms is not None:
-            self._part("histograms")[...] += histograms
+            exact, tolerant = histograms
+            self._part("histograms")[...] += exact
+            self._part("tolerant_histograms")[...] += tolerant
             for index in range(1, len(self.classes)):
-                at = sweep.counts(histograms[index])
+                at = sweep.counts(exact[index])
                 self._part("own_best")[index] += at[sweep.best(at)]
 
     def compute(self) -> dict[str, float]:
@@ -120,8 +134,9 @@ class SegmentationMetrics:
         background also `f1_2px/<class>`, `precision_2px/<class>`, `recall_2px/<class>` (pixels within 2 px of the other
         region), `boundary_f1_2px/<class>` (pixels of the borders), the same with 4 px, and `cldice/<class>` where the
         class is thin in most of its photos. With probabilities also `ods/<class>` (F1 at the best of 99 thresholds for
-        all photos), `ois/<class>` (at each photo's own best one), `best_threshold/<class>` and `best_iou/<class>` (at
-        that one threshold). Then the means over the classes that have the score: `mIoU`, `mF1`, and those of `MEANS`.
+        all photos), `ois/<class>` (at each photo's own best one), `best_threshold/<class>` and, at that one threshold,
+        `best_iou/<class>`, `best_precision/<class>`, `best_recall/<class>` and `best_f1_2px/<class>`. Then the means
+        over the classes that have the score: `mIoU`, `mF1`, and those of `MEANS`.
 
         Foreground comes before background. A class of which the truth has no pixel has no score and is left out of the
         means: how well it is found cannot be told. Where it is predicted, the class that is there pays for it. A ratio
@@ -153,6 +168,24 @@ class SegmentationMetrics:
         foreground class (the background's says little about a thin one), else mIoU."""
         return self.compute().get(f"iou/{self.classes[1]}" if len(self.classes) == 2 else "mIoU", 0.0)
 
+    def best(self) -> tuple[int, ...]:
+        """By class, which of `THRESHOLDS` gives the highest F1; 0 for the background."""
+        return (0, *(sweep.best(sweep.counts(one)) for one in self._part("histograms")[1:]))
+
+    def counts_at(self, best: Sequence[int]) -> np.ndarray:
+        """Counts of each class at the thresholds of those numbers: C×10 int64, named by `COUNTED`.
+
+        The background, which has no threshold, has only those of `AS_LABELLED`.
+        """
+        confusion = self._part("confusion")
+        counts = np.zeros((len(self.classes), len(COUNTED)), dtype=np.int64)
+        for index in range(1, len(self.classes)):
+            exact = sweep.counts(self._part("histograms")[index])[best[index]]
+            tolerant = sweep.tolerant_counts(self._part("tolerant_histograms")[index])[best[index]]
+            counts[index, : len(AT_BEST)] = [*exact, *tolerant]
+        counts[:, len(AT_BEST) :] = np.stack([np.diag(confusion), confusion.sum(axis=0), confusion.sum(axis=1)], axis=1)
+        return counts
+
     def _part(self, name: str) -> np.ndarray:
         """A view of the counts of that name."""
         start, end = self._places[name]
@@ -172,8 +205,10 @@ class SegmentationMetrics:
 
     def _histograms_of(
         self, probabilities: Iterable[np.ndarray], truth: np.ndarray, ignored: np.ndarray | None
-    ) -> np.ndarray:
-        histograms = np.zeros(self._shapes["histograms"], dtype=np.int64)
+    ) -> tuple[np.ndarray, np.ndarray]:
+        exact, tolerant = (
+            np.zeros(self._shapes[name], dtype=np.int64) for name in ("histograms", "tolerant_histograms")
+        )
         count, maps = len(self.classes), 0
         for maps, plane in enumerate(probabilities, 1):
             if plane.shape != truth.shape:
@@ -181,12 +216,14 @@ class SegmentationMetrics:
                     f"Probabilities must have the truth's height and width, {truth.shape}. Received: {plane.shape}."
                 )
             if 1 < maps <= count:
-                histograms[maps - 1] = sweep.histogram(plane, (truth == maps - 1).view(np.uint8), ignored)
+                levels, true = sweep.levels(plane), (truth == maps - 1).view(np.uint8)
+                exact[maps - 1] = sweep.histogram(levels, true, ignored)
+                tolerant[maps - 1] = sweep.tolerant_histogram(levels, true, ignored, SWEPT_TOLERANCE)
         if maps != count:
             raise ValueError(
                 f"Probabilities must be one map for each of {count} classes, the background included. Received: {maps}."
             )
-        return histograms
+        return exact, tolerant
 
     def _count_shapes(self, index: int, prediction: np.ndarray, truth: np.ndarray, ignored: np.ndarray | None) -> None:
         """Count what depends on a pixel's neighbours, in the part of the photo where the class is."""
@@ -236,13 +273,16 @@ class SegmentationMetrics:
         at = sweep.counts(histogram)
         best = sweep.best(at)
         hits, predicted, true = at[best]
+        precision, recall, judged = _shares(sweep.tolerant_counts(self._part("tolerant_histograms")[index])[best])
         own_hits, own_predicted, own_true = self._part("own_best")[index]
         return {
             "ods": _ratio(2 * hits, predicted + true),
             "ois": _ratio(2 * own_hits, own_predicted + own_true),
             "best_iou": _ratio(hits, predicted + true - hits),
+            "best_precision": _ratio(hits, predicted),
+            "best_recall": _ratio(hits, true),
             "best_threshold": float(sweep.THRESHOLDS[best]),
-        }
+        } | ({"best_f1_2px": _harmonic(precision, recall)} if judged else {})
 
 
 def _box_around(region: np.ndarray, margin: int) -> tuple[slice, slice]:

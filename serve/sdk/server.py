@@ -77,6 +77,11 @@ class SdkServer(PredictingServer):
             )
         return self.api
 
+    @property
+    def has_page(self) -> bool:
+        """Whether the SDK makes a page of widgets at the root."""
+        return self.gui is not None
+
     def serve(self) -> None:
         """Set up the app's routes and, on the command line, answer requests until stopped."""
         super().serve()

@@ -8,6 +8,7 @@ timeout=1800`.
 from __future__ import annotations
 
 import os
+import re
 import statistics
 from pathlib import Path
 
@@ -198,7 +199,30 @@ def test_serve_page_deploys_the_experiment_and_predicts(visit, folder, sandbox, 
         page.card(page.SERVE).get_by_role("button", name="SERVE").click()
         page.card(page.SERVE).get_by_text("Model has been successfully loaded").wait_for(timeout=TRAINING_MS)
         opened.screen("serve-2-deployed")
+        try_photo(page, app.address, task, folder)
         opened.check()
         image = projects["target"].images(api)[0]
         [prediction] = api.nn.connect(task).predict(image_id=image.id, show_progress=False)
         assert tuple(prediction.annotation.img_size) == (image.height, image.width)
+
+
+def try_photo(page, address, task, folder):
+    """A photo of one's own, with a threshold to move; and the lines that ask the same of this very service."""
+    frame = page.card("Try a photo").frame_locator("iframe")
+    frame.locator("input[type=file]").set_input_files(next((folder / "projects" / "target").rglob("img/*")))
+    frame.get_by_text(re.compile(rf"{SIZE[1]} × {SIZE[0]} pixels in \d+ ms")).wait_for()
+    slider = frame.get_by_label("threshold of crack")
+    shares = []
+    for threshold in ("0.01", "0.99"):
+        slider.fill(threshold)
+        said = frame.get_by_text(re.compile(rf"{threshold}: [\d.]+ % of the photo"))
+        said.wait_for()
+        shares.append(float(said.inner_text().split()[1]))
+    assert shares[0] > shares[1], "the higher the threshold, the less is found"
+    assert frame.locator("#curl").inner_text().startswith(f"curl -F files=@photo.jpg {address}/inference_image")
+    assert f"api.nn.connect({task})" in frame.locator("#sdk").inner_text()
+    slider.fill("0.30")
+    for width in (1440, 1100):
+        page.page.set_viewport_size({"width": width, "height": 900})
+        page.visit.screen(f"serve-3-try-{width}", page.card("Try a photo"), photos=True)
+    page.page.set_viewport_size({"width": 1280, "height": 900})

@@ -105,7 +105,7 @@ def test_photos_that_are_missing_are_said_and_forgotten_once_chosen(page):
     wait_for_no_red(page, page.PHOTOS)
     page.select(page.PHOTOS)
     page.unlocked(page.MODEL)
-    page.card(page.PHOTOS).get_by_text("Mode 'uda' needs target photos").wait_for()
+    page.field(page.PHOTOS, "Target").get_by_text("Mode 'uda' needs target photos").wait_for()
     look(page, "no-target-photos", page.PHOTOS)
 
 
@@ -117,6 +117,7 @@ def test_model_and_classes_that_are_missing_are_said_and_forgotten_once_chosen(p
     model.get_by_text("Pretrained models").first.click()
     wait_for_no_red(page, page.MODEL)
     page.model("mit_b0")
+    look(page, "model", page.MODEL)
     page.select(page.MODEL)
     page.unlocked(page.CLASSES)
     tick = page.card(page.CLASSES).locator(".classes-table tbody tr", has_text="crack").locator(".el-checkbox__input")
@@ -127,6 +128,18 @@ def test_model_and_classes_that_are_missing_are_said_and_forgotten_once_chosen(p
     wait_for_no_red(page, page.CLASSES)
     page.select(page.CLASSES)
     page.unlocked(page.SETTINGS)
+
+
+def test_number_is_checked_while_it_is_typed(page):
+    field = page.field(page.SETTINGS, "Iterations")
+    entry = field.locator("input")
+    for typed, said in (("2.5", "Iterations must be a whole number of 1 or more"), ("99999999", "from 1 to 10000000")):
+        # The field is not left: what is said comes with the keys.
+        entry.fill(typed)
+        field.get_by_text(said).wait_for()
+    entry.fill("20000")
+    field.get_by_text("must be").wait_for(state="hidden")
+    assert "iterations: 20000" in page.yaml
 
 
 @pytest.mark.parametrize("typed", ["2.5", "", "0", "-1", "abc"])
@@ -155,8 +168,11 @@ def test_adaptation_without_target_is_said_before_the_start(page):
         arg=page.card(page.SETTINGS).element_handle(),
     )
     look(page, "no-target-settings", page.SETTINGS)
+    missing = page.field(page.PHOTOS, "Target").get_by_text("Mode 'uda' needs target photos")
+    missing.wait_for()
     page.field(page.SETTINGS, "Adaptation").locator(".el-switch").click()
     wait_for_no_red(page, page.SETTINGS)
+    missing.wait_for(state="hidden")
     page.wait_for_yaml("mode: source-only")
     # Once the target is there, adaptation can be chosen again.
     page.card(page.PHOTOS).get_by_role("button", name="Reselect").click()

@@ -14,7 +14,7 @@ from sandbox.testing import running_sandbox
 from train.run.state import Failed, PhaseChanged, Preview, Progressed, Started, Timed, Validated, encode
 
 ROOT = Path(__file__).resolve().parents[2]
-CHARTS = 6
+CHARTS = 8
 # The last iteration that each chart has drawn, by the place of its last point.
 DRAWN = """
 () => [...document.querySelectorAll('.chart')].map((element) => {
@@ -47,10 +47,12 @@ class Run:
         """Iterations up to `to`, each tenth measured."""
         for iteration in range(self.iteration + 5, to + 1, 5):
             scalars = {"loss/source": 1 / iteration, "lr": 1e-4, "pseudo_label/confident_share": 0.5}
+            scalars |= {"pseudo_label/share/1": 0.02}
             self.tell(Progressed(iteration, scalars, 60.0, 0.5))
             if iteration % 10 == 0:
                 picture = Preview("validation", "a.jpg", {"photo": f"/run/previews/{iteration:06d}/photo.jpg"})
                 scores = {"teacher/mIoU": 0.5, "teacher/iou/crack": 0.4, "teacher/mclDice": 0.3}
+                scores |= {"teacher/mBestIoU": 0.4}
                 self.tell(Validated(iteration, scores, (picture,)))
         self.iteration = to
 

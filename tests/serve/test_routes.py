@@ -28,6 +28,7 @@ def bare_app() -> SimpleNamespace:
         pulse=pulse,
         drain=lambda: None,
         missing=lambda: None,
+        has_page=True,
     )
 
 

@@ -141,6 +141,7 @@ def test_ctrl_c_saves_and_resume_goes_on_with_the_same_settings(arguments, tmp_p
     output, errors = capsys.readouterr()
     assert errors.count("Stopping") == 1
     assert "Stopped after iteration 3 of 1000." in output
+    assert "Stopped at 3 of 1000 iterations. The same command with --resume goes on from there." in output
     assert (tmp_path / "run" / "checkpoints" / "last.pth").is_file()
     assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
 

@@ -6,7 +6,6 @@ from collections.abc import Sequence
 from html import escape
 from itertools import zip_longest
 
-from supervisely import Api
 from supervisely.app.widgets import Container, Flexbox, Image, Text, Widget
 
 from train.instance.facts import DomainFacts
@@ -15,6 +14,8 @@ from train.page.live import put
 
 _PHOTOS = 4
 _PHOTO_HEIGHT = 110
+PICTURE_HEIGHT = 2 * _PHOTO_HEIGHT
+"""Pixels of a photo's picture: sharp on screens with two of them for each."""
 _PROBLEMS = {"error": 3, "warning": 5}
 
 
@@ -66,16 +67,9 @@ class DomainView:
         """Show no facts: the problems say why."""
         self._show()
 
-    def show_facts(self, api: Api, facts: DomainFacts) -> None:
-        """Show photos and numbers."""
-        self._show(
-            facts=numbers(facts),
-            shares=shares(facts) if self._with_shares else "",
-            urls=[
-                api.image.preview_url(info.full_storage_url, width=0, height=2 * _PHOTO_HEIGHT, method="fit")
-                for info in facts.samples
-            ],
-        )
+    def show_facts(self, facts: DomainFacts, urls: Sequence[str]) -> None:
+        """Show numbers, and the photos at these addresses."""
+        self._show(facts=numbers(facts), shares=shares(facts) if self._with_shares else "", urls=urls)
 
     def show_problems(self, problems: Sequence[Problem]) -> None:
         """Show these, errors first."""

@@ -28,9 +28,10 @@ from train.instance.domains import (
 from train.instance.facts import DomainFacts, Superseded, domain_facts
 from train.instance.problems import Problem, overlaps, problems_of
 from train.page.dataset_picker import DatasetPicker
-from train.page.domain_view import DomainView
+from train.page.domain_view import PICTURE_HEIGHT, DomainView
 from train.page.latest import LatestOnly
-from train.page.live import forget_error, send
+from train.page.live import forget_error, put, send
+from train.page.thumbnails import labelled_previews, preview
 
 _NO_VALIDATION = "Choose a validation project: labelled photos that are not learnt from."
 _NOTHING_LABELLED = "I have no labelled photos"
@@ -80,18 +81,25 @@ class DomainSelector(InputSelector):
             "labelled_target": DatasetPicker("labelled_target", projects, nothing="No labelled target"),
         }
         self._views = {
-            role: DomainView(role, invitation=_INVITATIONS[role], with_shares=role == "source") for role in ROLES
+            role: DomainView(role, invitation=_INVITATIONS[role], with_shares=role != "target") for role in ROLES
         }
         self._found: dict[str, FoundDomain] = {}
         self._facts: dict[str, DomainFacts] = {}
         self._problems: list[Problem] = []
         self._known: dict[Key, DomainFacts] = {}
+        self._pictures: dict[Key, list[str]] = {}
+        # Not an error: it may well be that the next step switches adaptation off.
+        self._target_text = Text("", "warning", widget_id="target_missing")
         self._callbacks: list[Callable[[], None]] = []
         self._choice_callbacks: list[Callable[[], None]] = []
         self._missing: Callable[[], str | None] = lambda: None
         self.button = Button("Select", widget_id="input_next")
+        said = {"target": [self._target_text]}
         fields = [
-            Field(Container([*self._pickers[role].widgets, *self._views[role].widgets]), *_FIELDS[role])
+            Field(
+                Container([*self._pickers[role].widgets, *said.get(role, []), *self._views[role].widgets]),
+                *_FIELDS[role],
+            )
             for role in ROLES
         ]
         self.display_widgets = [
@@ -132,6 +140,11 @@ class DomainSelector(InputSelector):
     def use_missing(self, missing: Callable[[], str | None]) -> None:
         """Have `missing` say what the settings of a later step need that is not chosen."""
         self._missing = missing
+
+    def show_missing(self) -> None:
+        """Say at the target what the settings need that is not chosen, as the card of the settings does."""
+        put(self._target_text, text=escape(self._missing() or "", quote=False))
+        send()
 
     def on_choice(self, callback: Callable[[], None]) -> None:
         """Call this, within the click, whenever a person chooses something else."""
@@ -263,9 +276,26 @@ class DomainSelector(InputSelector):
             if one:
                 facts[role] = self._known[keys[role]] = one
             self._show(found, facts, failed, [*problems, *problems_of(facts)])
+        for role in [role for role in facts if role != "target" and keys[role] not in self._pictures]:
+            if is_stale():
+                return
+            self._pictures[keys[role]] = self._drawn(found[role], facts[role])
+            self._show(found, facts, failed, [*problems, *problems_of(facts)])
         self._facts = facts
         for callback in self._callbacks:
             callback()
+
+    def _drawn(self, domain: FoundDomain, facts: DomainFacts) -> list[str]:
+        """Pictures of a domain's photos with their labels, or without where these cannot be had."""
+        try:
+            return labelled_previews(self._reading_api, domain, facts, PICTURE_HEIGHT)
+        except Exception:
+            # The facts are shown, and the training says what is wrong with a label; a picture is no reason for less.
+            logger.warning("The labels of the photos on the page could not be drawn", exc_info=True)
+            return self._plain(facts)
+
+    def _plain(self, facts: DomainFacts) -> list[str]:
+        return [preview(self._reading_api, info, PICTURE_HEIGHT) for info in facts.samples]
 
     def _find(self, role: str, picker: DatasetPicker) -> FoundDomain | None:
         picker.load(self._reading_api)
@@ -284,7 +314,8 @@ class DomainSelector(InputSelector):
             if role in failed:
                 view.show_failure()
             elif role in facts:
-                view.show_facts(self._reading_api, facts[role])
+                drawn = self._pictures.get(_key(role, found[role]))
+                view.show_facts(facts[role], drawn or self._plain(facts[role]))
             elif role in found:
                 view.show_reading()
             else:

@@ -56,6 +56,10 @@ class HRDATrainGUI(DomainTrainGUI):
         settings.use_target(self._wrong_target)
         selector.use_missing(lambda: self._wrong_target(settings.settings))
         selector.on_choice(settings.show_target)
+        # What one card says is missing, the other says too, whichever of the two was changed.
+        selector.on_choice(selector.show_missing)
+        settings.on_change(lambda _: selector.show_missing())
+        selector.show_missing()
         self._take_errors_back()
         # The SDK turns the editor's lock over: whoever opened an earlier step again would find an open editor locked.
         for is_reselect in (False, True):

@@ -23,12 +23,13 @@ from train.page.encoder_weights import EncoderWeightsChoice, describe_weights
 from train.page.latest import LatestOnly
 from train.page.live import forget_error, put, send
 from train.page.memory_plan import best_card, describe_need, fits, gib, memory_of
+from train.page.pace import PaceEstimate
 from train.page.start_weights import StartWeightsSelector
 from train.sdk.gui import replaced
 from train.settings.training import TrainSettings
 
-MEMORY = "Memory"
-"""Name of the column."""
+MEMORY, PACE = "Memory", "An iteration"
+"""Names of columns."""
 _UNKNOWN, _NOT_INSTALLED = "…", "not installed"
 
 
@@ -51,6 +52,8 @@ class HRDAModelSelector(ModelSelector):
         self._settings = TrainSettings()
         self._asks_servers = True
         self._figures: dict[str, str] = {}
+        self._paces: dict[str, str] = {}
+        self.pace = PaceEstimate(lambda: _with(self._settings, self._chosen_network()), self._show_pace)
         self._estimating = LatestOnly(self._estimate, "memory")
         parts = {
             "PretrainedModelsSelector": partial(PretrainedModelsSelector, widget_id="model_table"),
@@ -87,7 +90,8 @@ class HRDAModelSelector(ModelSelector):
         if says_before and settings.pretrained != before:
             with self.not_asking():
                 self.validate_step()
-        self._figures = {}
+        self._figures, self._paces = {}, {}
+        self.pace.forget()
         self._show_figures()
         self.memory_text.set("Working out the memory…", "info")
         self._estimating.order()
@@ -165,7 +169,10 @@ class HRDAModelSelector(ModelSelector):
         return RadioTabs(
             titles=titles,
             descriptions=["A new network", "Go on from what was trained before"],
-            contents=[Container([table, self.memory_text, self.weights.container]), custom.content],
+            contents=[
+                Container([table, self.memory_text, self.pace.container, self.weights.container]),
+                custom.content,
+            ],
             widget_id="model_tabs",
         )
 
@@ -199,12 +206,17 @@ class HRDAModelSelector(ModelSelector):
             if name == chosen:
                 self.show_need()
 
+    def _show_pace(self, network: str, pace: str) -> None:
+        self._paces[network] = pace
+        self._show_figures()
+
     def _show_figures(self) -> None:
         # Only what is shown: the rows of the widget itself are what experiments say of their model.
         table = copy.deepcopy(DataJson()[self.pretrained_models_table.widget_id]["tableData"])
         for row in (row for kinds in table.values() for rows in kinds.values() for row in rows):
             meta = row.pop("meta")
-            row |= {MEMORY: self._figures.get(meta["model_name"], _UNKNOWN), "meta": meta}
+            name = meta["model_name"]
+            row |= {MEMORY: self._figures.get(name, _UNKNOWN), PACE: self._paces.get(name, ""), "meta": meta}
         put(self.pretrained_models_table, tableData=table)
         send()
 

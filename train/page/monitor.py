@@ -27,13 +27,23 @@ MODELS = ("student", "teacher")
 CONFIDENT = "pseudo_label/confident_share"
 CHARTS = {
     # key: title, digits after the point, size of a point, unit
+    "best": ("Foreground at the best threshold, %, of the better model", 1, 4, 100),
     "loss": ("Losses", 3, 0, None),
     "lr": ("Learning rate", 7, 0, None),
     "confident": ("Confident pseudo-labels, % of pixels", 1, 0, 100),
+    "share": ("Pseudo-labels by class, % of pixels", 2, 0, 100),
     "miou": ("Validation mIoU, %", 1, 4, 100),
     "iou": ("Validation IoU by class, %, of the better model", 1, 4, 100),
     "thin": ("Thin objects: means over the classes, %, of the better model", 1, 4, 100),
 }
+BEST = {
+    "mBestIoU": "IoU",
+    "mBestF1_2px": "F1 at 2 px",
+    "mBestPrecision": "precision",
+    "mBestRecall": "recall",
+}
+"""Means over the classes but the background, each at its best threshold: what tells most of thin classes."""
+SHARE = "pseudo_label/share/"
 PHASES = {
     "preparing": "Preparing: reading the photos",
     "training": "Training",
@@ -96,7 +106,7 @@ class MonitorCard(TrainingLogs):
         self.previews = PreviewBoard()
         pairs = [
             Container([self.frames[left], self.frames[right]], direction="horizontal", fractions=[1, 1])
-            for left, right in (("loss", "miou"), ("iou", "thin"), ("confident", "lr"))
+            for left, right in (("best", "miou"), ("iou", "thin"), ("confident", "share"), ("loss", "lr"))
         ]
         self.display_widgets = [
             self.validator_text,
@@ -138,11 +148,18 @@ class Monitor:
         show_status: shows a sentence on the page and in `/train_status`; takes it and its kind.
         stop: set once the run is to be saved and ended.
         history: of the run; empty if the run is a new one.
+        classes: names by index, without the background.
     """
 
     def __init__(
-        self, card: MonitorCard, show_status: Callable[[str, str], None], stop: threading.Event, history: RunHistory
+        self,
+        card: MonitorCard,
+        show_status: Callable[[str, str], None],
+        stop: threading.Event,
+        history: RunHistory,
+        classes: Sequence[str] = (),
     ) -> None:
+        self._classes = tuple(classes)
         self._card, self._show_status, self._stop, self._history = card, show_status, stop, history
         self._version = f"{time.time():.0f}"
         self._lock = threading.Lock()
@@ -209,6 +226,11 @@ class Monitor:
             self._add("lr", "learning rate", iteration, scalars["lr"])
         if CONFIDENT in scalars:
             self._add("confident", "confident", iteration, scalars[CONFIDENT])
+        for name, value in scalars.items():
+            index = int(name.removeprefix(SHARE)) if name.startswith(SHARE) else 0
+            if 0 < index <= CLASSES_SHOWN:
+                known = index <= len(self._classes)
+                self._add("share", self._classes[index - 1] if known else f"class {index}", iteration, value)
         self._details = "".join(f" Loss {name} {value:.3g}." for name, value in losses.items())
 
     def _note_metrics(self, iteration: int, metrics: Mapping[str, float]) -> None:
@@ -218,7 +240,12 @@ class Monitor:
         if not scores:
             return
         better = max(scores, key=scores.__getitem__)
-        self._score = f" mIoU {100 * scores[better]:.1f}% at iteration {iteration}."
+        best = {name: metrics[f"{better}/{name}"] for name in BEST if f"{better}/{name}" in metrics}
+        for name, value in best.items():
+            self._add("best", BEST[name], iteration, value)
+        headline = [f"{BEST[name]} {100 * best[name]:.1f}%" for name in ("mBestIoU", "mBestF1_2px") if name in best]
+        at_best = f"Foreground {', '.join(headline)} at the best threshold, " if headline else ""
+        self._score = f" {at_best}mIoU {100 * scores[better]:.1f}% at iteration {iteration}."
         prefix = f"{better}/iou/"
         by_class = {name.removeprefix(prefix): value for name, value in metrics.items() if name.startswith(prefix)}
         by_class.pop(BACKGROUND, None)

@@ -21,6 +21,7 @@ from train.page.latest import LatestOnly
 from train.page.live import forget_error, put, send
 from train.page.samples import SampleSource, SamplesView
 from train.page.settings_form import CUSTOM, FormField, SettingsForm
+from train.page.settings_help import explained, words
 from train.sdk.app import replaced
 from train.settings.presets import DEFAULT_PRESET, differences, presets
 from train.settings.training import AUTO, TrainSettings
@@ -290,6 +291,7 @@ class SettingsSelector(HyperparametersSelector):
             [
                 Field(Container([self._preset_select, self._preset_text], gap=4), "Preset", "Replaces all settings"),
                 self.form.container,
+                Text(words(), "text", font_size=13, widget_id="settings_words"),
                 Text(_NETWORK, "info", font_size=13, widget_id="network_text"),
             ],
             gap=12,
@@ -303,6 +305,7 @@ class SettingsSelector(HyperparametersSelector):
             overflow=None,
             widgets_style="min-width: 0",
         )
+        help_text = Text(explained(), "text", font_size=13, widget_id="settings_help")
         samples = Field(self.samples.container, "Augmented samples", "Four crops of source photos with their labels")
         benchmark = Field(
             self.run_model_benchmark_checkbox,
@@ -312,7 +315,7 @@ class SettingsSelector(HyperparametersSelector):
         replaced_by_ours = (self.editor, self.model_benchmark_field)
         rest = [widget for widget in self.display_widgets if widget not in replaced_by_ours]
         self.model_benchmark_field = benchmark
-        self.display_widgets = [columns, samples, benchmark, *rest]
+        self.display_widgets = [columns, help_text, samples, benchmark, *rest]
         self.container = Container(self.display_widgets)
         self.card = Card(
             title=self.title,

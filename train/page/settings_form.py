@@ -3,26 +3,32 @@
 from __future__ import annotations
 
 import re
+import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from functools import partial
 from html import escape
 from typing import Any
 
+from markupsafe import Markup
 from supervisely.app import DataJson, StateJson
-from supervisely.app.widgets import Container, Field, Input, Select, Switch, Text, Widget
+from supervisely.app.widgets import Button, Container, Field, Input, Select, Switch, Text, Widget
 
 from common.data.transforms import AUGMENTATION_LEVELS, AugmentationSettings, augmentation_level
 from common.hrda import SettingsError
 from common.hrda.checks import received
+from train.page.latest import LatestOnly
 from train.page.live import put
 from train.settings.training import TrainSettings
 
+_PAUSE_S = 0.3
+"""Who types is left alone for so long before what is typed is checked."""
 CUSTOM = "custom"
 """Stands for values that no item of a list has."""
 
 _CROP_SIDES = (128, 192, 256, 320, 384, 512, 640, 768, 896, 1024)
 _MODES = {
-    "uda": "Adapts to the target photos.",
+    "uda": "Mode uda: a teacher labels the target photos, and the student learns from mixtures of them and the source.",
     "source-only": "Learns from the source alone: the baseline to compare with.",
     "control": "The YAML says control: adapts to nothing, but sees the source as strongly augmented as if it did.",
     "supervised": "The YAML says supervised: learns from the labels of the target, as an upper bound.",
@@ -65,6 +71,24 @@ class FormField:
             return self.value == value or self.written(self.value) == self.written(value)
         except SettingsError:
             return False
+
+
+class ReportingInput(Input):
+    """A field of text that tells the app of every key, besides the change that the SDK's reports when it is left."""
+
+    def __init__(self, widget_id: str) -> None:
+        super().__init__(size="small", widget_id=widget_id)
+        # Never drawn: a button is the SDK's way to a route of one's own.
+        self._typed = Button("", show_loading=False, widget_id=f"{widget_id}_typed")
+
+    def on_key(self, callback: Callable[[], None]) -> None:
+        """Call `callback` after every key."""
+        self._typed.click(callback)
+
+    def to_html(self) -> Markup:
+        """The SDK's field, whose keys are posted to the app."""
+        post = f"post('{self._typed.get_route_path(Button.Routes.CLICK)}')"
+        return Markup(str(super().to_html()).replace("<el-input", f'<el-input @input="{post}"', 1))
 
 
 class OpenSelect(Select):
@@ -113,12 +137,12 @@ class SettingsForm:
             ("Iterations", "Steps of the whole run"): FormField(
                 _entry("form_iterations"),
                 lambda s: str(s.iterations),
-                lambda v: {"iterations": _whole("Iterations", v)},
+                lambda v: _bounded("iterations", _whole("Iterations", v)),
             ),
             ("Batch size", "Crops of each domain in a step; more need more memory"): FormField(
                 _entry("form_batch_size"),
                 lambda s: str(s.batch_size),
-                lambda v: {"batch_size": _whole("Batch size", v)},
+                lambda v: _bounded("batch_size", _whole("Batch size", v)),
             ),
             ("Crop size", "Pixels that the network sees at once; more need more memory"): FormField(
                 crop_size, lambda s: "{}x{}".format(*s.model.crop_size), _crop_values
@@ -129,12 +153,15 @@ class SettingsForm:
             ("Validation interval", "Iterations between measurements"): FormField(
                 _entry("form_validation_interval"),
                 lambda s: str(s.validation.interval),
-                lambda v: {"validation.interval": _whole("Validation interval", v)},
+                lambda v: _bounded("validation.interval", _whole("Validation interval", v)),
             ),
             ("Adaptation", "Learn from the target photos too"): FormField(
                 adaptation, lambda s: s.mode == "uda", lambda v: {"mode": "uda" if v else "source-only"}
             ),
-            ("Masked images (MIC)", "Predicts what masked blocks hide, too; a step takes longer"): FormField(
+            (
+                "Masked images (MIC)",
+                "Hides blocks of target photos, for the student to predict",
+            ): FormField(
                 masking,
                 lambda s: s.self_training.masked_weight > 0,
                 lambda v: {"self_training.masked_weight": 1.0 if v else 0.0},
@@ -148,6 +175,7 @@ class SettingsForm:
         self._missing: Callable[[TrainSettings], str | None] = lambda _: None
         self._shown = {field.widget.widget_id: field.value for field in self._fields}
         self._can_be_changed = True
+        self._checks: list[LatestOnly] = []
         under = {adaptation: [self._mode]}
         self.container = Container(
             [field.row(*texts, *under.get(field.widget, [])) for texts, field in rows.items()], gap=12
@@ -168,6 +196,14 @@ class SettingsForm:
         """Call `callback` with a field when a person has changed it to what stands for something."""
         for field in self._fields:
             field.widget.value_changed(lambda _, field=field: self._changed(field, callback))
+            if isinstance(field.widget, ReportingInput):
+                check = LatestOnly(partial(self._check, field), f"check of {field.widget.widget_id}")
+                field.widget.on_key(check.order)
+                self._checks.append(check)
+
+    def wait(self, timeout: float | None = None) -> bool:
+        """Wait until what was typed is checked."""
+        return all(check.wait(timeout) for check in self._checks)
 
     def use_missing(self, missing: Callable[[TrainSettings], str | None]) -> None:
         """Have `missing` say what settings lack, which is then said beside the switch for adaptation."""
@@ -218,17 +254,27 @@ class SettingsForm:
         if field.value == self._shown[field.widget.widget_id]:
             return
         self._shown[field.widget.widget_id] = field.value
+        field.say(self._problem_of(field))
+        if not field.problem:
+            callback(field)
+
+    def _check(self, field: FormField, superseded: Callable[[], bool]) -> None:
+        """Say, a moment after the last key, what is wrong with what is typed so far; nothing else changes yet."""
+        time.sleep(_PAUSE_S)
+        if not superseded():
+            field.say(self._problem_of(field))
+
+    def _problem_of(self, field: FormField) -> str:
+        """Why what a field shows stands for nothing; empty if all is well."""
         try:
             field.written(field.value)
         except SettingsError as error:
-            field.say(f"{error} The YAML keeps {field.shown(self._settings)}.")
-            return
-        field.say("")
-        callback(field)
+            return f"{error} The YAML keeps {field.shown(self._settings)}."
+        return ""
 
 
-def _entry(widget_id: str) -> Input:
-    return Input(size="small", widget_id=widget_id)
+def _entry(widget_id: str) -> ReportingInput:
+    return ReportingInput(widget_id)
 
 
 def _whole(name: str, value: Any) -> int:
@@ -248,7 +294,14 @@ def _lr_values(value: Any) -> dict[str, float]:
         lr = 0.0
     if not 0 < lr < float("inf"):
         raise SettingsError(f"The learning rate must be a number above 0, such as 1e-4. Received: {received(value)}.")
-    return {"optimizer.lr": lr}
+    return _bounded("optimizer.lr", lr)
+
+
+def _bounded(path: str, value: float) -> dict[str, Any]:
+    """A value by its name, where the settings' own bounds allow it."""
+    # Without warm-up, which has a bound of its own with the iterations.
+    TrainSettings().with_overrides(["optimizer.warmup_iterations=0", f"{path}={value!r}"])
+    return {path: value}
 
 
 def _crop_values(value: Any) -> dict[str, list[int]]:

@@ -61,6 +61,12 @@ class StartCard(TrainingProcess):
         self.continue_text = Text("", widget_id="continue_text")
         self.continue_checkbox = Checkbox(self.continue_text, widget_id="continue_checkbox")
         self.continue_checkbox.hide()
+        self.compare_checkbox = Checkbox("Compare without target photos afterwards", widget_id="compare_checkbox")
+        self.compare_field = Field(
+            self.compare_checkbox,
+            "Comparison",
+            "Trains once more without them, which takes as long again, and says what they brought",
+        )
         self.start_button = BackgroundButton("Start", is_awaited=True, icon="zmdi zmdi-play", widget_id="start_button")
         self.stop_button = Button(
             "Stop and save", "danger", icon="zmdi zmdi-stop", show_loading=False, widget_id="stop_button"
@@ -83,6 +89,7 @@ class StartCard(TrainingProcess):
             self.select_device_field,
             self.experiment_name_field,
             self.continue_checkbox,
+            self.compare_field,
             self.resume_info_text,
             buttons,
             self.validator_text,
@@ -102,7 +109,7 @@ class StartCard(TrainingProcess):
     @property
     def widgets_to_disable(self) -> list:
         """What cannot be changed while a training runs."""
-        return [*super().widgets_to_disable, self.continue_checkbox]
+        return [*super().widgets_to_disable, self.continue_checkbox, self.compare_checkbox]
 
     def chosen_devices(self, settings: TrainSettings) -> str:
         """The names of the chosen devices, with commas.
@@ -146,6 +153,7 @@ class StartCard(TrainingProcess):
         put(self.stop_button, hide=not is_running, disabled=False)
         put(self.start_button, loading=is_running)
         put(self.continue_checkbox, disabled=is_running)
+        put(self.compare_checkbox, disabled=is_running)
         send()
 
     def show_stopping(self) -> None:

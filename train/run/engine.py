@@ -23,6 +23,7 @@ from train.run.preparation import PreparedData, build_batches, prepare
 from train.run.previews import PreviewWriter
 from train.run.processes import EndedElsewhere, part_of_batch, require_batch
 from train.run.progress import RunProgress, TimeLeft
+from train.run.report import report
 from train.run.request import RunRequest
 from train.run.state import (
     Downloading,
@@ -84,7 +85,12 @@ def run(
         start = on_this_machine(start, settings)
         with explained_memory(settings, device):
             learner = Learner(settings, data, device, start, lambda text: state.apply(Said(text)), ranks)
-            return TrainingLoop(learner, settings, data, folder, state).run(before, stop)
+            result = TrainingLoop(learner, settings, data, folder, state).run(before, stop)
+            # What it holds of the device is for the model that has been saved.
+            del learner
+        if ranks.is_first:
+            report(replace(request, settings=settings), data, result, device, lambda text: state.apply(Said(text)))
+        return result
 
 
 def begin(

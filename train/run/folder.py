@@ -178,6 +178,14 @@ class RunFolder:
         self.states = self.out / "resume"
         self.facts = self.out / "resume.json"
         self.domains_file = self.out / "domains.json"
+        self.scores = self.out / "scores.json"
+        """Counts of every validation photo at the best measurement."""
+        self.errors = self.out / "errors"
+        """Pictures of the photos with the most errors."""
+        self.card = self.out / "README.md"
+        """What the model is, for whoever gets it."""
+        self.control = self.out / "without_target"
+        """The run without target photos that this one is compared with."""
         self.lock = self.out / "run.lock"
 
     @property

@@ -6,7 +6,6 @@ import time
 from collections import deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import asdict
 from typing import Any
 
 import torch
@@ -109,7 +108,7 @@ class RunProgress:
 
     def to_plain(self) -> dict[str, Any]:
         """All but the iterations, as tensors and data that load without executing anything."""
-        best, latest = (None if one is None else asdict(one) for one in (self.best, self.latest))
+        best, latest = (None if one is None else one.to_plain() for one in (self.best, self.latest))
         return {"best": best, "latest": latest, "means": self.means.to_plain(), "skipped": self.guard.to_plain()}
 
     def restore(self, done: int, plain: Mapping[str, Any], device: torch.device) -> None:

@@ -7,14 +7,19 @@ all.
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
-from typing import TextIO
+from typing import TYPE_CHECKING, TextIO
 
+import numpy as np
+
+from common.data.images import ImageError, read_image
 from train.run.state import (
     Change,
     CheckpointWritten,
     Downloading,
+    Preview,
     Progressed,
     Said,
     Started,
@@ -26,6 +31,9 @@ from train.run.state import (
 )
 from train.stopping import tell
 
+if TYPE_CHECKING:
+    from torch.utils.tensorboard import SummaryWriter
+
 SHOWN = (
     "iou",
     "f1",
@@ -36,6 +44,9 @@ SHOWN = (
     "cldice",
     "ods",
     "best_iou",
+    "best_f1_2px",
+    "best_precision",
+    "best_recall",
     "best_threshold",
 )
 """Scores of a class that are shown."""
@@ -102,8 +113,9 @@ class TensorBoardScalars:
                 self._write(iteration, scalars)
             case StepsSkipped(iteration, total):
                 self._write(iteration, {"skipped": total})
-            case Validated(iteration, metrics):
+            case Validated(iteration, metrics, previews):
                 self._write(iteration, {f"validation/{name}": value for name, value in metrics.items()})
+                self._draw(iteration, previews)
 
     def _open(self, done: int) -> None:
         # TensorBoard's import takes a second that a refused run should not cost.
@@ -113,13 +125,30 @@ class TensorBoardScalars:
         self._writer = SummaryWriter(str(self._folder), purge_step=done + 1 if done else None)
 
     def _write(self, iteration: int, values: Mapping[str, float]) -> None:
+        with self._writing(iteration) as writer:
+            for name, value in values.items():
+                writer.add_scalar(name, value, iteration)
+
+    def _draw(self, iteration: int, previews: Sequence[Preview]) -> None:
+        """Add the pictures of a validation, those of one photo side by side."""
+        with self._writing(iteration) as writer:
+            for number, preview in enumerate(previews):
+                pictures = [read_image(Path(path)) for path in preview.pictures.values()]
+                writer.add_image(
+                    f"{preview.kind}/{number} {', '.join(preview.pictures)}",
+                    np.concatenate(pictures, axis=1),
+                    iteration,
+                    dataformats="HWC",
+                )
+
+    @contextmanager
+    def _writing(self, iteration: int) -> Iterator[SummaryWriter]:
         try:
             if self._writer is None:
                 self._open(iteration - 1)
-            for name, value in values.items():
-                self._writer.add_scalar(name, value, iteration)
+            yield self._writer
             self._writer.flush()
-        except OSError:
+        except (OSError, ImageError):
             # On a full disk the curves get a gap, and the training goes on; a writer that has failed stays failed.
             self._writer = None
 

@@ -5,9 +5,10 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass, field, replace
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -18,6 +19,7 @@ from common.data.transforms import InputScale
 from common.data.validation import ValidationPhoto, validation_photos
 from common.hrda import HRDASegmentor, InferenceSettings, Predictor
 from common.metrics import SegmentationMetrics
+from common.metrics.photos import PhotoCounts, PhotoTally
 from common.metrics.unlabelled import MEASURE
 from train.run.preparation import PreparedData
 
@@ -37,6 +39,14 @@ class Measurement:
     """Which model that was."""
     metrics: dict[str, float]
     """All scores from 0 to 1, named `student/…` and `teacher/…`."""
+    photos: PhotoCounts | None = field(default=None, compare=False, repr=False)
+    """Counts of every photo, of the better model; None where they were measured by another process."""
+
+    def to_plain(self) -> dict[str, Any]:
+        """All but the photos' counts, which have a file of their own."""
+        plain = asdict(replace(self, photos=None))
+        del plain["photos"]
+        return plain
 
     @property
     def rests_on_labels(self) -> bool:
@@ -48,12 +58,14 @@ class Measurement:
         return self.rests_on_labels != other.rests_on_labels or self.score > other.score
 
 
-def compare(iteration: int, student: SegmentationMetrics, teacher: SegmentationMetrics) -> Measurement:
+def compare(iteration: int, student: PhotoTally, teacher: PhotoTally) -> Measurement:
     """Put the scores of both together."""
-    student_score, teacher_score = student.main_score(), teacher.main_score()
-    metrics = {f"student/{name}": value for name, value in student.compute().items()}
-    metrics |= {f"teacher/{name}": value for name, value in teacher.compute().items()}
-    return Measurement(iteration, max(student_score, teacher_score), teacher_score > student_score, metrics)
+    student_score, teacher_score = student.metrics.main_score(), teacher.metrics.main_score()
+    metrics = {f"student/{name}": value for name, value in student.metrics.compute().items()}
+    metrics |= {f"teacher/{name}": value for name, value in teacher.metrics.compute().items()}
+    is_teacher = teacher_score > student_score
+    photos = (teacher if is_teacher else student).photos()
+    return Measurement(iteration, max(student_score, teacher_score), is_teacher, metrics, photos)
 
 
 def measure_both(
@@ -119,8 +131,8 @@ def measure(
         ImageError, MaskLost: a photo or mask cannot be read.
     """
     photos = validation_photos(labelled, max_images)
-    [metrics] = _measure_all([(model, seen)], photos, classes, inference, scale, device)
-    return metrics
+    [tally] = _measure_all([(model, seen)], photos, classes, inference, scale, device)
+    return tally.metrics
 
 
 def _measure_all(
@@ -130,12 +142,12 @@ def _measure_all(
     inference: InferenceSettings,
     scale: InputScale,
     device: torch.device,
-) -> list[SegmentationMetrics]:
+) -> list[PhotoTally]:
     """The counts of several models, each with what gets its predictions; for the rest see `measure`.
 
     Each photo is read once, and all models are measured on the same ones.
     """
-    metrics = [SegmentationMetrics(classes) for _ in models]
+    tallies = [PhotoTally(classes) for _ in models]
     # One prediction is counted while the next one is made; on a GPU counting then costs no time of its own.
     with ExitStack() as modes, ThreadPoolExecutor(1, "counting") as counting:
         for model, _ in models:
@@ -143,17 +155,19 @@ def _measure_all(
         predictors = [Predictor(model, inference, device, scale.scale) for model, _ in models]
         counted = None
         for photo in photos:
-            for predictor, counts, (_, seen) in zip(predictors, metrics, models, strict=True):
+            for predictor, tally, (_, seen) in zip(predictors, tallies, models, strict=True):
                 prediction, probabilities = predictor.predict_with_probabilities(photo.image)
                 if counted is not None:
                     # Waiting bounds what is held: the maps of two predictions.
                     counted.result()
-                counted = counting.submit(counts.update, prediction, photo.truth, probabilities)
+                counted = counting.submit(
+                    tally.update, photo.name, photo.number, prediction, photo.truth, probabilities
+                )
                 if seen is not None:
                     seen(photo.number, photo, prediction)
         if counted is not None:
             counted.result()
-    return metrics
+    return tallies
 
 
 @contextmanager

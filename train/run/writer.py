@@ -13,6 +13,7 @@ from train.run.folder import RunFolder
 from train.run.learner import Learner
 from train.run.preparation import PreparedData
 from train.run.progress import RunProgress
+from train.run.scores import Scores
 from train.run.state import CheckpointWritten, Said, TrainingError, TrainingState
 from train.run.validation import Measurement
 from train.settings.training import TrainSettings
@@ -66,6 +67,11 @@ class CheckpointWriter:
         except WriteError as error:
             self._say(f"{error} The best checkpoint stays the one before: {error.remedy}.")
             return False
+        if measurement.photos is not None:
+            try:
+                Scores(measurement.iteration, measurement.photos).write(self._folder.scores)
+            except WriteError as error:
+                self._say(f"{error} The table of scores stays the one before: {error.remedy}.")
         self._tell(self._folder.best, is_best=True)
         return True
 

@@ -93,6 +93,8 @@ class DomainTrainApp(StartedTrainApp):
         """
         self._retry = threading.Event()
         self._retry_is_offered = False
+        self.remote_dir: str | None = None
+        """Folder of the experiment in Team Files, once it is uploaded."""
         cards = {name: part for name, part in parts.items() if name != "TrainGUI"}
         with replaced(gui_module, **cards), replaced(train_app_module, TrainGUI=parts["TrainGUI"]):
             super().__init__(framework_name, models, hyperparameters, app_options)
@@ -107,6 +109,10 @@ class DomainTrainApp(StartedTrainApp):
 
     def uploaded(self) -> None:
         """The experiment is in Team Files; the app is about to end."""
+
+    def linger(self) -> None:
+        """The experiment is in Team Files and somebody is at the page: what is asked for there now can still be done.
+        Raises nothing."""
 
     def kept_folders(self) -> Sequence[Path]:
         """Folders below `work_dir` that the next training needs."""
@@ -197,22 +203,28 @@ class DomainTrainApp(StartedTrainApp):
             super()._wrapped_resume_upload()
 
     def _finalize(self, experiment_info: dict, resume: bool = False) -> None:
-        pauses = iter(RETRY_PAUSES_S)
         try:
-            while True:
-                try:
-                    super()._finalize(experiment_info, resume)
-                    self.uploaded()
-                    return
-                except Exception as error:
-                    manifest = resume_manifest.load(self.work_dir, self.task_id)
-                    if manifest is None or not self._wait_for_retry(error, pauses):
-                        raise
-                self._resume_ctx, experiment_info, resume = manifest, manifest["experiment_info"], True
-                resume_manifest.bump_attempt(self.work_dir)
+            self._finalize_patiently(experiment_info, resume)
+            if self._somebody_watches and not self.is_leaving:
+                self.linger()
+            self.uploaded()
         finally:
             # From here on the SDK ends the app by itself.
             self._is_finalized, self.has_work_left = True, False
+
+    def _finalize_patiently(self, experiment_info: dict, resume: bool) -> None:
+        pauses = iter(RETRY_PAUSES_S)
+        while True:
+            try:
+                super()._finalize(experiment_info, resume)
+            except Exception as error:
+                manifest = resume_manifest.load(self.work_dir, self.task_id)
+                if manifest is None or not self._wait_for_retry(error, pauses):
+                    raise
+                self._resume_ctx, experiment_info, resume = manifest, manifest["experiment_info"], True
+                resume_manifest.bump_attempt(self.work_dir)
+            else:
+                return
 
     def _wait_for_retry(self, error: Exception, pauses: Iterator[float]) -> bool:
         is_patient = self._somebody_watches and not self.is_leaving
@@ -243,6 +255,7 @@ class DomainTrainApp(StartedTrainApp):
         self, experiment_info: dict, remote_dir: str, file_info: Any, mb_eval_report: Any = None
     ) -> None:
         super()._set_training_output(experiment_info, remote_dir, file_info, mb_eval_report)
+        self.remote_dir = remote_dir
         self.gui.training_artifacts.show_result(
             experiment_info["experiment_name"],
             experiment_info["best_checkpoint"],

@@ -4,7 +4,8 @@ from sklearn.metrics import f1_score, jaccard_score
 
 from common.hrda.pixels import IGNORE_LABEL
 from common.metrics import THRESHOLDS, SegmentationMetrics
-from common.metrics.sweep import BINS, best, counts, histogram
+from common.metrics.borders import region_matches
+from common.metrics.sweep import BINS, best, counts, histogram, levels, tolerant_counts, tolerant_histogram
 
 CLASSES = ("__bg__", "crack", "stain")
 
@@ -51,7 +52,7 @@ def test_histogram_holds_the_counts_of_ninety_nine_passes(dtype):
     # Values that are thresholds themselves, on which rounding would show.
     probabilities[1].flat[:99] = THRESHOLDS
     probabilities[1].flat[99:104] = (0, 1, 0.5, 0.29, 0.57)
-    held = histogram(probabilities[1], (truth == 1).view(np.uint8), (truth == IGNORE_LABEL).view(np.uint8))
+    held = histogram(levels(probabilities[1]), (truth == 1).view(np.uint8), (truth == IGNORE_LABEL).view(np.uint8))
     assert np.array_equal(counts(held), plain_counts(truth, probabilities[1], 1))
 
 
@@ -88,9 +89,9 @@ def test_best_scores_are_those_of_scikit_learn():
 
 def test_perfect_separation_is_cut_in_the_middle_and_an_empty_photo_at_the_top():
     truth = np.array([[0, 0, 1, 1]], np.uint8)
-    sure = histogram(np.array([[0.1, 0.1, 0.9, 0.9]], np.float32), truth, None)
+    sure = histogram(levels(np.array([[0.1, 0.1, 0.9, 0.9]], np.float32)), truth, None)
     assert THRESHOLDS[best(counts(sure))] == 0.5
-    empty = histogram(np.array([[0.1, 0.2, 0.3, 0.4]], np.float32), np.zeros_like(truth), None)
+    empty = histogram(levels(np.array([[0.1, 0.2, 0.3, 0.4]], np.float32)), np.zeros_like(truth), None)
     chosen = best(counts(empty))
     assert counts(empty)[chosen].tolist() == [0, 0, 0]
     assert THRESHOLDS[chosen] == 0.5, "nothing is predicted from 0.41 on: no more is asked for than that"
@@ -129,7 +130,7 @@ def test_values_that_are_no_probabilities_are_refused():
 
 
 def test_missing_values_reach_no_threshold():
-    held = histogram(np.array([[np.nan, 0.5]], np.float32), np.array([[1, 1]], np.uint8), None)
+    held = histogram(levels(np.array([[np.nan, 0.5]], np.float32)), np.array([[1, 1]], np.uint8), None)
     assert held[1].nonzero()[0].tolist() == [0, 50]
     assert held.shape == (2, BINS)
 
@@ -138,3 +139,26 @@ def test_no_probabilities_no_sweep():
     metrics = SegmentationMetrics(("__bg__", "crack"))
     metrics.update(np.eye(4, dtype=np.uint8), np.eye(4, dtype=np.uint8))
     assert not {"ods/crack", "ois/crack", "best_iou/crack", "best_threshold/crack", "mODS"} & set(metrics.compute())
+
+
+def test_tolerant_counts_are_those_of_each_threshold_by_itself():
+    truth, probabilities = photo(5)
+    truth[:3] = IGNORE_LABEL
+    true, ignored = (truth == 1).view(np.uint8), (truth == IGNORE_LABEL).view(np.uint8)
+    swept = tolerant_counts(tolerant_histogram(levels(probabilities[1]), true, ignored, 2.0))
+    for row, threshold in zip(swept, THRESHOLDS.astype(np.float32), strict=True):
+        predicted = (probabilities[1] >= threshold).view(np.uint8) * (1 - ignored)
+        assert row.tolist() == region_matches(predicted, true, ignored, 2.0)
+
+
+def test_scores_at_the_best_threshold_are_those_of_a_prediction_cut_there():
+    truth, probabilities = photo(6)
+    metrics = SegmentationMetrics(CLASSES)
+    metrics.update(probabilities.argmax(0), truth, probabilities)
+    scores = metrics.compute()
+    cut = SegmentationMetrics(CLASSES)
+    cut.update((probabilities[1] >= np.float32(scores["best_threshold/crack"])).astype(np.uint8), truth)
+    expected = cut.compute()
+    for best_of, of in (("best_iou", "iou"), ("best_precision", "precision"), ("best_recall", "recall")):
+        assert scores[f"{best_of}/crack"] == pytest.approx(expected[f"{of}/crack"])
+    assert scores["best_f1_2px/crack"] == pytest.approx(expected["f1_2px/crack"])

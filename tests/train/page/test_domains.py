@@ -1,5 +1,6 @@
 """The card of the domains against a sandbox: what it says at once, what wins, and what it restores."""
 
+import base64
 import threading
 from collections.abc import Callable, Iterator
 
@@ -11,6 +12,7 @@ from fastapi.testclient import TestClient
 from supervisely.app import DataJson, StateJson
 from supervisely.app.fastapi import _MainServer
 
+from common.data.images import decode_image
 from sandbox.testing import Sandbox, running_sandbox
 from train.instance.domains import Domain, InputError, Inputs
 from train.instance.facts import DomainFacts, Superseded, domain_facts
@@ -37,6 +39,31 @@ def projects(tmp_path_factory) -> Iterator[dict[str, sly.ProjectInfo]]:
         api.project.update_meta(renamed.id, sly.ProjectMeta([sly.ObjClass("<i>crack", sly.Bitmap)]))
         made["<b>"] = renamed
         yield {name: api.project.get_info_by_id(project.id) for name, project in made.items()}
+
+
+def test_photos_with_labels_show_them_in_the_colour_of_their_class(card, projects):
+    card.set_inputs(Inputs(Domain(projects["source"].id), None, Domain(projects["labelled"].id)))
+    assert card.wait(LIMIT_S)
+    for role in ("source", "validation"):
+        url = DataJson()[f"{role}_photo_1"]["url"]
+        picture = decode_image(base64.b64decode(url.removeprefix("data:image/jpeg;base64,")), "a picture")
+        colour = np.array(CRACK.get_obj_class("crack").color)
+        labelled, rest = picture[0].mean(axis=0), picture[-1].mean(axis=0)
+        assert np.abs(labelled - 0.65 * colour).max() < 40
+        assert rest.max() < 25, "the photos are black"
+        assert "Share of pixels: crack" in DataJson()[f"{role}_shares"]["text"]
+
+
+def test_missing_target_is_said_at_the_target_at_once_and_forgotten_once_chosen(card, projects):
+    card.use_missing(lambda: None if card.has_target else "Mode <uda> needs target photos.")
+    card.on_choice(card.show_missing)
+    card.set_inputs(Inputs(Domain(projects["source"].id), None, Domain(projects["labelled"].id)))
+    assert DataJson()["target_missing"]["text"] == "Mode &lt;uda&gt; needs target photos."
+    assert DataJson()["target_missing"]["status"] == "warning"
+    inputs = Inputs(Domain(projects["source"].id), Domain(projects["target"].id), Domain(projects["labelled"].id))
+    card.set_inputs(inputs)
+    assert DataJson()["target_missing"]["text"] == ""
+    card.use_missing(lambda: None)
 
 
 def add_project(api: sly.Api, sandbox: Sandbox, name: str, side: int, labelled: bool) -> sly.ProjectInfo:

@@ -39,25 +39,30 @@ def test_charts_hold_losses_rate_confidence_and_scores(card: MonitorCard, histor
     statuses: list[tuple[str, str]] = []
     state, stop = TrainingState(), threading.Event()
     classes = {f"teacher/iou/class {number}": 0.5 for number in range(12)}
-    with Monitor(card, lambda *status: statuses.append(status), stop, history) as monitor:
+    with Monitor(card, lambda *status: statuses.append(status), stop, history, ["crack"]) as monitor:
         state.subscribe(monitor)
         state.apply(Started(0, 4))
         for change in (PhaseChanged("training"), PhaseChanged("validating")):
             state.apply(change)
         scalars = {"loss/source": 0.5, "loss/target": 0.25, "lr": 6e-5, "pseudo_label/confident_share": 0.75}
+        scalars |= {"pseudo_label/share/0": 0.98, "pseudo_label/share/1": 0.02}
         state.apply(PhaseChanged("training"))
         state.apply(Progressed(2, scalars, 75.0, 37.5))
         scores = {"student/mIoU": 0.4, "teacher/mIoU": 0.5, "student/iou/class 0": 0.1, "teacher/iou/__bg__": 1.0}
         thin = {"student/mclDice": 0.1, "teacher/mclDice": 0.25, "teacher/mF1_2px": 0.5}
+        thin |= {"student/mBestIoU": 0.3, "teacher/mBestIoU": 0.125, "teacher/mBestF1_2px": 0.5}
         state.apply(Validated(2, {**scores, **classes, **thin}))
     assert curves(card, "loss") == {"source": [(2, 0.5)], "target": [(2, 0.25)]}
     assert curves(card, "lr") == {"learning rate": [(2, 6e-5)]}
     assert curves(card, "confident") == {"confident": [(2, 75.0)]}
+    assert curves(card, "share") == {"crack": [(2, 2.0)]}, "beside the confidence, without the background"
+    assert curves(card, "best") == {"IoU": [(2, 12.5)], "F1 at 2 px": [(2, 50.0)]}, "of the better"
     assert curves(card, "miou") == {"student": [(2, 40.0)], "teacher": [(2, 50.0)]}
     assert curves(card, "iou") == {f"class {number}": [(2, 50.0)] for number in range(10)}, "of the better, ten classes"
     assert curves(card, "thin") == {"F1 within 2 px": [(2, 50.0)], "clDice": [(2, 25.0)]}, "of the better"
     expected = "Training: iteration 2 of 4, 38 s an iteration, 1:15 left."
-    expected += " Loss source 0.5. Loss target 0.25. mIoU 50.0% at iteration 2."
+    expected += " Loss source 0.5. Loss target 0.25. "
+    expected += "Foreground IoU 12.5%, F1 at 2 px 50.0% at the best threshold, mIoU 50.0% at iteration 2."
     assert statuses[-1] == (expected, "info")
     assert DataJson()[card.progress_bar_main.widget_id]["percent"] == 50
 

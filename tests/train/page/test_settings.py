@@ -7,6 +7,7 @@ from supervisely.app.fastapi import _MainServer
 
 from common.data.transforms import AUGMENTATION_LEVELS
 from common.hrda import SettingsError
+from common.hrda.checks import dotted_names
 from common.plain_yaml import read_yaml
 from train.page.gui import missing_target
 from train.page.settings import SettingsSelector
@@ -162,6 +163,35 @@ def test_value_that_cannot_work_is_named_and_can_be_corrected_in_the_form(card):
     card.choose("form_batch_size", "2")
     assert card.problem == ""
     assert card.changes[-1].batch_size == 2
+
+
+@pytest.mark.parametrize(
+    ("typed", "said"),
+    [("2.5", "Iterations must be a whole number of 1 or more"), ("99999999", "from 1 to 10000000")],
+)
+def test_field_is_checked_as_one_types_and_the_yaml_waits_until_it_is_left(card, typed, said):
+    def press(text: str) -> None:
+        StateJson()["form_iterations"]["value"] = text
+        card.server.post("/form_iterations_typed/button_clicked_cb").raise_for_status()
+        assert card.selector.form.wait(5)
+
+    press(typed)
+    assert said in card.said("form_iterations")
+    assert "The YAML keeps 20000." in card.said("form_iterations")
+    press("700")
+    assert card.said("form_iterations") == ""
+    assert card.text == DEFAULT
+    card.choose("form_iterations", "700")
+    assert only_difference(card.text, "iterations") == 700
+
+
+def test_every_setting_is_explained_with_its_bounds_beside_the_form():
+    html = DataJson()["settings_help"]["text"]
+    for name in dotted_names(TrainSettings):
+        assert f"<code>{name}</code>" in html
+    assert "a whole number from 1 to 10000000. Default: 20000." in html
+    for word in ("uda", "MIC", "RCS"):
+        assert f"<b>{word}</b>" in DataJson()["settings_words"]["text"]
 
 
 FIELDS = {

@@ -4,13 +4,24 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from PIL import Image
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from torch.utils.tensorboard import SummaryWriter
 
 from common.metrics import SegmentationMetrics
 from common.metrics.segmentation import MEANS
 from train.run.readers import SHOWN, THIN, ProgressLines, TensorBoardScalars, duration, shown
-from train.run.state import CheckpointWritten, Progressed, Said, Started, StepsSkipped, Timed, TrainingState, Validated
+from train.run.state import (
+    CheckpointWritten,
+    Preview,
+    Progressed,
+    Said,
+    Started,
+    StepsSkipped,
+    Timed,
+    TrainingState,
+    Validated,
+)
 
 
 def test_lines_name_iteration_losses_rate_scores_files_and_time_left():
@@ -46,6 +57,20 @@ def test_lines_name_iteration_losses_rate_scores_files_and_time_left():
 
 def test_durations_are_read_as_a_clock():
     assert [duration(seconds) for seconds in (4.6, 750, 3723)] == ["0:05", "12:30", "1:02:03"]
+
+
+def test_pictures_of_a_validation_lie_beside_the_curves(tmp_path):
+    paths = {role: str(tmp_path / f"{role}.png") for role in ("photo", "truth", "prediction")}
+    for path in paths.values():
+        Image.fromarray(np.zeros((8, 10, 3), np.uint8)).save(path)
+    state = TrainingState()
+    state.subscribe(TensorBoardScalars(tmp_path / "curves"))
+    state.apply(Started(0, 10))
+    state.apply(Validated(5, {"student/mIoU": 0.5}, (Preview("validation", "a.jpg", paths),)))
+    curves = EventAccumulator(str(tmp_path / "curves"))
+    curves.Reload()
+    [drawn_at] = curves.Images("validation/0 photo, truth, prediction")
+    assert (drawn_at.step, drawn_at.height, drawn_at.width) == (5, 8, 30)
 
 
 def drawn(folder, name="loss"):
