@@ -6,7 +6,7 @@ from collections.abc import Callable
 from html import escape
 
 from supervisely.app import DataJson, StateJson
-from supervisely.app.widgets import Container, Field, Text
+from supervisely.app.widgets import Container, Field, Input, Text, Widget
 
 from common.hrda import SettingsError
 from common.hrda.network.downloads import DownloadError, RemoteFile, find_kept, require_reachable, weights_folder
@@ -15,7 +15,9 @@ from common.paths import at_home, is_file
 from train.page.settings_form import OpenSelect
 from train.settings.training import AUTO, IMAGENET, RANDOM, TrainSettings
 
-_USUAL = {AUTO: "Published, if they can be had", RANDOM: "Random"}
+OWN = "own"
+"""In the list, for a file that is yet to be named; no value of the setting."""
+_USUAL = {AUTO: "Published, if they can be had", RANDOM: "Random", OWN: "A file of my own"}
 _RANDOM = "Random weights: no licence but this app's; the network needs more photos and iterations."
 
 
@@ -24,31 +26,49 @@ class EncoderWeightsChoice:
 
     def __init__(self) -> None:
         self._select = OpenSelect(_USUAL, _label, size="small", width_px=300, widget_id="encoder_weights")
+        self._path = Input(
+            placeholder="/path/on/this/machine.pth, or https://…", size="small", widget_id="encoder_weights_path"
+        )
+        self._path.hide()
         self._text = Text("", widget_id="encoder_weights_text", font_size=13)
         self._shown = RANDOM
+        choice = Container([self._select, self._path], gap=4)
         self.container = Container(
-            [Field(self._select, "Encoder's weights", "What the new network starts from"), self._text], gap=4
+            [Field(choice, "Encoder's weights", "What the new network starts from"), self._text], gap=4
         )
 
     @property
-    def widgets(self) -> list[OpenSelect]:
+    def widgets(self) -> list[Widget]:
         """What a person can change."""
-        return [self._select]
+        return [self._select, self._path]
 
     def on_change(self, callback: Callable[[str], None]) -> None:
         """Call `callback` with the setting `pretrained` when a person has chosen; it may raise SettingsError."""
+        self._select.value_changed(lambda value: self.choose(value, callback))
+        self._path.value_changed(lambda path: self.name_file(path, callback))
 
-        def changed(value: str) -> None:
-            # Browsers also report values that were not chosen there but sent to them.
-            if value == self._shown:
-                return
-            self._shown = value
-            try:
-                callback(value)
-            except SettingsError as error:
-                self._text.set(escape(str(error), quote=False), "error")
+    def choose(self, value: str, callback: Callable[[str], None]) -> None:
+        """Take an item of the list: one that stands for the setting, or that a file is to be named."""
+        # Browsers also report values that were not chosen there but sent to them.
+        if value == self._shown:
+            return
+        self._shown = value
+        if value == OWN:
+            self._text.set("Name the file with weights of the encoder, or a checkpoint with them.", "info")
+            self._path.show()
+        else:
+            self._begin_with(value, callback)
 
-        self._select.value_changed(changed)
+    def name_file(self, path: str, callback: Callable[[str], None]) -> None:
+        """Take the path or address of a file."""
+        if path.strip():
+            self._begin_with(path.strip(), callback)
+
+    def _begin_with(self, pretrained: str, callback: Callable[[str], None]) -> None:
+        try:
+            callback(pretrained)
+        except SettingsError as error:
+            self._text.set(escape(str(error), quote=False), "error")
 
     def show(self, settings: TrainSettings, encoder: str, millions: float) -> None:
         """Show the setting and what it means.
@@ -58,6 +78,7 @@ class EncoderWeightsChoice:
             encoder: the chosen one.
             millions: of parameters that it has.
         """
+        self._path.hide()
         self._select.offer(settings.pretrained)
         self._shown = settings.pretrained
         StateJson()[self._select.widget_id]["value"] = settings.pretrained
@@ -117,6 +138,8 @@ def _meaning(pretrained: str, encoder: str, millions: float) -> tuple[str, str]:
             f"training starts unless they are here. Licence: {origin.licence}; it holds for the trained model too.",
             "warning",
         )
+    if "://" not in pretrained and not is_file(at_home(pretrained)):
+        return f"There is no file {escape(pretrained, quote=False)} on this machine. Choose another.", "error"
     return f"{escape(_label(pretrained), quote=False)}. Its licence may hold for the trained model too.", "info"
 
 

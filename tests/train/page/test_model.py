@@ -23,6 +23,7 @@ from tests.common.hrda.test_checkpoints import SETTINGS, bundle, former_checkpoi
 from tests.weights import NOWHERE, Server, publishing, save
 from train.instance.former_checkpoints import find_former_checkpoint, find_former_checkpoints
 from train.page import model as model_module
+from train.page.encoder_weights import OWN
 from train.page.model import MEMORY, HRDAModelSelector
 from train.page.start_weights import EXPERIMENTS, FORMER
 from train.run.initial_weights import load_initial_weights
@@ -315,6 +316,21 @@ def test_choice_of_weights_is_told_once_and_refused_with_a_sentence(card):
         server.post("/encoder_weights/value_changed").raise_for_status()
     assert told == ["auto"]
     assert weights_text() == "error: The YAML is not valid."
+
+
+def test_file_of_ones_own_is_named_in_the_form(card, tmp_path):
+    weights, told = tmp_path / "mine.pth", []
+    card.show_settings(NARROW)
+    card.weights.choose(OWN, told.append)
+    assert not DataJson()["encoder_weights_path"]["hide"]
+    assert told == [], "which file is not known yet"
+    card.weights.name_file(f" {weights} ", told.append)
+    assert told == [str(weights)]
+    card.show_settings(replace(NARROW, pretrained=str(weights)))
+    assert weights_text().startswith("error: There is no file")
+    weights.touch()
+    card.show_settings(replace(NARROW, pretrained=str(weights)))
+    assert weights_text().startswith(f"info: As the YAML says: {weights}")
 
 
 def test_tabs_are_those_that_the_page_shows(card):
