@@ -71,6 +71,7 @@ class TryCard:
             title="Try a photo",
             description="With a threshold to move, and the lines by which scripts and tools ask this very service.",
             content=self._frame,
+            content_top_right=Text(LINK),
         )
         self.card.hide()
 
