@@ -25,6 +25,8 @@ from common.processors import share_processors
 DEVICES = ("cpu", "cuda", "cuda:0", "cuda:1", "cuda:2", "cuda:3")
 RUNTIMES = ("PyTorch", "ONNXRuntime", "TensorRT")
 LOOPBACK = ("127.0.0.1", "localhost", "::1")
+OUTPUTS = ("format", "tolerance", "mm_per_pixel")
+"""Arguments about what is written of images on this machine."""
 INSTANCE_VARIABLES = ("SERVER_ADDRESS", "API_TOKEN", "TEAM_ID")
 EPILOG = """\
 examples:
@@ -66,6 +68,23 @@ def build_parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("--draw", action="store_true", help="predict: also write images with the areas drawn in")
     parser.add_argument(
+        "--format",
+        metavar="NAMES",
+        help="predict: what to write of images on this machine, each into a folder of its name, with commas between: "
+        "masks, supervisely, coco, coco-polygons, yolo, pascal, geojson, overlay, probabilities, csv, parquet; "
+        "docs/outputs.md shows each (without: annotations in Supervisely's format)",
+    )
+    parser.add_argument(
+        "--tolerance",
+        metavar="PIXELS",
+        help="predict: how far polygons may run beside the border that was predicted (0.5)",
+    )
+    parser.add_argument(
+        "--mm-per-pixel",
+        metavar="MM",
+        help="predict: millimetres that a pixel shows, for lengths and widths in csv and parquet",
+    )
+    parser.add_argument(
         "--host", help="deploy: address to listen on (127.0.0.1, or every one where HRDA_API_TOKEN is set)"
     )
     parser.add_argument("--port", type=port, default=8000, help="deploy: port to listen on (%(default)s)")
@@ -93,6 +112,9 @@ def parse_arguments(argv: Sequence[str] | None = None) -> argparse.Namespace:
             parser.error("predict needs an image or a folder, or --project_id, --dataset_id or --image_id")
         if args.input is not None and not (is_file(args.input) or is_folder(args.input)):
             parser.error(f"there is no image or folder at {args.input}")
+        written = [f"--{name.replace('_', '-')}" for name in OUTPUTS if getattr(args, name) is not None]
+        if written and (any(remote) or not is_file(args.model)):
+            parser.error(f"{written[0]} is for images and a checkpoint on this machine: download them first")
     missing = [name for name in INSTANCE_VARIABLES if not os.environ.get(name)]
     if missing and not is_file(args.model):
         parser.error(
@@ -182,13 +204,20 @@ def require_address(host: str, port: int) -> None:
 
 def predict_here(args: argparse.Namespace) -> None:
     """`python -m serve predict` of an image or a folder on this machine."""
+    from common.plain_yaml import read_field
     from serve.batch.local import make_folder, predict_local, settings_of_words
+    from serve.batch.outputs import chosen_formats
+    from serve.batch.outputs.format import OutputOptions
     from serve.batch.worker import Worker
 
     settings = settings_of_words(args.settings or [])
+    formats = () if args.format is None else chosen_formats(args.format)
+    given = {name: getattr(args, name) for name in ("tolerance", "mm_per_pixel")}
+    options = {name: read_field(name, text) for name, text in given.items() if text is not None}
+    OutputOptions.from_dict(options)
     make_folder(Path(args.output))
     worker = Worker.from_file(args.model, args.device, args.runtime, settings)
-    predict_local(worker, Path(args.input), Path(args.output), draw=args.draw)
+    predict_local(worker, Path(args.input), Path(args.output), draw=args.draw, formats=formats, options=options)
 
 
 def export_model(checkpoint: Path, output: Path) -> int:

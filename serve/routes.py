@@ -8,6 +8,7 @@ URLs fails at every URL, and would fetch from anywhere.
 
 from __future__ import annotations
 
+from dataclasses import asdict
 from typing import Any
 
 import supervisely.io.env as sly_env
@@ -21,10 +22,15 @@ from common.web.bodies import read_object
 from common.web.door import Door
 from common.web.guide import add_guide
 from common.web.health import add_liveness, add_readiness
-from common.web.routes import SERVE, routes_of
+from common.web.routes import JSON, SERVE, routes_of
 from serve.answers import answer_error
+from serve.batch.outputs.format import CONFIDENCES, PROBABILITIES, OutputOptions, json_bytes
+from serve.batch.outputs.images import index_png, probabilities_npz
+from serve.batch.outputs.measures import measure
+from serve.batch.outputs.objects import feature_collection
+from serve.batch.result import Result
 from serve.errors import RequestError
-from serve.gate.bodies import check_state
+from serve.gate.bodies import SUPERVISELY, check_state
 from serve.gate.gate import Gate
 from serve.gate.monitoring import CONTENT_TYPE
 from serve.pages import trying
@@ -78,18 +84,26 @@ def _add_uploads(app: SdkServer, server: FastAPI) -> None:
         return given
 
     @server.post("/inference_image")
-    def inference_image(files: list[UploadFile], settings: str = Form("{}"), state: str = Form("{}")) -> dict[str, Any]:
+    def inference_image(files: list[UploadFile], settings: str = Form("{}"), state: str = Form("{}")) -> Any:
         request = read_state("inference_image", state, settings)
         _one(files)
-        return app.predict_now(UploadedImages.read(files, app.limits), request)[0]
+        return _about_one(app, UploadedImages.read(files, app.limits), request)
 
     @server.post("/predict_probabilities")
     def predict_probabilities(files: list[UploadFile], state: str = Form("{}")) -> Response:
         """For scripts: all classes' probabilities of one image, as numpy's compressed archive."""
         request = read_state("predict_probabilities", state, "{}")
         _one(files)
-        content = app.probabilities(UploadedImages.read(files, app.limits), request.get("settings") or {})
+        content = app.written(UploadedImages.read(files, app.limits), request, {PROBABILITIES}, _probabilities)
         return Response(content, media_type="application/octet-stream")
+
+    @server.post("/measure")
+    def measure(files: list[UploadFile], state: str = Form("{}")) -> Response:
+        """For scripts: the measures of one image, the rows of the tables csv and parquet."""
+        request = read_state("measure", state, "{}")
+        _one(files)
+        content = app.written(UploadedImages.read(files, app.limits), request, {CONFIDENCES}, _measures)
+        return Response(content, media_type=JSON)
 
     @server.post("/inference_batch")
     def inference_batch(
@@ -118,11 +132,11 @@ def _add_uploads(app: SdkServer, server: FastAPI) -> None:
 
 def _add_by_reference(app: SdkServer, server: FastAPI) -> None:
     @server.post("/inference_image_url")
-    def inference_image_url(request: Request) -> dict[str, Any]:
+    def inference_image_url(request: Request) -> Any:
         state = request.state.state
         app.validate_inference_state(state)
         url = state["image_url"]
-        return app.predict_now(UploadedImages([(url, urls.fetch(url, app.limits))], app.limits), state)[0]
+        return _about_one(app, UploadedImages([(url, urls.fetch(url, app.limits))], app.limits), state)
 
     @server.post("/inference_video_id")
     def inference_video_id(request: Request) -> dict[str, Any]:
@@ -199,6 +213,38 @@ def _add_pages(app: SdkServer, server: FastAPI) -> None:
         model = app.describe_model()
         said = f"{model['checkpoint']} ({model['encoder']}) on {model['device']}." if model else "No model is deployed."
         return HTMLResponse(short_page(said))
+
+
+def _about_one(app: SdkServer, images: UploadedImages, state: dict[str, Any]) -> Any:
+    """The answer about an image: in Supervisely's form, or a file of the format that `state` names."""
+    name = state.get("format") or SUPERVISELY
+    if name == SUPERVISELY:
+        return app.predict_now(images, state)[0]
+    needs, write, media = _WRITTEN[name]
+    return Response(app.written(images, state, needs, write), media_type=media)
+
+
+def _mask(result: Result, options: OutputOptions) -> bytes:
+    return index_png(result.labels, result.legend)
+
+
+def _outlines(result: Result, options: OutputOptions) -> bytes:
+    return json_bytes(feature_collection(result, options))
+
+
+def _measures(result: Result, options: OutputOptions) -> bytes:
+    return json_bytes(asdict(measure(result, options)))
+
+
+def _probabilities(result: Result, options: OutputOptions) -> bytes:
+    return probabilities_npz(result.probabilities, result.legend.classes)
+
+
+_WRITTEN = {
+    "masks": (frozenset(), _mask, "image/png"),
+    "geojson": (frozenset({CONFIDENCES}), _outlines, "application/geo+json"),
+}
+"""By format: the fields of `Result` that it needs, what writes it, and its media type."""
 
 
 def _one(files: list[UploadFile]) -> None:

@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import io
 import itertools
 import json
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from pathlib import Path
 from time import perf_counter
 from typing import Any
@@ -24,18 +23,20 @@ from common.hrda.checks import received
 from common.plain_yaml import read_yaml
 from common.web.browsers import tell_each_alone
 from serve.batch.local import predict_local
-from serve.batch.worker import Worker
+from serve.batch.outputs.format import IMAGE, PROBABILITIES, OutputOptions
+from serve.batch.result import Photo, Result
+from serve.batch.worker import WANTED, Worker
 from serve.errors import RequestError
 from serve.gate.admission import CURRENT
 from serve.gate.gate import Gate
-from serve.gate.rectangles import read_rectangle
+from serve.gate.rectangles import read_rectangle, region_of
 from serve.gate.work import require_allowed, require_bounded, require_few_probabilities
 from serve.jobs import Job, require_wanted
 from serve.limits import Limits
 from serve.model.areas import check_wanted
 from serve.model.deployment import Deployment, offered_runtimes
 from serve.model.labels import LabelledMask
-from serve.model.settings import BEST, ServeSettings, read_settings, said
+from serve.model.settings import BEST, SDK_SETTINGS, ServeSettings, read_settings, said
 from serve.page import ThresholdsCard, TryCard
 from serve.pages import trying
 from serve.routes import add_routes
@@ -44,6 +45,9 @@ from serve.sdk.server import SdkServer
 _HERE = Path(__file__).parent
 _THRESHOLDS = f"\nthresholds: {BEST}\n"
 _MOST_NAMED = 10
+UPLOADED = "image"
+"""What files call an image of a request."""
+Write = Callable[[Result, OutputOptions], bytes]
 
 
 class HRDAServer(SdkServer):
@@ -167,27 +171,28 @@ class HRDAServer(SdkServer):
         steps = zip(("preprocess", "inference", "postprocess"), itertools.pairwise(times), strict=True)
         return predictions, {step: 1000 * (end - start) for step, (start, end) in steps}
 
-    def probabilities(self, images: Sequence[np.ndarray], settings: dict[str, Any]) -> bytes:
-        """All classes' probabilities of an image.
+    def written(
+        self, images: Sequence[np.ndarray], state: Mapping[str, Any], needs: Collection[str], write: Write
+    ) -> bytes:
+        """What is found in an image, as a file.
 
         Args:
             images: one image, H×W×3 uint8 RGB, which is read when its turn has come.
-            settings: of the request.
-
-        Returns:
-            A file for `numpy.load`: `probabilities` C×H×W float16, and `classes`, their C names.
+            state: of the request.
+            needs: fields of `Result` that `write` needs.
+            write: makes the file. Without a `rectangle` the result is of the whole image; with one all beside it is
+                background, and probabilities are of the rectangle alone.
 
         Raises:
             RequestError: no model is deployed.
             TimedOut: it takes longer than the service lets a client wait.
         """
 
-        def pack(image: np.ndarray, probabilities: np.ndarray, deployment: Deployment, milliseconds: float) -> bytes:
-            file = io.BytesIO()
-            np.savez_compressed(file, probabilities=probabilities, classes=np.array(deployment.classes))
-            return file.getvalue()
+        def finish(result: Result, worker: Worker, milliseconds: float) -> bytes:
+            given = {name: state[name] for name in ("tolerance", "mm_per_pixel") if state.get(name) is not None}
+            return write(result, worker.options(**given))
 
-        return self._of_probabilities(images, settings, pack)
+        return self._of_one(images, state, needs, finish)
 
     def try_photo(self, images: Sequence[np.ndarray]) -> dict[str, Any]:
         """What the page to try a photo gets, see `serve.pages.trying.shown`.
@@ -196,33 +201,37 @@ class HRDAServer(SdkServer):
             images: one image, H×W×3 uint8 RGB, which is read when its turn has come.
 
         Raises:
-            As `probabilities`.
+            As `written`.
         """
 
-        def show(image: np.ndarray, probabilities: np.ndarray, deployment: Deployment, milliseconds: float) -> dict:
+        def show(result: Result, worker: Worker, milliseconds: float) -> dict[str, Any]:
             best = self.best_thresholds if self.uses_best else {}
-            return trying.shown(image, probabilities, deployment, best, milliseconds)
+            return trying.shown(result.image, result.probabilities, worker.deployment, best, milliseconds)
 
-        return self._of_probabilities(images, {}, show)
+        return self._of_one(images, {}, {IMAGE, PROBABILITIES}, show)
 
-    def _of_probabilities(
-        self, images: Sequence[np.ndarray], settings: dict[str, Any], finish: Callable[..., Any]
+    def _of_one(
+        self, images: Sequence[np.ndarray], state: Mapping[str, Any], needs: Collection[str], finish: Callable[..., Any]
     ) -> Any:
-        """What `finish` makes of image, probabilities, model and milliseconds, in the turn of this request."""
+        """What `finish` makes of the result, the worker and the milliseconds, in the turn of this request."""
 
         def work(inference_request: Job) -> None:
-            deployment = self.require_deployment()
-            chosen = read_settings(self.settings_of({"settings": settings})[0])
-            image = images[0]
-            require_bounded([image.shape[:2]], chosen, deployment, self.limits)
-            require_few_probabilities(image.shape[:2], deployment)
+            deployment, settings = self.require_deployment(), self.complete_settings(state)
+            own = {name: value for name, value in settings.items() if name == WANTED or name not in SDK_SETTINGS}
+            worker, image = Worker(deployment, own), images[0]
+            region = region_of(settings, image)
+            part = np.ascontiguousarray(image[region])
+            require_bounded([part.shape[:2]], worker.settings, deployment, self.limits)
+            if PROBABILITIES in needs:
+                require_few_probabilities(part.shape[:2], deployment)
             begun = perf_counter()
             with self.pulse.working():
                 asked = self.pulse.after(require_wanted)
-                [probabilities] = deployment.probabilities([image], chosen, asked)
+                [result] = worker.results([Photo(UPLOADED, UPLOADED, part)], needs, asked)
             milliseconds = 1000 * (perf_counter() - begun)
-            self.count([image])
-            inference_request.add_results([{"made": finish(image, probabilities, deployment, milliseconds)}])
+            self.count([part])
+            made = finish(result.placed(image.shape[:2], region), worker, milliseconds)
+            inference_request.add_results([{"made": made}])
 
         [result] = self.inference_requests_manager.run(work)
         return result["made"]

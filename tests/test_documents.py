@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import json
+import re
 import shutil
 import threading
 from collections.abc import Iterator
@@ -21,6 +22,7 @@ import yaml
 from common.data.images import read_image
 from sandbox.demo.processes import app, free_port
 from sandbox.testing import Sandbox, running_sandbox
+from serve.batch.outputs import FORMATS
 from tests.documents.fences import OUTPUT, PYTHON, SHELLS, Fence, fences
 from tests.documents.place import DOCUMENTS, ROOT, Outcome, Place
 
@@ -69,9 +71,14 @@ RUN: dict[str, tuple[Step, ...]] = {
         Step("dataset_id = sly.env", ("Annotation", "Labels were added to")),
         Step("session = sly.nn", ("Annotations: 2",)),
         Step("curl -X POST $URL/inference_image ", ('"annotation"', '"__bg__"')),
+        Step("curl -X POST $URL/inference_image ", ('"components"', '"length_mm"')),
         Step("curl -X POST $URL/inference_image_url", ('"annotation"',)),
         Step("curl -X POST $URL/inference_batch_ids", ('"annotation"',)),
         Step("curl -X POST $URL/inference_batch_async", ('"pending_results"', '"success":true')),
+    ),
+    "docs/outputs.md": (
+        Step("python -m serve predict", ("photo.jpg -> results/masks/photo.png: ", "Written: results")),
+        Step("import pandas", ("photo.jpg has", "max_width_mm")),
     ),
     "docs/several_gpus.md": (
         Step(".venv/bin/torchrun --standalone", ("Best checkpoint: runs/several/checkpoints/best.pth",)),
@@ -348,6 +355,16 @@ def test_commands_of_serving_do_what_its_page_says(reader, served):
     assert_answered("serve/README.md", reader.read("serve/README.md"))
     with np.load(served / "probabilities.npz") as answer:
         np.testing.assert_allclose(answer["probabilities"].astype(np.float32).sum(0), 1, atol=0.01)
+
+
+def test_outputs_are_written_and_read_as_their_page_says(reader, served):
+    assert_answered("docs/outputs.md", reader.read("docs/outputs.md"))
+    page = (ROOT / "docs/outputs.md").read_text(encoding="utf-8")
+    rows = [line for line in page.splitlines() if line.startswith("| `") and line.count("|") == 5]
+    assert {row.split("`")[1] for row in rows} == set(FORMATS)
+    for row in rows:
+        for path in re.findall(r"`([^`]*)`", row.split("|")[2]):
+            assert (served / "results" / path).is_file(), path
 
 
 def test_training_in_several_processes_does_what_its_page_says(reader, trained):

@@ -6,6 +6,8 @@ with the skeletons of Zhang and Suen as scikit-image computes them.
 
 from __future__ import annotations
 
+from typing import Literal
+
 import cv2
 import numpy as np
 from skimage.morphology import medial_axis, skeletonize
@@ -35,7 +37,7 @@ def centreline_matches(predicted: np.ndarray, true: np.ndarray, radius: float) -
     ]
 
 
-def skeleton(region: np.ndarray, radius: float) -> np.ndarray:
+def skeleton(region: np.ndarray, radius: float, method: Literal["zhang", "lee"] = "zhang") -> np.ndarray:
     """The middle lines of a region, one pixel wide.
 
     Thinning takes two passes a pixel of radius. A region thicker than `radius`, such as all of the photo predicted as
@@ -44,6 +46,8 @@ def skeleton(region: np.ndarray, radius: float) -> np.ndarray:
     Args:
         region: H×W uint8, 1 inside.
         radius: in pixels.
+        method: of thinning. Zhang's is that of clDice, and shrinks some lines at exactly 45° to a point; Lee's keeps
+            them.
 
     Returns:
         H×W uint8, 1 on the lines.
@@ -54,8 +58,9 @@ def skeleton(region: np.ndarray, radius: float) -> np.ndarray:
         return lines
     box = np.s_[top : top + height, left : left + width]
     inside = region[box].astype(bool)
-    # The medial axis draws lots among pixels at equal distances; scores must not.
-    lines[box] = skeletonize(inside) if thickness(region[box]) <= radius else medial_axis(inside, rng=0)
+    # The medial axis draws lots among pixels at equal distances; scores must not. It needs a border to begin from.
+    is_thin = thickness(region[box]) <= radius
+    lines[box] = skeletonize(inside, method=method) if is_thin else medial_axis(np.pad(inside, 1), rng=0)[1:-1, 1:-1]
     return lines
 
 

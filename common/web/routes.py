@@ -145,6 +145,7 @@ ROUTES: tuple[Route, ...] = (
     _serve("/inference_batch", _SCRIPTS, "predicts uploaded images", media=FORM),
     _serve("/inference_batch_async", _SCRIPTS, "starts a job over uploaded images", media=FORM),
     _serve("/inference_video_async", _SCRIPTS, "starts a job over an uploaded video", media=FORM),
+    _serve("/measure", _SCRIPTS, "measures what is found in an uploaded image", media=FORM),
     _serve("/predict_probabilities", _SCRIPTS, "predicts probabilities of an uploaded image", media=FORM),
     _serve("/try_photo", "the page to try a photo", "predicts an uploaded photo for that page", media=FORM),
     Route((SERVE,), "GET", "/try", "people", "the page to try a photo"),

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import PurePosixPath
 
 import numpy as np
@@ -76,6 +76,19 @@ class Result:
     def size(self) -> tuple[int, int]:
         """The photo's height and width in pixels."""
         return self.labels.shape
+
+    def placed(self, size: tuple[int, int], region: tuple[slice, slice]) -> Result:
+        """As of the photo of `size` (H, W) whose `region` this was predicted of: all beside it is background.
+        Probabilities stay those of the region."""
+        if self.size == size:
+            return self
+        labels = np.full(size, self.legend.background, np.uint8)
+        labels[region] = self.labels
+        confidences = None
+        if self.confidences is not None:
+            confidences = np.full(size, np.nan, np.float32)
+            confidences[region] = self.confidences
+        return replace(self, labels=labels, confidences=confidences, image=None)
 
 
 def result_names(photos: Sequence[str]) -> dict[str, str]:

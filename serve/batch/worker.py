@@ -10,6 +10,7 @@ import numpy as np
 
 from common.hrda import SettingsError
 from common.hrda.prediction.predictor import Segmentation
+from common.hrda.sliding import Asked
 from common.plain_yaml import read_field
 from serve.batch.outputs.format import CONFIDENCES, IMAGE, PROBABILITIES, OutputOptions
 from serve.batch.result import Legend, Photo, Result
@@ -99,12 +100,15 @@ class Worker:
         own = {"background": self.settings.background and wanted, "confidence": self.settings.confidence}
         return OutputOptions.from_dict(own | given)
 
-    def results(self, photos: Sequence[Photo], needs: Collection[str] = ()) -> list[Result]:
+    def results(
+        self, photos: Sequence[Photo], needs: Collection[str] = (), before_batch: Asked = lambda: None
+    ) -> list[Result]:
         """What formats of outputs are made of.
 
         Args:
             photos: sizes may differ; they share batches of windows.
             needs: of the formats, see `needs_of`.
+            before_batch: called before each batch of windows; what it raises ends the prediction.
 
         Raises:
             RequestError: as `labels`.
@@ -112,6 +116,7 @@ class Worker:
         found = self.deployment.predict(
             [photo.image for photo in photos],
             self.settings,
+            before_batch,
             confidence=CONFIDENCES in needs,
             probabilities=PROBABILITIES in needs,
         )

@@ -39,6 +39,9 @@ NEEDED: dict[str, tuple[tuple[str, ...], ...]] = {
 }
 """Routes that read a `state`, and what must be in it: one of each group of names."""
 
+SUPERVISELY = "supervisely"
+FORMATS = (SUPERVISELY, "masks", "geojson")
+"""Formats of an answer about one image, that of all other answers first."""
 _LARGEST = 2**53
 _ID = Annotated[int, Field(ge=1, lt=_LARGEST), Expected("a whole number of at least 1")]
 _COUNT = Annotated[int, Field(ge=0, lt=_LARGEST), Expected("a whole number of at least 0")]
@@ -58,6 +61,9 @@ _KINDS: dict[str, Any] = {
     **dict.fromkeys(DIRECTION, Annotated[Literal[DIRECTIONS], Expected("forward or backward")]),
     "deploy_params": Annotated[dict[str, Any], Expected("names and values")],
     "upload_mode": Literal["create", "append", "replace", "iou_merge"],
+    "format": Literal[FORMATS],
+    "tolerance": Annotated[float, Field(ge=0, le=100), Expected("pixels from 0 to 100")],
+    "mm_per_pixel": Annotated[float, Field(gt=0, le=1e6), Expected("millimetres above 0 that a pixel shows")],
     "duration": Annotated[float, Field(gt=0, lt=1e9), Expected("a positive number of seconds")],
 }
 RequestState = create_model(
@@ -67,6 +73,10 @@ RequestState = create_model(
 )
 """What the routes read in a request's `state`, under the names of all clients; what else is there is passed over."""
 _MOST_SPEEDTESTS = 10_000
+_OF_ONE_IMAGE = ("inference_image", "inference_image_url")
+"""Routes whose answer is about one image, and may be a file of it."""
+_OUTPUTS = {"format": _OF_ONE_IMAGE, "tolerance": _OF_ONE_IMAGE, "mm_per_pixel": ("measure",)}
+"""What a `state` says of outputs, and the routes that read it."""
 
 
 def read_body(route: str, body: bytes, limits: Limits) -> dict[str, Any]:
@@ -107,5 +117,8 @@ def check_state(route: str, state: Mapping[str, Any], limits: Limits) -> None:
         raise RequestError(f"batch_size must be at most {limits.max_batch_size}. Received: {given['batch_size']}.")
     if given.get("num_iterations", 1) + given.get("num_warmup", 0) > _MOST_SPEEDTESTS:
         raise TooLarge(f"At most {_MOST_SPEEDTESTS} iterations are run. Received: {given['num_iterations']}.")
+    for name, routes in _OUTPUTS.items():
+        if name in given and route not in routes and given[name] != SUPERVISELY:
+            raise RequestError(f"{name} is read by {' and '.join(f'/{each}' for each in routes)} alone: leave it out.")
     if given.get("tracker"):
         raise RequestError("This model does not follow objects through a video: leave tracker out.")

@@ -30,7 +30,7 @@ from serve.limits import Limits
 PREDICTING = frozenset(
     {name for name in NEEDED if name.startswith("inference_")}
     | {"inference_image", "inference_batch", "inference_batch_async", "inference_video_async"}
-    | {"predict_probabilities", "try_photo", "run_speedtest", "smart_cache"}
+    | {"measure", "predict_probabilities", "try_photo", "run_speedtest", "smart_cache"}
 )
 """Routes that take a place in the queue."""
 QUIET = frozenset({"is_ready", "readyz", "is_alive", "livez", "is_running", "healthz", "metrics"})

@@ -82,6 +82,21 @@ def region_size(settings: Mapping[str, Any], index: int, size: tuple[int, int]) 
     return (rectangle.height, rectangle.width)
 
 
+def region_of(settings: Mapping[str, Any], image: np.ndarray) -> tuple[slice, slice]:
+    """Rows and columns of the only `image` of a request that are predicted.
+
+    Raises:
+        RequestError: its region is not within the image, or there are several.
+    """
+    require_for_each(settings, 1)
+    [value] = settings.get("rectangles") or [settings.get("rectangle")]
+    if value is None:
+        return slice(0, image.shape[0]), slice(0, image.shape[1])
+    check_inside(value, image)
+    rectangle = read_rectangle(value)
+    return slice(rectangle.top, rectangle.bottom + 1), slice(rectangle.left, rectangle.right + 1)
+
+
 def check_inside(value: Any, image: np.ndarray) -> None:
     """Refuse a region that is not within `image`.
 

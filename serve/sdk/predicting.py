@@ -167,9 +167,9 @@ class PredictingServer(DeployingServer):
         for group in [known] if together else [[size] for size in set(known)]:
             require_bounded(group, chosen, deployment, self.limits)
 
-    def probabilities(self, images: UploadedImages, settings: dict[str, Any]) -> bytes:
-        """All classes' probabilities of an image, as numpy's compressed archive."""
-        raise NotImplementedError
+    def complete_settings(self, state: Mapping[str, Any]) -> dict[str, Any]:
+        """The settings of a request with the defaults filled in."""
+        return self._get_inference_settings(dict(state))
 
     def predict_local(self, source: str, output: str, settings: Mapping[str, Any], draw: bool) -> None:
         """Predict the image or folder `source` into the folder `output`."""

@@ -1,5 +1,6 @@
 """What a request can ask of its answer, by HTTP: thresholds, background, confidence, probabilities; other runtimes."""
 
+import csv
 import io
 import json
 import re
@@ -12,6 +13,8 @@ import pytest
 import requests
 import supervisely as sly
 import torch
+from PIL import Image
+from rasterio.features import rasterize
 
 from common.hrda import Predictor, load_checkpoint
 from common.hrda.catalogue import MIT_SHAPES
@@ -19,6 +22,9 @@ from common.hrda.prediction.runtime import TorchNetwork
 from common.hrda.tensor_files import CheckpointError
 from serve.__main__ import main
 from serve.answers import status_and_message
+from serve.batch.local import predict_local
+from serve.batch.outputs import chosen_formats
+from serve.batch.worker import Worker
 from serve.errors import RequestError
 from serve.model import deployment as deployment_module
 from serve.model.deployment import Deployment
@@ -87,6 +93,51 @@ def test_probabilities_of_all_classes_come_as_an_archive(
     assert content["probabilities"].dtype == np.float16
     np.testing.assert_allclose(content["probabilities"], probabilities, atol=1e-3)
     assert tuple(content["classes"]) == CLASSES
+
+
+REGION = {"points": {"exterior": [[20, 10], [99, 79]], "interior": []}}
+
+
+def ask(running: SimpleNamespace, photo: Path, route: str = "inference_image", **state: object) -> requests.Response:
+    with photo.open("rb") as file:
+        data = {"state": json.dumps(state)}
+        answer = requests.post(f"{running.url}/{route}", files={"files": file}, data=data, timeout=60)
+    answer.raise_for_status()
+    return answer
+
+
+@pytest.mark.parametrize("state", [{}, {"rectangle": REGION}, {"settings": {"classes": ["crack"]}}])
+def test_answer_comes_as_index_mask_and_as_outlines_of_the_same(state: dict, running: SimpleNamespace, photo: Path):
+    objects = [sly.ObjClass(name, sly.Bitmap) for name in CLASSES]
+    found = sly.Annotation.from_json(ask(running, photo, **state).json()["annotation"], sly.ProjectMeta(objects)).labels
+    answer = ask(running, photo, format="masks", **state)
+    assert answer.headers["Content-Type"] == "image/png"
+    labels = np.asarray(Image.open(io.BytesIO(answer.content)))
+    for index, name in enumerate(CLASSES[1:], start=1):
+        np.testing.assert_array_equal(labels == index, mask(found, name, (90, 140)))
+    answer = ask(running, photo, format="geojson", tolerance=0.0, **state)
+    assert answer.headers["Content-Type"] == "application/geo+json"
+    features = answer.json()["features"]
+    for index, name in enumerate(CLASSES[1:], start=1):
+        shapes = [each["geometry"] for each in features if each["properties"]["class"] == name]
+        drawn = rasterize(shapes, labels.shape) if shapes else np.zeros(labels.shape)
+        np.testing.assert_array_equal(drawn == 1, labels == index)
+    assert (labels > 0).any(), "nothing found proves nothing"
+
+
+def test_measures_are_those_that_a_folder_gets(running: SimpleNamespace, photo: Path, tmp_path: Path):
+    answer = ask(running, photo, "measure", mm_per_pixel=2.0, settings={"stride": 64})
+    assert answer.headers["Content-Type"] == "application/json"
+    deployment = running.server.deployment
+    worker = Worker(deployment, {"stride": 64})
+    predict_local(worker, photo, tmp_path, formats=chosen_formats("csv"), options={"mm_per_pixel": 2.0})
+    for table, rows in answer.json().items():
+        with (tmp_path / "csv" / f"{table}.csv").open(newline="") as file:
+            expected = [{**row, "photo": "image"} for row in csv.DictReader(file)]
+        assert expected
+        assert [{name: "" if value is None else str(value) for name, value in row.items()} for row in rows] == [
+            {name: row[name] for name in given} for row, given in zip(expected, rows, strict=True)
+        ]
 
 
 @pytest.fixture(scope="module")

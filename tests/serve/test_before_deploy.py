@@ -34,6 +34,8 @@ def test_what_describes_a_model_is_refused_with_the_remedy(bare, route):
 def test_prediction_is_refused_with_the_same_sentence(bare, image):
     refused(upload(bare, encoded(image)), SENTENCE)
     refused(upload(bare, encoded(image), route="predict_probabilities"), SENTENCE)
+    refused(upload(bare, encoded(image), route="measure"), SENTENCE)
+    refused(upload(bare, encoded(image), {"format": "masks"}), SENTENCE)
     assert post(bare, "is_ready").status_code == 503
 
 

@@ -1,6 +1,7 @@
 """`python -m serve` as a user types it: no instance, no network, no token."""
 
 import argparse
+import csv
 import json
 import os
 import re
@@ -83,6 +84,34 @@ def test_folder_is_predicted_image_by_image_and_broken_ones_are_named(running, i
     assert f"Passed over in {folder}: 1 subfolder (night), 1 file that is no image (notes.txt).\n" in told
 
 
+def test_formats_are_written_each_into_its_folder(running, photo, image, checkpoint, tmp_path, capsys):
+    folder = tmp_path / "photos"
+    folder.mkdir()
+    for name in ("a.png", "a.jpg"):
+        Image.fromarray(image).save(folder / name)
+    output, device = tmp_path / "out", ["--device", "cpu"]
+    words = ["--format", "masks,csv,geojson", "--mm-per-pixel", "0.5", "--tolerance", "0", "--output", str(output)]
+    assert main(["predict", str(folder), "--model", str(checkpoint), *words, *device]) == 0
+    told = capsys.readouterr().out
+    written = sorted(path.relative_to(output / "photos").as_posix() for path in output.rglob("*.*"))
+    assert written == [
+        "csv/classes.csv", "csv/components.csv", "geojson/a.jpg.geojson", "geojson/a.png.geojson",
+        "masks/a.jpg.png", "masks/a.png.png", "masks/classes.json",
+    ]  # fmt: skip
+    with (output / "photos/csv/classes.csv").open(newline="") as file:
+        rows = list(csv.DictReader(file))
+    mask = np.asarray(Image.open(output / "photos/masks/a.png.png"))
+    areas = {row["class"]: int(row["area_px"]) for row in rows if row["photo"] == "a.png"}
+    assert areas == {"crack": (mask == 1).sum(), "stain": (mask == 2).sum()}
+    assert {row["mm_per_pixel"] for row in rows} == {"0.5"}
+    share = f"crack {(mask == 1).mean():.2%}"
+    assert re.search(rf"\[2/2\] .*a\.png -> .*/photos/masks/a\.png\.png: .*{share}", told)
+    assert re.search(
+        rf"2 photos predicted in .* s \(.* photos/s.*\n  crack: in 2 of 2 photos, .*\nWritten: {output}", told
+    )
+    assert "{" not in told
+
+
 def test_folder_without_images_says_what_is_there(running, tmp_path):
     from serve.errors import RequestError
 
@@ -117,6 +146,7 @@ def test_strict_ends_at_the_first_image_that_cannot_be_read(running, image, tmp_
         (["deploy", "PHOTO", "--model", "MODEL"], "deploy takes no input"),
         (["predict", "PHOTO", "--model", TOO_LONG], "there is no checkpoint at xxx"),
         (["predict", TOO_LONG, "--model", "MODEL"], "no image or folder at xxx"),
+        (["predict", "--image_id", "5", "--model", "MODEL", "--format", "masks"], "--format is for images .* on this"),
         (["export", "--model", TOO_LONG], "export needs a checkpoint on this machine"),
         (["deploy", "--model", "MODEL", "--port", "99999"], "whole number from 0 to 65535"),
         (["deploy", "--model", "MODEL", "--port=-1"], "whole number from 0 to 65535"),
@@ -141,6 +171,23 @@ def test_errors_of_the_user_end_with_a_sentence_and_status_2(
     assert "error: " in error
     assert "Traceback" not in error
     assert str(path) in error
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["--format", "mask"], "Unknown format 'mask': did you mean 'masks'"),
+        (["--format", ","], "at least one of masks, supervisely"),
+        (["--format", "csv", "--mm-per-pixel", "0"], "mm_per_pixel must be millimetres above 0.* Received: 0"),
+        (["--format", "csv", "--mm-per-pixel", "wide"], "mm_per_pixel must be millimetres above 0"),
+        (["--format", "yolo", "--tolerance", "-1"], "tolerance must be pixels from 0 to 100"),
+    ],
+)
+def test_mistakes_about_outputs_are_told_before_the_model_is_read(words, message, photo, tmp_path, no_instance, capsys):
+    path = tmp_path / "model.pth"
+    path.write_bytes(b"not a checkpoint")
+    assert main(["predict", str(photo), "--model", str(path), "--device", "cpu", *words]) == 2
+    assert re.search(message, capsys.readouterr().err)
 
 
 @pytest.mark.parametrize("place", [["PHOTO"], ["--image_id", "5"]], ids=["here", "on an instance"])

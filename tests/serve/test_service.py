@@ -197,7 +197,7 @@ def test_curl_as_in_the_user_page(process, image, tmp_path):
     blocks = re.findall(r"```bash\n(.*?)```", page, re.DOTALL)
     lines = [line for block in blocks for line in block.replace("\\\n", " ").splitlines()]
     commands = [line for line in lines if line.startswith("curl -X POST")]
-    assert len(commands) == 8
+    assert len(commands) == 11
     for name in ("photo.jpg", "a.jpg", "b.jpg"):
         Image.fromarray(image).save(tmp_path / name)
     answers = []
@@ -210,12 +210,16 @@ def test_curl_as_in_the_user_page(process, image, tmp_path):
             for word in shlex.split(command.replace(" -o job.json", ""))
         ]
         done = subprocess.run([*words, "--silent", "--noproxy", "*"], cwd=tmp_path, capture_output=True, check=True)
-        if "predict_probabilities" in command:
-            assert np.load(tmp_path / "probabilities.npz")["probabilities"].shape[1:] == (90, 140)
+        if " -o " in command.replace("-o job.json", ""):
+            # A file, which is read below.
             continue
         answers.append(json.loads(done.stdout))
         uuid = answers[-1].get("inference_request_uuid", uuid) if isinstance(answers[-1], dict) else uuid
-    whole, filtered, url, ids, started, popped, stopped = answers
+    assert np.load(tmp_path / "probabilities.npz")["probabilities"].shape[1:] == (90, 140)
+    assert Image.open(tmp_path / "mask.png").size == (140, 90)
+    assert json.loads((tmp_path / "outlines.geojson").read_text())["type"] == "FeatureCollection"
+    whole, filtered, measured, url, ids, started, popped, stopped = answers
+    assert [row["class"] for row in measured["classes"]] == ["crack", "stain"]
     assert whole["annotation"]["size"] == {"height": 90, "width": 140}
     assert filtered["annotation"]["size"] == whole["annotation"]["size"]
     too_wide = {"settings": {"stride": 256, "classes": ["crack"]}}

@@ -17,13 +17,28 @@ from importlib.util import find_spec
 from types import MappingProxyType
 
 from common.hrda.checks import SettingsError, closest, received
-from serve.batch.outputs import images, supervisely
+from serve.batch.outputs import images, objects, supervisely, tables
 from serve.batch.outputs.format import Format, Part
 from serve.errors import RequestError
 
 DEFAULT = "supervisely"
 FORMATS: Mapping[str, Format] = MappingProxyType(
-    {each.name: each for each in (images.MASKS, supervisely.SUPERVISELY, images.OVERLAY, images.PROBABILITIES)}
+    {
+        each.name: each
+        for each in (
+            images.MASKS,
+            supervisely.SUPERVISELY,
+            objects.COCO,
+            objects.COCO_POLYGONS,
+            objects.YOLO,
+            objects.PASCAL,
+            objects.GEOJSON,
+            images.OVERLAY,
+            images.PROBABILITIES,
+            tables.CSV,
+            tables.PARQUET,
+        )
+    }
 )
 """All of them by name."""
 

@@ -26,7 +26,7 @@ IMAGE, CONFIDENCES, PROBABILITIES = "image", "confidences", "probabilities"
 class OutputOptions(PlainSettings):
     """What a user may say about outputs, whatever the format."""
 
-    tolerance: Annotated[float, Field(ge=0, le=100), Expected("pixels from 0 to 100")] = 1.0
+    tolerance: Annotated[float, Field(ge=0, le=100), Expected("pixels from 0 to 100")] = 0.5
     """How far the polygons of geojson, yolo and coco may run beside the border that was predicted, in pixels."""
     mm_per_pixel: Annotated[
         Annotated[float, Field(gt=0, le=1e6)] | None, Expected("millimetres above 0 that a pixel shows, or null")

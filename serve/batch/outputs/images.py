@@ -13,8 +13,8 @@ from serve.batch.outputs.format import IMAGE, Create, File, Format, Merge, Outpu
 from serve.batch.outputs.format import PROBABILITIES as ALL_CLASSES
 from serve.batch.result import Legend, Result
 
-INDICES = "obj_class_to_machine_color.json"
-"""Which index is which class; Supervisely's import reads it under this name."""
+INDICES = "classes.json"
+"""File beside the masks: index by class name."""
 _OPACITY = 0.4
 
 
@@ -60,7 +60,7 @@ def _mask(result: Result, options: OutputOptions) -> list[File]:
 
 def _indices(parts: Iterable[bytes], legend: Legend, options: OutputOptions, create: Create) -> None:
     with create(INDICES) as file:
-        file.write(json_bytes({name: [index] * 3 for index, name in enumerate(legend.classes)}))
+        file.write(json_bytes({name: index for index, name in enumerate(legend.classes)}))
 
 
 def _overlay(result: Result, options: OutputOptions) -> list[File]:

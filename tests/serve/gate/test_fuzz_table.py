@@ -66,7 +66,7 @@ def requests_of(route: Route, good: dict[str, Any], value: Any) -> list[tuple[st
     name = route.name
     state = {known: good[known] for group in NEEDED.get(name, ()) for known in group if known in good}
     bodies = [(f"state.{field}", {"state": {**state, field: value}}) for field in STATE]
-    if name.startswith(("inference_", "predict_", "run_")):
+    if name.startswith(("inference_", "predict_", "run_", "measure")):
         bodies += [(f"settings.{field}", {"state": {**state, "settings": {field: value}}}) for field in SETTINGS]
     if route.media == FORM:
         return [*bodies, ("form.state", {"state": value}), ("form.settings", {"settings": value})]

@@ -16,7 +16,7 @@ from serve.gate import work
 from serve.limits import Limits
 from tests.serve.requests_of_clients import encoded, finished, post, refused, upload, wait_until
 
-ONE = ("inference_image", "inference_batch", "inference_batch_async", "predict_probabilities")
+ONE = ("inference_image", "inference_batch", "inference_batch_async", "measure", "predict_probabilities")
 
 
 @pytest.fixture
@@ -89,7 +89,7 @@ def test_probabilities_that_fill_the_memory_are_refused(app, image, monkeypatch)
     refused(answer, "probabilities", "140×90 pixels of 3 classes", status=413)
 
 
-@pytest.mark.parametrize("route", ["inference_image", "inference_batch", "predict_probabilities"])
+@pytest.mark.parametrize("route", ["inference_image", "inference_batch", "measure", "predict_probabilities"])
 @pytest.mark.parametrize("settings", [{"stride": 8}, {"scales": [0.5, 2.0], "stride": 16}])
 def test_work_ends_with_the_batch_of_windows_in_which_its_time_is_over(
     app, image, computed, monkeypatch, route, settings
