@@ -147,10 +147,13 @@ def needs_sdk(args: argparse.Namespace) -> bool:
 
 def run_server(args: argparse.Namespace) -> None:
     """`python -m serve deploy`, or `predict` of what is on an instance."""
+    from supervisely import logger
+
     from serve.batch.local import settings_of_words
     from serve.limits import Limits
     from serve.model.settings import read_settings
     from serve.server import HRDAServer
+    from serve.terminal import speak_in_lines
 
     # The SDK's own reader ends in a traceback at a mistake.
     read_settings(settings_of_words(args.settings or []))
@@ -163,6 +166,8 @@ def run_server(args: argparse.Namespace) -> None:
     host = host_of(args, limits)
     if args.mode == "deploy":
         require_address(host, args.port)
+    else:
+        speak_in_lines(logger)
     HRDAServer(host, args.port, limits).serve()
 
 

@@ -24,6 +24,7 @@ from __future__ import annotations
 import itertools
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import closing, suppress
+from time import perf_counter
 from typing import Any
 
 import numpy as np
@@ -54,6 +55,17 @@ def _is_for_evaluation(state: Mapping[str, Any]) -> bool:
     """Whether predictions go into a project of their own, as the SDK's evaluators ask: they need the background there,
     and name only the classes that the truth has too."""
     return state.get("output_project_id") is not None and state.get("upload_mode") is None
+
+
+def _said_areas(annotation: Annotation) -> str:
+    """What was found in an image, such as 'crack 1.23%'."""
+    height, width = annotation.img_size
+    shares = [
+        f"{label.obj_class.name} {label.geometry.area / (height * width):.2%}"
+        for label in annotation.labels
+        if label.obj_class.name != "__bg__"
+    ]
+    return ", ".join(shares) or "nothing found"
 
 
 class PredictingServer(DeployingServer):
@@ -231,7 +243,11 @@ class PredictingServer(DeployingServer):
         return super()._get_inference_settings(given)
 
     def _format_output(self, predictions: list[Prediction]) -> list[dict[str, Any]]:
-        return [result | {"image_name": result["name"]} for result in super()._format_output(predictions)]
+        results = [result | {"image_name": result["name"]} for result in super()._format_output(predictions)]
+        if getattr(getattr(self, "_args", None), "mode", None) == "predict":
+            for prediction, result in zip(predictions, results, strict=True):
+                print(f"{result['name']}: {_said_areas(prediction.annotation)}", flush=True)
+        return results
 
     def _create_label(self, dto: LabelledMask, classes_whitelist: list[str] | str | None = None) -> list[Label]:
         return dto.labels(None if classes_whitelist in (None, "all") else classes_whitelist)
@@ -270,5 +286,8 @@ class PredictingServer(DeployingServer):
         args = self._args
         if args.project_id is None and args.dataset_id is None and args.image_id is None:
             self.predict_local(args.input, args.output, args.settings or {}, args.draw)
-        else:
-            super()._inference_by_cli_deploy_args()
+            return
+        begun = perf_counter()
+        super()._inference_by_cli_deploy_args()
+        place = "Uploaded to the instance" if args.upload else f"Written: {args.output}"
+        print(f"Predicted in {perf_counter() - begun:.1f} s. {place}", flush=True)

@@ -112,6 +112,33 @@ def test_formats_are_written_each_into_its_folder(running, photo, image, checkpo
     assert "{" not in told
 
 
+def test_project_of_an_instance_is_predicted_with_a_line_an_image_and_no_json(
+    instance, api, image, checkpoint, tmp_path
+):
+    project = api.project.create(instance.workspace_id, "photos")
+    dataset = api.dataset.create(project.id, "day")
+    api.image.upload_nps(dataset.id, ["a.png", "b.png"], [image, image[:70]])
+    known = {"SERVER_ADDRESS": instance.address, "API_TOKEN": instance.token, "TEAM_ID": str(instance.team_id)}
+    done = subprocess.run(
+        [sys.executable, "-m", "serve", "predict", "--model", str(checkpoint), "--project_id", str(project.id),
+         "--output", "out", "--device", "cpu"],
+        cwd=tmp_path,
+        env=environment(tmp_path)
+        | known
+        | {"PYTHONPATH": str(ROOT), "SUPERVISELY_SKIP_HTTPS_USER_HELPER_CHECK": "true", "NO_PROXY": "*"},
+        capture_output=True,
+        text=True,
+        timeout=180,
+        check=False,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    assert sorted(path.name for path in (tmp_path / "out" / "day").iterdir()) == ["a.png.json", "b.png.json"]
+    for name in ("a.png", "b.png"):
+        assert re.search(rf"^{name}: crack \d+\.\d\d%, stain \d+\.\d\d%$", done.stdout, re.MULTILINE)
+    assert re.search(r"^Predicted in .* s\. Written: out$", done.stdout, re.MULTILINE)
+    assert '{"' not in done.stdout + done.stderr
+
+
 def test_folder_without_images_says_what_is_there(running, tmp_path):
     from serve.errors import RequestError
 

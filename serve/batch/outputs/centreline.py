@@ -145,7 +145,7 @@ class _Middle:
         if NOWHERE in branch.forks:
             return False
         one, other = branch.forks
-        return len(branch.pixels) <= max(self._radii[one], self._radii[other])
+        return bool(len(branch.pixels) <= max(self._radii[one], self._radii[other]))
 
     def _is_spur(self, branch: Branch) -> bool:
         forks = [fork for fork in branch.forks if fork != NOWHERE]
