@@ -18,6 +18,7 @@ from common.hrda.checks import received
 from common.paths import is_file, is_folder
 from common.plain_yaml import read_yaml, settings_text
 from serve.batch.outputs.format import Format
+from serve.batch.outputs.georeference import place_of
 from serve.batch.outputs.writing import Tally, Writer
 from serve.batch.result import Photo, result_names
 from serve.batch.worker import Worker
@@ -84,7 +85,7 @@ def predict_local(
                 ) from error
             unreadable.append(str(error))
             continue
-        [result] = worker.results([Photo(path.name, names[path.name], image)], writer.needs)
+        [result] = worker.results([Photo(path.name, names[path.name], image, *place_of(path))], writer.needs)
         target, found = writer.add(result), tally.add(result.labels)
         print(f"[{number}/{len(images)}] {path} -> {target}: {found}", flush=True)
     writer.finish()

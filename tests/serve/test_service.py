@@ -197,7 +197,7 @@ def test_curl_as_in_the_user_page(process, image, tmp_path):
     blocks = re.findall(r"```bash\n(.*?)```", page, re.DOTALL)
     lines = [line for block in blocks for line in block.replace("\\\n", " ").splitlines()]
     commands = [line for line in lines if line.startswith("curl -X POST")]
-    assert len(commands) == 11
+    assert len(commands) == 12
     for name in ("photo.jpg", "a.jpg", "b.jpg"):
         Image.fromarray(image).save(tmp_path / name)
     answers = []
@@ -218,7 +218,8 @@ def test_curl_as_in_the_user_page(process, image, tmp_path):
     assert np.load(tmp_path / "probabilities.npz")["probabilities"].shape[1:] == (90, 140)
     assert Image.open(tmp_path / "mask.png").size == (140, 90)
     assert json.loads((tmp_path / "outlines.geojson").read_text())["type"] == "FeatureCollection"
-    whole, filtered, measured, url, ids, started, popped, stopped = answers
+    with_token, whole, filtered, measured, url, ids, started, popped, stopped = answers
+    assert with_token["annotation"] == whole["annotation"]
     assert [row["class"] for row in measured["classes"]] == ["crack", "stain"]
     assert whole["annotation"]["size"] == {"height": 90, "width": 140}
     assert filtered["annotation"]["size"] == whole["annotation"]["size"]

@@ -5,8 +5,11 @@ from dataclasses import asdict
 
 import numpy as np
 import pytest
+import rasterio
+from PIL import Image
 
 from serve.batch.outputs.format import OutputOptions
+from serve.batch.outputs.georeference import place_of
 from serve.batch.outputs.measures import CLASSES, COMPONENTS, measure
 from tests.serve.batch.outputs.drawn import arc, arm, bar, result_of
 
@@ -125,6 +128,20 @@ def test_rows_tell_place_share_and_confidence_and_sum_up():
     assert (whole["height_px"], whole["width_px"]) == (100, 200)
     assert (absent["class"], absent["components"], absent["area_px"], absent["length_px"]) == ("stain", 0, 0, 0)
     assert absent["mean_width_px"] is absent["confidence"] is None
+
+
+def test_place_is_read_of_a_geotiff_and_of_nothing_else(tmp_path, recwarn):
+    path, plain, broken = tmp_path / "ortho.TIF", tmp_path / "plain.tif", tmp_path / "broken.tif"
+    pixels = np.zeros((3, 20, 30), np.uint8)
+    shape = {"driver": "GTiff", "width": 30, "height": 20, "count": 3, "dtype": "uint8"}
+    transform = rasterio.Affine(0.002, 0, 400000, 0, -0.002, 5700000)
+    with rasterio.open(path, "w", **shape, transform=transform, crs="EPSG:32633") as file:
+        file.write(pixels)
+    Image.fromarray(pixels.transpose(1, 2, 0)).save(plain)
+    broken.write_bytes(b"II*\0no more")
+    assert place_of(path) == ((0.002, 0, 400000, 0, -0.002, 5700000), "EPSG:32633")
+    assert place_of(plain) == place_of(broken) == place_of(tmp_path / "photo.jpg") == (None, None)
+    assert not [each for each in recwarn if "georeference" in str(each.message).lower()]
 
 
 @pytest.mark.parametrize(
