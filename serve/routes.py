@@ -25,9 +25,9 @@ from common.web.health import add_liveness, add_readiness
 from common.web.routes import JSON, SERVE, routes_of
 from serve.answers import answer_error
 from serve.batch.outputs.format import CONFIDENCES, PROBABILITIES, OutputOptions, json_bytes
+from serve.batch.outputs.geojson import feature_collection
 from serve.batch.outputs.images import index_png, probabilities_npz
 from serve.batch.outputs.measures import measure
-from serve.batch.outputs.objects import feature_collection
 from serve.batch.result import Result
 from serve.errors import RequestError
 from serve.gate.bodies import SUPERVISELY, check_state

@@ -17,7 +17,7 @@ from importlib.util import find_spec
 from types import MappingProxyType
 
 from common.hrda.checks import SettingsError, closest, received
-from serve.batch.outputs import images, objects, supervisely, tables
+from serve.batch.outputs import coco, geojson, images, pascal, supervisely, tables, yolo
 from serve.batch.outputs.format import Format, Part
 from serve.errors import RequestError
 
@@ -28,11 +28,11 @@ FORMATS: Mapping[str, Format] = MappingProxyType(
         for each in (
             images.MASKS,
             supervisely.SUPERVISELY,
-            objects.COCO,
-            objects.COCO_POLYGONS,
-            objects.YOLO,
-            objects.PASCAL,
-            objects.GEOJSON,
+            coco.COCO,
+            coco.COCO_POLYGONS,
+            yolo.YOLO,
+            pascal.PASCAL,
+            geojson.GEOJSON,
             images.OVERLAY,
             images.PROBABILITIES,
             tables.CSV,

@@ -13,6 +13,9 @@ from skimage.measure import find_contours
 
 from serve.batch.result import Result
 
+_DIGITS = 2
+"""Of coordinates in pixels."""
+
 
 @dataclass(frozen=True)
 class Components:
@@ -37,6 +40,10 @@ class Components:
         inside = self.areas > 0
         sums = np.bincount(self.areas[inside], confidences[inside], minlength=len(self) + 1)
         return sums[1:] / self.pixels
+
+    def scores(self, result: Result) -> list[float]:
+        """Mean probability of each part to four digits."""
+        return np.round(self.confidences(result.confidences), 4).tolist()
 
 
 def components(result: Result) -> Iterator[Components]:
@@ -71,6 +78,12 @@ def outlines(parts: Components, tolerance: float) -> list[MultiPolygon]:
         # From middles of pixels to their corners, and without the frame.
         found[number - 1].append(ring[:, ::-1] + (left - 0.5, top - 0.5))
     return [_outline(rings, tolerance) for rings in found]
+
+
+def rings(outline: MultiPolygon) -> list[np.ndarray]:
+    """The outline as closed rings N×2 without the last point, which is the first; holes are cut open."""
+    pieces = [piece for polygon in outline.geoms for piece in without_holes(polygon)]
+    return [np.round(shapely.get_coordinates(piece.exterior)[:-1], _DIGITS) for piece in pieces]
 
 
 def without_holes(polygon: Polygon) -> list[Polygon]:
