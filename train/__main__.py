@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import csv
 import sys
 import threading
 from collections.abc import Sequence
@@ -12,6 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, TextIO
 
 from common.processors import share_processors
+from train.importing.command import main as import_command
 from train.run.launched import Launched
 from train.stopping import (
     open_closed_streams,
@@ -40,7 +40,9 @@ examples:
       --settings sandbox/demo/settings.yaml --set iterations=3000 --device cpu
   python -m train suggest --run runs/first --count 10
 
-A folder is a Supervisely project. Name datasets after a colon, several with commas, nested ones with a slash:
+A folder is a Supervisely project, or photos with masks, COCO, Pascal VOC or Cityscapes, which are imported once
+(docs/import.md; python -m train import --help). Name datasets after a colon, several with commas, nested ones with a
+slash:
   --source photos:labelled --target photos:road1,road2/night --val photos:check
 Without photos of your own, python -m sandbox.synthetic draws some (docs/training.md).
 
@@ -64,6 +66,7 @@ docs/guide.md says when adaptation pays, how many photos it takes, and what to d
 """
 
 
+IMPORT = "import"
 _MOST_MINUTES = 1_000_000
 
 
@@ -90,7 +93,8 @@ def parse(arguments: Sequence[str] | None = None) -> argparse.Namespace:
     parser.add_argument(
         "--classes",
         metavar="A,B",
-        help='classes to train (default: all of the labelled photos); "A, B" in quotes for a comma in a name',
+        help='classes to train (default: all of the labelled photos); "A, B" in quotes for a comma in a name; of masks '
+        "that nothing names, the names of their values from 1",
     )
     parser.add_argument(
         "--settings", metavar="FILE", type=Path, help="settings in YAML (see train/hyperparameters.yaml)"
@@ -148,6 +152,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     words = list(sys.argv[1:] if arguments is None else arguments)
     if words[:1] == ["suggest"]:
         return suggest(words[1:])
+    if words[:1] == [IMPORT]:
+        return import_command(words[1:])
     given, launched = parse(words), Launched.from_environment()
     share_processors()
     stop = threading.Event()
@@ -247,7 +253,7 @@ def read_request(given: argparse.Namespace) -> RunRequest:
         SettingsError: as `read_settings`.
     """
     from train.run.domains import Domains
-    from train.run.request import RunRequest
+    from train.run.request import RunRequest, read_classes
 
     classes = read_classes(given.classes)
     return RunRequest(
@@ -275,28 +281,6 @@ def read_settings(given: argparse.Namespace) -> TrainSettings:
         path = given.out / "settings.yaml"
     overrides = ([f"mode={given.mode}"] if given.mode else []) + given.overrides
     return TrainSettings.from_yaml(settings_text(path) if path else "").with_overrides(overrides)
-
-
-def read_classes(text: str | None) -> list[str] | None:
-    """The class names of `--classes`: separated by commas, in double quotes where a name has one itself.
-
-    Raises:
-        SettingsError: it names none, or a name is empty.
-    """
-    from common.hrda.checks import SettingsError, received
-
-    if text is None:
-        return None
-    try:
-        [names] = csv.reader([text], skipinitialspace=True, strict=True)
-    except (csv.Error, ValueError):
-        names = []
-    if not names or not all(name.strip() for name in names):
-        raise SettingsError(
-            '--classes must be names with commas between them, "A, B" in quotes for a comma in a name; leave it out to '
-            f"train all. Received: {received(text)}."
-        )
-    return names
 
 
 if __name__ == "__main__":

@@ -14,7 +14,7 @@ from fastapi.responses import FileResponse
 from supervisely import Bitmap, ObjClass, OpenMode, Project, ProjectMeta, logger
 from supervisely.nn.utils import ModelSource
 
-from common.data.choice import BACKGROUND
+from common.data.choice import BACKGROUND, RESERVED
 from common.data.project import ProjectError
 from common.hrda import ModelSettings, SettingsError, load_checkpoint
 from common.hrda.checkpoints import CheckpointError
@@ -124,7 +124,7 @@ class HRDATrainApp(DomainTrainApp):
     @property
     def classes(self) -> list[str]:
         """The chosen classes in the project's order, without the background."""
-        return [name for name in super().classes if name != BACKGROUND]
+        return [name for name in super().classes if name not in RESERVED]
 
     @property
     def folders(self) -> dict[str, Path]:

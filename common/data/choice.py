@@ -10,6 +10,10 @@ from common.hrda.pixels import IGNORE_LABEL
 
 BACKGROUND = "__bg__"
 """Name of class 0. A project's own class of this name is background too."""
+IGNORED = "__ignore__"
+"""Name of the class whose labels mean no loss and no score. It is never trained."""
+RESERVED = frozenset({BACKGROUND, IGNORED})
+"""Names of classes that nobody chooses."""
 
 UnchosenLabels = Literal["background", "ignore"]
 
@@ -25,7 +29,7 @@ class Unchosen(PlainSettings):
 
     def index_of(self, name: str) -> int:
         """The index that labels of the class `name`, which is not trained, are drawn with."""
-        if name in self.ignored:
+        if name in self.ignored or name == IGNORED:
             return IGNORE_LABEL
         return 0 if self.become == "background" or is_called_background(name) else IGNORE_LABEL
 

@@ -67,9 +67,14 @@ def split_spec(spec: str) -> tuple[Path, str | None]:
         if at and is_folder(spec[:at]):
             return Path(spec[:at]), spec[at + 1 :]
     raise ProjectError(
-        f"There is no such project folder. Expected DIR or DIR:DATASET, DIR a project in Supervisely's format. "
-        f"Received: {spec}{_nearest(Path(spec))}"
+        f"There is no such project folder. Expected DIR or DIR:DATASET. Received: {spec}{_nearest(Path(spec))}"
     )
+
+
+def is_of_project(folder: Path) -> bool:
+    """Whether a folder is a project, lies in one, or holds some."""
+    here = folder.resolve()
+    return any((place / META).is_file() for place in (here, *here.parents)) or any(here.glob(f"*/{META}"))
 
 
 def what_to_write(folder: Path) -> str:
@@ -81,7 +86,11 @@ def what_to_write(folder: Path) -> str:
         if below:
             names = f"{', '.join(below[:_NAMED_IN_MESSAGES])}{', …' * (len(below) > _NAMED_IN_MESSAGES)}"
             return f"It holds projects: write {here / below[0]}, or another of them ({names})."
-        return "Download the project in Supervisely's format (JSON annotations and images)."
+        return (
+            "Give a project in Supervisely's format (JSON annotations and images), or photos with labels that are "
+            "imported: a folder images beside a folder masks of PNGs of the same names, COCO, Pascal VOC or Cityscapes "
+            "(docs/import.md)."
+        )
     datasets = dict(find_datasets(above))
     if here.name == "datasets" and here not in datasets.values():
         here = here.parent

@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 from pydantic import TypeAdapter
 
-from common.data.choice import BACKGROUND
+from common.data.choice import BACKGROUND, IGNORED
 from common.data.folders import ImageRecord, ProjectError
 from common.data.labels import LabelScaling, count_parts, resize_labels, summed_parts
 from common.data.reading import is_away, read_mask
@@ -144,6 +144,8 @@ def check_choice(classes: Sequence[str]) -> None:
         raise ProjectError("No class was chosen: name at least one besides the background.")
     if BACKGROUND in classes:
         raise ProjectError(f"The class '{BACKGROUND}' is the background, which is always there: leave it out.")
+    if IGNORED in classes:
+        raise ProjectError(f"The labels of '{IGNORED}' are what does not count: leave it out of the classes.")
     if len(set(classes)) < len(classes):
         raise ProjectError(f"A class was chosen twice. Received: {', '.join(classes)}.")
     if len(classes) >= IGNORE_LABEL:

@@ -24,7 +24,7 @@ import numpy as np
 import supervisely as sly
 from numpy.typing import NDArray
 
-from common.data.choice import BACKGROUND, UNCHOSEN_IS_BACKGROUND, Unchosen, label_indices, named, pronoun, quoted
+from common.data.choice import RESERVED, UNCHOSEN_IS_BACKGROUND, Unchosen, label_indices, named, pronoun, quoted
 from common.data.folders import (
     META,
     ImageRecord,
@@ -79,8 +79,8 @@ class Project(Sequence[ImageRecord]):
 
     @property
     def class_names(self) -> list[str]:
-        """Names of the classes in the project's order, without the background's."""
-        return [c.name for c in self.meta.obj_classes if c.name != BACKGROUND]
+        """Names of the classes in the project's order, without the background's and that of what is ignored."""
+        return [c.name for c in self.meta.obj_classes if c.name not in RESERVED]
 
     @property
     def shapeless(self) -> dict[str, str]:

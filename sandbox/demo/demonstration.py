@@ -42,7 +42,9 @@ def parse(arguments: list[str] | None = None) -> argparse.Namespace:
         ("target", "photos to adapt to"),
         ("val", "labelled photos to measure on"),
     ):
-        parser.add_argument(f"--{role}", metavar=folder, help=f"{what}, a Supervisely project (default: generated)")
+        parser.add_argument(
+            f"--{role}", metavar=folder, help=f"{what}: a project, or another format (default: generated)"
+        )
     parser.add_argument("--out", metavar="DIR", type=Path, default=Path("demo_output"), help="made anew")
     parser.add_argument("--seed", type=int, default=0, help="of all arms (default: 0)")
     parser.add_argument(
@@ -98,7 +100,7 @@ def demonstrate(given: argparse.Namespace) -> None:
     say(what_comes_when(given))
     chosen = {"source": given.source, "target": given.target, "val": given.val}
     for spec in filter(None, chosen.values()):
-        open_project(spec)
+        domains.require_photos(spec)
     make_anew(given.out)
     specs = domains.generate(given.out / "projects", chosen, say)
     classes = shared_classes(specs)

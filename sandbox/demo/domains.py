@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
 import supervisely as sly
 
-from common.data.folders import split_spec
+from common.data.folders import is_of_project, split_spec
+from common.data.images import IMAGE_SUFFIXES
 from common.data.project import open_project
+from sandbox.demo.processes import DemoError
 from sandbox.synthetic.projects import write_project
 
 GENERATED = {
@@ -43,18 +47,52 @@ class Domain:
         return [image for number in datasets for image in api.image.get_list(number)]
 
 
+def require_photos(spec: str) -> None:
+    """Refuse a folder that is no project and cannot be imported as one either.
+
+    Raises:
+        ProjectError: it says what is wrong.
+    """
+    folder, _ = split_spec(spec)
+    if is_of_project(folder) or not any(path.suffix.lower() in IMAGE_SUFFIXES for path in folder.rglob("*")):
+        open_project(spec)
+
+
+def as_project(spec: str, out: Path, *, labelled: bool, say: Callable[[str], None]) -> str:
+    """`DIR` or `DIR:DATASET` of a project: `spec` itself, or what `python -m train import` makes of it in `out`.
+
+    Raises:
+        DemoError: it cannot be imported; the reason.
+    """
+    folder, wanted = split_spec(spec)
+    if is_of_project(folder):
+        return spec
+    say(f"Importing {folder}.")
+    command = [sys.executable, "-m", "train", "import", str(folder), "--out", str(out)]
+    done = subprocess.run(
+        [*command, *([] if labelled else ["--unlabelled"])], capture_output=True, text=True, check=False
+    )
+    if done.returncode:
+        raise DemoError(done.stderr.strip().removeprefix("error: "))
+    say(done.stdout.strip().splitlines()[-1])
+    return str(out) if wanted is None else f"{out}:{wanted}"
+
+
 def generate(folder: Path, chosen: dict[str, str | None], say: Callable[[str], None]) -> dict[str, str]:
     """Folders of the three domains: the user's where given, generated ones for the rest.
 
     Args:
         folder: where generated projects go.
-        chosen: `DIR[:DATASET]` or None for source, target and val.
+        chosen: `DIR[:DATASET]` or None for source, target and val; what is no project is imported.
         say: gets sentences about progress.
+
+    Raises:
+        DemoError: as `as_project`.
     """
     specs = {}
     for role, spec in chosen.items():
         if spec:
-            specs[role] = spec
+            specs[role] = as_project(spec, folder / role, labelled=role != "target", say=say)
             continue
         domain, count, seed, labelled = GENERATED[role]
         say(f"Generating {count} photos of the {domain} domain for {role}.")

@@ -13,6 +13,7 @@ import pytest
 import yaml
 from PIL import Image
 
+from common.data.project import open_project
 from sandbox.demo import arms, domains, page, progress, report
 from sandbox.demo import demonstration as demo
 from sandbox.demo.processes import DemoError
@@ -157,3 +158,26 @@ def test_make_passes_on_what_is_left_out(compare: str, left_out: bool) -> None:
     command = ["make", "--dry-run", "--assume-old=.venv/ready", "demo", *filter(None, [compare])]
     done = subprocess.run(command, cwd=demo.ROOT, capture_output=True, text=True, check=True)
     assert ("--no-compare" in done.stdout) is left_out
+
+
+def test_folders_in_other_formats_are_imported(tmp_path: Path) -> None:
+    write_project(tmp_path / "project", "source", 2, size=(64, 64), workers=1)
+    photos = sorted((tmp_path / "project" / "ds0" / "img").iterdir())
+    for place in ("target", "val/images"):
+        (tmp_path / place).mkdir(parents=True)
+    (tmp_path / "val" / "masks").mkdir()
+    for photo in photos:
+        (tmp_path / "target" / photo.name).write_bytes(photo.read_bytes())
+        (tmp_path / "val" / "images" / photo.name).write_bytes(photo.read_bytes())
+        Image.new("L", (64, 64), 1).save(tmp_path / "val" / "masks" / f"{photo.stem}.png")
+    (tmp_path / "val" / "masks" / "classes.txt").write_text("background\ncrack\n")
+    chosen = {"source": str(tmp_path / "project"), "target": str(tmp_path / "target"), "val": str(tmp_path / "val")}
+    for spec in chosen.values():
+        domains.require_photos(spec)
+    specs = domains.generate(tmp_path / "out", chosen, lambda text: None)
+    assert specs["source"] == chosen["source"]
+    assert demo.shared_classes(specs) == ["crack"]
+    assert [record.annotation_path for record in open_project(specs["target"])] == [None, None]
+    (tmp_path / "val" / "masks" / f"{photos[0].stem}.png").write_bytes(b"no mask")
+    with pytest.raises(DemoError, match="Cannot read the mask"):
+        domains.generate(tmp_path / "again", chosen, lambda text: None)

@@ -18,11 +18,11 @@ from common.data.project import ProjectError
 from common.hrda import SettingsError
 from sandbox.synthetic.projects import write_project
 from train import process
-from train.__main__ import parse, read_classes
+from train.__main__ import parse
 from train.process import run_in_process
 from train.run.folder import resumable
 from train.run.preparation import Domains
-from train.run.request import RunRequest
+from train.run.request import RunRequest, read_classes
 from train.run.state import Progressed, Started, TrainingError, TrainingState
 from train.settings.training import TrainSettings
 

@@ -18,7 +18,7 @@ import numpy as np
 from numpy.typing import NDArray
 from supervisely import Api, ImageInfo, ProjectMeta
 
-from common.data.choice import BACKGROUND, UNCHOSEN_IS_BACKGROUND, label_indices
+from common.data.choice import RESERVED, UNCHOSEN_IS_BACKGROUND, label_indices
 from common.data.project import DRAWABLE, ProjectError, draw_mask
 from common.hrda.pixels import IGNORE_LABEL
 from train.instance.domains import FoundDomain
@@ -114,7 +114,7 @@ def domain_facts(
     )
     labelled = sum(post({**body, "page": 1, "per_page": 1, "filters": [_ANY_LABEL]})["total"] for body, _ in lists)
     meta = ProjectMeta.from_json(api.project.get_meta(domain.project.id))
-    names = [c.name for c in meta.obj_classes if c.name != BACKGROUND and c.geometry_type in DRAWABLE]
+    names = [c.name for c in meta.obj_classes if c.name not in RESERVED and c.geometry_type in DRAWABLE]
     counts = _label_counts(api.project.get_stats(domain.project.id), domain)
     pixels = _Pixels(names[: IGNORE_LABEL - 1])
     if labelled and drawn:

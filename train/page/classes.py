@@ -11,7 +11,7 @@ from supervisely.app import StateJson
 from supervisely.app.widgets import Card, ClassesTable, Container, Field, Select, Table, Text
 from supervisely.nn.training.gui.classes_selector import ClassesSelector
 
-from common.data.choice import BACKGROUND, background_twice, named, pronoun
+from common.data.choice import RESERVED, background_twice, named, pronoun
 from common.data.project import DRAWABLE
 from common.web.guide import LINK
 from train.instance.facts import ClassFacts, DomainFacts
@@ -69,7 +69,7 @@ class AnyShapeClassesSelector(ClassesSelector):
 
     def show_ignored(self, names: Sequence[str]) -> None:
         """Show which classes are ignored."""
-        every = [c.name for c in self.classes_table.project_meta.obj_classes if c.name != BACKGROUND]
+        every = [c.name for c in self.classes_table.project_meta.obj_classes if c.name not in RESERVED]
         # The validation may have classes of its own.
         offered = [*every, *(name for name in names if name not in every)]
         self._ignored = list(names)
@@ -109,7 +109,7 @@ class AnyShapeClassesSelector(ClassesSelector):
 
     def validate_step(self) -> bool:
         """Check that a class is chosen, and say which of them lack labels."""
-        chosen = [name for name in self.get_selected_classes() if name != BACKGROUND]
+        chosen = [name for name in self.get_selected_classes() if name not in RESERVED]
         both = [name for name in chosen if name in self._ignored]
         if not chosen:
             self.refuse("Choose at least one class besides the background.")

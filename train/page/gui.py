@@ -10,7 +10,7 @@ from typing import Any
 from supervisely.app import get_synced_data_dir
 from supervisely.nn.utils import ModelSource
 
-from common.data.choice import BACKGROUND
+from common.data.choice import RESERVED
 from common.data.project import DRAWABLE
 from common.hrda import SettingsError
 from common.hrda.checks import closest, received
@@ -94,7 +94,7 @@ class HRDATrainGUI(DomainTrainGUI):
             self.step_flow.add_on_select_actions(name, actions)
 
     def _sample_source(self) -> SampleSource:
-        chosen = [name for name in self.classes_selector.get_selected_classes() if name != BACKGROUND]
+        chosen = [name for name in self.classes_selector.get_selected_classes() if name not in RESERVED]
         return SampleSource(self.input_selector.get_inputs().source, self.project_meta, tuple(chosen))
 
     def load_from_app_state(self, app_state: str | dict, click_cb: bool = True, validate_steps: bool = True) -> None:
@@ -192,7 +192,7 @@ class HRDATrainGUI(DomainTrainGUI):
             )
 
     def _check_classes(self, classes: Any) -> None:
-        every = [obj_class for obj_class in self.project_meta.obj_classes if obj_class.name != BACKGROUND]
+        every = [obj_class for obj_class in self.project_meta.obj_classes if obj_class.name not in RESERVED]
         drawable = [obj_class for obj_class in every if obj_class.geometry_type in DRAWABLE]
         if not isinstance(classes, list) or not classes:
             raise ValueError(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import asdict, dataclass
 
@@ -13,7 +14,8 @@ from train.settings.training import TrainSettings
 
 @dataclass(frozen=True)
 class Domains:
-    """Where the photos lie: `DIR`, `DIR:DATASET` or `DIR:DATASET,OTHER/NESTED`, DIR a Supervisely project."""
+    """Where the photos lie: `DIR`, `DIR:DATASET` or `DIR:DATASET,OTHER/NESTED`, DIR a Supervisely project or a folder
+    in a format that `train.importing` knows."""
 
     source: str | None
     """Labelled photos to learn from; not used in mode 'supervised'."""
@@ -51,21 +53,30 @@ class Opened:
     """The target that is not adapted to, where networks are compared on it for want of a validation."""
 
 
-def open_projects(settings: TrainSettings, domains: Domains) -> Opened:
+def open_projects(settings: TrainSettings, domains: Domains, take: Callable[..., str]) -> Opened:
     """Open the projects that a run needs.
+
+    Args:
+        settings: of the run.
+        domains: where the photos lie.
+        take: gives the project's folder for one that may be in another format, see `train.importing.imported`.
 
     Raises:
         SettingsError: as `domains_of_mode`.
         ProjectError: a folder is no project, or has no photos.
     """
     learn_from, adapt_to = domains_of_mode(settings.mode, domains)
-    has_more = domains.labelled_target is not None and uses_labelled_target(settings)
+    more_from = domains.labelled_target if uses_labelled_target(settings) else None
+    compared_on = None if domains.val or adapt_to else domains.target
+    for spec in filter(None, (learn_from, domains.val, adapt_to, more_from, compared_on)):
+        # Before one of the others is imported, which may take minutes.
+        split_spec(spec)
     return Opened(
-        source=open_project(learn_from),
-        target=open_project(adapt_to) if adapt_to else None,
-        validation=open_project(domains.val) if domains.val else None,
-        labelled_target=open_project(domains.labelled_target) if has_more else None,
-        compared=None if domains.val or adapt_to else open_project(domains.target),
+        source=open_project(take(learn_from)),
+        target=open_project(take(adapt_to, labelled=False)) if adapt_to else None,
+        validation=open_project(take(domains.val)) if domains.val else None,
+        labelled_target=open_project(take(more_from)) if more_from else None,
+        compared=open_project(take(compared_on, labelled=False)) if compared_on else None,
     )
 
 

@@ -12,7 +12,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from common.data.choice import BACKGROUND, background_twice
+from common.data.choice import BACKGROUND, background_twice, is_called_background
 from common.data.datasets import MemoryCache, Recipe, TrainingBatches
 from common.data.labelled import LabelledImages, parts_sentence
 from common.data.overlap import shared_photos
@@ -26,6 +26,7 @@ from common.data.reading import Patience
 from common.data.sampling import ClassSampler, RareClassSettings, class_sampler
 from common.hrda.checks import SettingsError, closest
 from common.hrda.training.feature_distance import class_indices
+from train.importing.imported import Reading, imported
 from train.run.domains import Domains, Opened, open_projects
 from train.settings.training import TrainSettings
 
@@ -90,8 +91,11 @@ def prepare(
         SettingsError: a domain that the mode needs is not given, or settings that name classes do not fit the classes.
         ProjectError: photos or labels that cannot be used.
     """
-    opened = open_projects(settings, domains)
-    names = tuple(classes or trainable_classes(opened.source, settings.data.ignored_classes, say))
+    take = partial(
+        imported, cache_dir=cache_dir, reading=Reading(say, settings.data.skip_broken, patience), names=classes
+    )
+    opened = open_projects(settings, domains, take)
+    names = tuple(chosen_classes(opened.source, classes, settings.data.ignored_classes, say))
     # All that is quickly checked comes before the minutes that reading every photo may take.
     for sentence in _check_classes(settings, names, opened):
         say(sentence)
@@ -257,6 +261,15 @@ def _compared_files(
     if opened.validation:
         return []
     return _target_files(settings, opened.compared, cache_dir, rules) if opened.compared else target
+
+
+def chosen_classes(
+    project: Project, classes: Sequence[str] | None, ignored: Sequence[str], say: Callable[[str], None]
+) -> Sequence[str]:
+    """The classes to train: those that were named, but for a background that no project has, or all that can be."""
+    if not classes:
+        return trainable_classes(project, ignored, say)
+    return [name for name in classes if name in project.class_names or not is_called_background(name)] or classes
 
 
 def trainable_classes(project: Project, ignored: Sequence[str], say: Callable[[str], None]) -> list[str]:

@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from common.hrda.checks import SettingsError, received
 from train.run.domains import Domains
 from train.settings.training import TrainSettings
 
@@ -58,3 +59,23 @@ def _comma_separated(names: Sequence[str]) -> str:
     text = io.StringIO()
     csv.writer(text, quoting=csv.QUOTE_ALL, lineterminator="").writerow(names)
     return text.getvalue()
+
+
+def read_classes(text: str | None) -> list[str] | None:
+    """The class names of `--classes`: separated by commas, in double quotes where a name has one itself.
+
+    Raises:
+        SettingsError: it names none, or a name is empty.
+    """
+    if text is None:
+        return None
+    try:
+        [names] = csv.reader([text], skipinitialspace=True, strict=True)
+    except (csv.Error, ValueError):
+        names = []
+    if not names or not all(name.strip() for name in names):
+        raise SettingsError(
+            '--classes must be names with commas between them, "A, B" in quotes for a comma in a name; leave it out to '
+            f"train all. Received: {received(text)}."
+        )
+    return names
