@@ -67,6 +67,10 @@ def build_parser() -> argparse.ArgumentParser:
         "--settings", nargs="*", help="predict: a YAML or JSON file, or KEY=VALUE pairs as in inference_settings.yaml"
     )
     parser.add_argument("--draw", action="store_true", help="predict: also write images with the areas drawn in")
+    parser.add_argument("--bands", help="predict: of a TIFF, those that are red, green, blue, such as 4,3,2")
+    parser.add_argument(
+        "--range", metavar="LOW,HIGH", help="predict: of a TIFF, samples that become 0 and 255 (percentiles)"
+    )
     parser.add_argument(
         "--format",
         metavar="NAMES",
@@ -213,6 +217,7 @@ def predict_here(args: argparse.Namespace) -> None:
     from serve.batch.local import make_folder, predict_local, settings_of_words
     from serve.batch.outputs import chosen_formats
     from serve.batch.outputs.format import OutputOptions
+    from serve.batch.tiff import raster_options
     from serve.batch.worker import Worker
 
     settings = settings_of_words(args.settings or [])
@@ -220,9 +225,11 @@ def predict_here(args: argparse.Namespace) -> None:
     given = {name: getattr(args, name) for name in ("tolerance", "mm_per_pixel")}
     options = {name: read_field(name, text) for name, text in given.items() if text is not None}
     OutputOptions.from_dict(options)
-    make_folder(Path(args.output))
+    raster = raster_options(args.bands, args.range)
+    output = Path(args.output)
+    make_folder(output)
     worker = Worker.from_file(args.model, args.device, args.runtime, settings)
-    predict_local(worker, Path(args.input), Path(args.output), draw=args.draw, formats=formats, options=options)
+    predict_local(worker, Path(args.input), output, draw=args.draw, formats=formats, options=options, raster=raster)
 
 
 def export_model(checkpoint: Path, output: Path) -> int:

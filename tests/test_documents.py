@@ -16,8 +16,10 @@ from pathlib import Path
 import cv2
 import numpy as np
 import pytest
+import rasterio
 import supervisely as sly
 import yaml
+from rasterio.transform import from_origin
 
 from common.data.images import read_image
 from sandbox.demo.processes import app, free_port
@@ -79,6 +81,13 @@ RUN: dict[str, tuple[Step, ...]] = {
     "docs/outputs.md": (
         Step("python -m serve predict", ("photo.jpg -> results/masks/photo.png: ", "Written: results")),
         Step("import pandas", ("photo.jpg has", "max_width_mm")),
+    ),
+    "docs/import.md": (Step("mkdir -p raw", ("4 photos, 0 with labels. Imported as raw_project.",)),),
+    "docs/orthomosaics.md": (
+        Step(
+            ".venv/bin/python -m serve predict mosaic.tif",
+            ("mosaic.tif: 300×200 pixels, EPSG:32633.", "Written: found"),
+        ),
     ),
     "docs/several_gpus.md": (
         Step(".venv/bin/torchrun --standalone", ("Best checkpoint: runs/several/checkpoints/best.pth",)),
@@ -365,6 +374,27 @@ def test_outputs_are_written_and_read_as_their_page_says(reader, served):
     for row in rows:
         for path in re.findall(r"`([^`]*)`", row.split("|")[2]):
             assert (served / "results" / path).is_file(), path
+
+
+def test_importing_does_what_its_page_says(reader, trained):
+    assert_answered("docs/import.md", reader.read("docs/import.md"))
+
+
+def test_orthomosaics_are_predicted_as_their_page_says(reader, trained):
+    with rasterio.open(
+        trained / "mosaic.tif",
+        "w",
+        driver="GTiff",
+        width=300,
+        height=200,
+        count=3,
+        dtype="uint8",
+        crs="EPSG:32633",
+        transform=from_origin(500_000, 5_000_000, 0.01, 0.01),
+    ) as file:
+        file.write(np.random.default_rng(0).integers(0, 256, (3, 200, 300), np.uint8))
+    assert_answered("docs/orthomosaics.md", reader.read("docs/orthomosaics.md"))
+    assert (trained / "found" / "mosaic.labels.tif").is_file()
 
 
 def test_training_in_several_processes_does_what_its_page_says(reader, trained):

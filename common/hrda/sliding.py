@@ -29,10 +29,12 @@ from common.hrda.windows import (
 Asked = Callable[[], None]
 """Called before each batch of windows; what it raises ends the prediction."""
 RowSink = Callable[[int, Tensor], None]
-"""Gets finished rows from top to bottom: the first row's number and logits C×rows×W float32."""
+"""Gets finished rows from top to bottom, some at a time: the first row's number and logits C×rows×W float32."""
 
 
 _MOST_ALONG = 100_000
+_TOGETHER = 128
+"""Rows that are handed over at once at most: of a wide image each takes megabytes."""
 
 
 class WindowNetwork(Protocol):
@@ -60,7 +62,12 @@ class Pixels(Protocol):
     size: tuple[int, int]
 
     def crop(self, box: Box) -> Tensor:
-        """The normalised pixels 3×h×w float32 of `box`; the mean colour (0) where it leaves the image."""
+        """The normalised pixels 3×h×w float32 of `box`; the mean colour (0) where it leaves the image.
+
+        Boxes come row of crops by row of crops, from top to bottom; those of a row lie within its crops."""
+
+    def is_empty(self, box: Box) -> bool:
+        """Whether nothing needs to be predicted in `box`, a crop: it is left out, and its logits are no numbers."""
 
 
 class TensorPixels:
@@ -72,6 +79,9 @@ class TensorPixels:
 
     def crop(self, box: Box) -> Tensor:
         return pad_to(box.crop(self._image), box)
+
+    def is_empty(self, box: Box) -> bool:
+        return False
 
 
 def pad_to(pixels: Tensor, box: Box) -> Tensor:
@@ -108,7 +118,7 @@ def sweep(
         _run_missing(network, active, settings.batch_size, before_batch)
         for one in active:
             one.finish_row()
-        active = [one for one in active if one.missing]
+        active = [one for one in active if not one.is_done]
 
 
 @torch.no_grad()
@@ -118,7 +128,7 @@ def finished_rows(
     """Rows of one image, as `sweep` hands them over, computed when they are asked for: C×rows×W float32 each."""
     came: list[Tensor] = []
     one = _ImageSweep(network, pixels, lambda _, logits: came.append(logits), settings)
-    while one.missing:
+    while not one.is_done:
         _run_missing(network, [one], settings.batch_size, before_batch)
         one.finish_row()
         yield from came
@@ -208,12 +218,15 @@ class _ImageSweep:
         layout = _Layout.of(pixels.size, network.crop_size, settings)
         self._size, self._crop, self._tops, self._lefts, self._detail_boxes = layout
         self._weights = crop_weights(self._crop, settings.blending)
-        self._row = 0
+        self._num_classes, self._row = network.num_classes, 0
+        self.is_done = False
+        """Whether all rows were handed over."""
         self._details: dict[Box, Tensor] = {}
         self._contexts: dict[Box, tuple[Tensor, Tensor]] = {}
         self._sums: Tensor | None = None
         self._counts: Tensor | None = None
         self.missing = self._jobs()
+        """What must go through the network before the present row of crops can be finished."""
 
     def pixels(self, job: _Job) -> Tensor:
         """What the network gets for a job: 3×h×w."""
@@ -230,34 +243,39 @@ class _ImageSweep:
     def finish_row(self) -> None:
         """Add up the present row of crops, hand over the rows that are complete, and go on to the next."""
         top = self._tops[self._row]
-        for crop in self._crops():
+        for crop in self._present:
             self._add(crop)
         self._contexts.clear()
         self._row += 1
         is_last = self._row == len(self._tops)
         end = self._size[0] if is_last else self._tops[self._row]
         done, height = end - top, min(end, self._pixels.size[0]) - top
-        if height > 0:
-            logits = self._sums[:, :height] / self._counts[:height]
-            self._sink(top, logits[..., : self._pixels.size[1]])
+        for start in range(0, max(height, 0), _TOGETHER):
+            self._sink(top + start, self._finished(slice(start, min(start + _TOGETHER, height))))
         if is_last:
-            self.missing = []
+            self.missing, self.is_done = [], True
             return
-        for rows in (self._sums, self._counts):
-            rows[..., : self._crop[0] - done, :] = rows[..., done:, :].clone()
-            rows[..., self._crop[0] - done :, :] = 0
+        for rows in () if self._sums is None else (self._sums, self._counts):
+            for plane in rows if rows.ndim == 3 else (rows,):
+                plane[: self._crop[0] - done] = plane[done:].clone()
+                plane[self._crop[0] - done :] = 0
         self._details = {box: logits for box, logits in self._details.items() if box.top >= end}
         self.missing = self._jobs()
 
-    def _crops(self) -> list[Box]:
-        (height, width), top = self._crop, self._tops[self._row]
-        return [Box(top, top + height, left, left + width) for left in self._lefts]
+    def _finished(self, rows: slice) -> Tensor:
+        """Logits C×rows×W of rows of the buffer."""
+        width = self._pixels.size[1]
+        if self._sums is None:
+            return torch.full((self._num_classes, rows.stop - rows.start, width), torch.nan)
+        return self._sums[:, rows, :width] / self._counts[rows, :width]
 
     def _details_of(self, crop: Box) -> list[Box]:
         return [box.moved(crop.top, crop.left) for box in self._detail_boxes]
 
     def _jobs(self) -> list[_Job]:
-        crops = self._crops()
+        (height, width), top = self._crop, self._tops[self._row]
+        crops = [Box(top, top + height, left, left + width) for left in self._lefts]
+        self._present = crops = [crop for crop in crops if not self._pixels.is_empty(crop)]
         # A dict keeps the order and drops what neighbouring crops share.
         details = dict.fromkeys(box for crop in crops for box in self._details_of(crop) if box not in self._details)
         return [_Job(True, crop) for crop in crops] + [_Job(False, box) for box in details]

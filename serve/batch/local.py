@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import json
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
+from importlib.util import find_spec
 from pathlib import Path
 from time import perf_counter
 from types import MappingProxyType
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from common.data.images import IMAGE_SUFFIXES, ImageError, read_image
 from common.data.reading import Patience, only_this_one
@@ -21,9 +22,14 @@ from serve.batch.outputs.format import Format
 from serve.batch.outputs.georeference import place_of
 from serve.batch.outputs.writing import Tally, Writer
 from serve.batch.result import Photo, result_names
+from serve.batch.tiff import LARGEST_PHOTO, RasterOptions, is_orthomosaic
+from serve.batch.tiff import SUFFIXES as TIFF
 from serve.batch.worker import Worker
 from serve.errors import RequestError
 from serve.model.settings import said
+
+if TYPE_CHECKING:
+    from serve.batch.orthomosaic import Mosaic
 
 SUFFIXES = IMAGE_SUFFIXES | {".gif"}
 """Suffixes of the files that are predicted, in lower case. A project has no GIFs; of one the first picture counts."""
@@ -39,6 +45,7 @@ def predict_local(
     draw: bool = False,
     formats: Sequence[Format] = (),
     options: Mapping[str, Any] = MappingProxyType({}),
+    raster: RasterOptions | None = None,
 ) -> list[Path]:
     """Predict an image, or every image of a folder, one after the other.
 
@@ -50,6 +57,8 @@ def predict_local(
         formats: what to write, each into a folder of its name. Without any it is `PHOTO.json`, an annotation in
             Supervisely's format an image, with no folder of its own.
         options: fields of `OutputOptions`.
+        raster: how samples of TIFF files become pixels; every one of them is then predicted as an orthomosaic, and
+            without it those that `is_orthomosaic` names.
 
     Returns:
         The files that were written.
@@ -58,9 +67,12 @@ def predict_local(
         RequestError: no image there, or some could not be read; the others are predicted, unless their disk is away.
         WriteError: a result could not be written.
     """
-    images, left_out = find_images(source)
+    found, left_out = find_images(source)
     if left_out:
         print(left_out, flush=True)
+    mosaics = [path for path in found if is_orthomosaic(path) or (raster and path.suffix.lower() in TIFF)]
+    images = [path for path in found if path not in mosaics]
+    predict = predicts_mosaics(worker) if mosaics else None
     folder = output / source.resolve().name if is_folder(source) else output
     make_folder(folder)
     writer = Writer(folder, formats, worker.legend, worker.options(**options), draw=draw)
@@ -86,16 +98,43 @@ def predict_local(
             unreadable.append(str(error))
             continue
         [result] = worker.results([Photo(path.name, names[path.name], image, *place_of(path))], writer.needs)
-        target, found = writer.add(result), tally.add(result.labels)
-        print(f"[{number}/{len(images)}] {path} -> {target}: {found}", flush=True)
+        target, shares = writer.add(result), tally.add(result.labels)
+        print(f"[{number}/{len(images)}] {path} -> {target}: {shares}", flush=True)
     writer.finish()
-    print(f"{tally.summary(perf_counter() - begun)}\nWritten: {folder}", flush=True)
+    for path in mosaics:
+        try:
+            writer.files += predict(worker, path, folder, raster).files
+        except RequestError as error:
+            unreadable.append(str(error))
+    if images:
+        print(tally.summary(perf_counter() - begun), flush=True)
+    print(f"Written: {folder}", flush=True)
     if unreadable:
         raise RequestError(
-            f"{len(unreadable)} of {len(images)} images could not be read, the others are predicted:\n"
+            f"{len(unreadable)} of {len(found)} images could not be read, the others are predicted:\n"
             + "\n".join(unreadable)
         )
     return writer.files
+
+
+def predicts_mosaics(worker: Worker) -> Callable[..., Mosaic]:
+    """`predict_orthomosaic`, once it is known to be possible.
+
+    Raises:
+        RequestError: a package that it needs is not installed.
+        SettingsError: as `predict_orthomosaic`.
+    """
+    missing = [package for package in ("rasterio", "shapely") if find_spec(package) is None]
+    if missing:
+        raise RequestError(
+            f"An orthomosaic (a TIFF that is georeferenced or of more than {LARGEST_PHOTO / 1e6:.0f} megapixels) needs "
+            f"{' and '.join(missing)}, which this Python does not have. Install what it takes: pip install -r "
+            "requirements-batch.txt"
+        )
+    from serve.batch.orthomosaic import predict_orthomosaic, require_fitting
+
+    require_fitting(worker.settings, worker.deployment.input_scale)
+    return predict_orthomosaic
 
 
 def make_folder(path: Path) -> None:

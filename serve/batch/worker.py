@@ -100,6 +100,11 @@ class Worker:
         own = {"background": self.settings.background and wanted, "confidence": self.settings.confidence}
         return OutputOptions.from_dict(own | given)
 
+    @property
+    def unwanted(self) -> list[int]:
+        """Indices of the classes that were not asked for: they count as background."""
+        return [index for index, name in self.legend.found if self._wanted is not None and name not in self._wanted]
+
     def results(
         self, photos: Sequence[Photo], needs: Collection[str] = (), before_batch: Asked = lambda: None
     ) -> list[Result]:
@@ -125,9 +130,8 @@ class Worker:
     def _result(self, photo: Photo, found: Segmentation, needs: Collection[str]) -> Result:
         labels, legend = found.labels, self.legend
         confidences = found.confidence.astype(np.float32) if CONFIDENCES in needs else None
-        unwanted = [index for index, name in legend.found if self._wanted is not None and name not in self._wanted]
-        if unwanted:
-            others = np.isin(labels, unwanted)
+        if self.unwanted:
+            others = np.isin(labels, self.unwanted)
             labels = np.where(others, np.uint8(legend.background), labels)
             if confidences is not None:
                 confidences[others] = np.nan

@@ -8,7 +8,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from types import MappingProxyType
-from typing import Any
+from typing import TypeVar
 
 import numpy as np
 import torch
@@ -38,6 +38,7 @@ from serve.model.settings import ServeSettings
 
 PYTORCH, ONNXRUNTIME, TENSORRT = RUNTIMES = ("PyTorch", "ONNXRuntime", "TensorRT")
 """The SDK's names of what a network runs on."""
+T = TypeVar("T")
 EXPORTED = ".onnx"
 """How files of exported networks end."""
 _log = logging.getLogger(__name__)
@@ -158,6 +159,16 @@ class Deployment:
         require_rgb(images)
         return self._in_turn(settings, lambda predictor: predictor.probabilities(images, np.float16), before_batch)
 
+    def stream(
+        self, work: Callable[[Predictor], None], settings: ServeSettings, before_batch: Asked = lambda: None
+    ) -> None:
+        """Have a predictor do `work`, which begins anew with fewer windows at once where the memory does not suffice.
+
+        Raises:
+            As `predict`, and what `work` raises.
+        """
+        self._in_turn(settings, work, before_batch)
+
     def work(self, size: tuple[int, int], settings: ServeSettings) -> Work:
         """What the prediction of an image of `size` (H, W) takes."""
         return self._predictor(self._network("float32", False), settings, settings).work(size)
@@ -178,9 +189,7 @@ class Deployment:
             before_batch=before_batch,
         )
 
-    def _in_turn(
-        self, settings: ServeSettings, work: Callable[[Predictor], list[Any]], before_batch: Asked
-    ) -> list[Any]:
+    def _in_turn(self, settings: ServeSettings, work: Callable[[Predictor], T], before_batch: Asked) -> T:
         windows = settings.complete(self.crop_size)
         with self._turn:
             # Others may have taken all the time that there was.

@@ -43,15 +43,20 @@ class LabelRows:
 
     def __call__(self, top: int, logits: Tensor) -> None:
         rows = slice(top, top + logits.shape[1])
-        if not self._thresholds and self.confidence is None:
-            # The most probable class is that of the highest logit: no softmax needed.
-            self.labels[rows] = logits.argmax(0).to(torch.uint8).cpu().numpy()
+        if self.confidence is None:
+            self.labels[rows] = label_rows(logits, self._thresholds)
             return
         probabilities = logits.softmax(0)
         labels = label(probabilities, self._thresholds)
         self.labels[rows] = labels.to(torch.uint8).cpu().numpy()
-        if self.confidence is not None:
-            self.confidence[rows] = probabilities.gather(0, labels[None])[0].half().cpu().numpy()
+        self.confidence[rows] = probabilities.gather(0, labels[None])[0].half().cpu().numpy()
+
+
+def label_rows(logits: Tensor, thresholds: Mapping[int, float]) -> np.ndarray:
+    """Class indices rows×W uint8 of rows of logits C×rows×W, see `LabelRule.thresholds`."""
+    # The most probable class is that of the highest logit: no softmax needed.
+    labels = label(logits.softmax(0), thresholds) if thresholds else logits.argmax(0)
+    return labels.to(torch.uint8).cpu().numpy()
 
 
 class ProbabilityRows:

@@ -22,6 +22,7 @@ from common.hrda.prediction.scales import average, scaled_sizes
 from common.hrda.settings import InferenceSettings
 from common.hrda.sliding import (
     Asked,
+    Pixels,
     RowSink,
     WindowNetwork,
     count_windows,
@@ -50,6 +51,10 @@ class PhotoPixels:
         pixels = np.ascontiguousarray(self._image[box.top : box.bottom, box.left : box.right])
         tensor = torch.from_numpy(pixels).to(self._device).permute(2, 0, 1)
         return pad_to(normalise(tensor[None])[0], box)
+
+    def is_empty(self, box: Box) -> bool:
+        """Nothing of a photo is left out."""
+        return False
 
 
 @dataclass(frozen=True)
@@ -213,6 +218,17 @@ class Predictor:
         windows = sum(count_windows(each, self.model.crop_size, self.settings) for each in sizes)
         return Work(windows, max(height * width for height, width in sizes))
 
+    def sweep(self, pixels: Pixels, sink: RowSink) -> None:
+        """Predict an image that gives its windows one by one, at its own size and in one scale; nothing is held of it
+        but a row of crops.
+
+        Raises:
+            ValueError: the settings average several scales.
+        """
+        if self.settings.scales != (1.0,):
+            raise ValueError("Several scales are averaged of images in memory alone.")
+        sweep(self._network, [(pixels, sink)], self.settings, self._before_batch)
+
     def _run(self, images: Sequence[np.ndarray], sinks: Sequence[RowSink]) -> None:
         """Predict images at the input scale; every sink gets the rows of its image, averaged over the scales."""
         if self.settings.scales == (1.0,):
@@ -254,7 +270,7 @@ class MirroredNetwork:
 
     def __init__(self, network: WindowNetwork) -> None:
         self._network = network
-        self.crop_size = network.crop_size
+        self.crop_size, self.num_classes = network.crop_size, network.num_classes
         self.context_images, self.fuse = network.context_images, network.fuse
 
     def detail_logits(self, images: Tensor) -> Tensor:
