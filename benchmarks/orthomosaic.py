@@ -26,6 +26,7 @@ from torch import Tensor
 
 from common.hrda import ModelSettings
 from common.hrda.metadata import NetworkMetadata
+from serve.batch.local import settings_of_words
 from serve.batch.orthomosaic import predict_orthomosaic
 from serve.batch.worker import Worker
 from serve.model.deployment import Deployment
@@ -95,8 +96,6 @@ def write_mosaic(path: Path, width: int, height: int, seed: int = 0) -> None:
         blockxsize=_BLOCK,
         blockysize=_BLOCK,
         photometric="RGB",
-        compress="deflate",
-        zlevel=1,
         bigtiff="if_safer",
     ) as file:
         for top in range(0, height, side):
@@ -130,14 +129,15 @@ def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m benchmarks.orthomosaic", description=__doc__)
     parser.add_argument("--width", type=int, default=30_000)
     parser.add_argument("--height", type=int, default=40_000)
-    parser.add_argument("--crop", type=int, default=512, help="of the stub's windows (%(default)s)")
-    parser.add_argument("--stride", type=int, help="of the windows (half of them)")
+    parser.add_argument("--crop", type=int, default=1024, help="of the stub's windows (%(default)s)")
+    parser.add_argument("--settings", nargs="*", default=[], help="KEY=VALUE pairs, as of serve predict")
     parser.add_argument("--model", type=Path, help="a checkpoint in place of the stub")
     given = parser.parse_args()
-    settings = {"input_scale": "original"} | ({"stride": given.stride} if given.stride else {})
-    worker = (
-        Worker.from_file(given.model, "cpu", settings=settings) if given.model else stub_worker(given.crop, **settings)
-    )
+    settings = {"input_scale": "original"} | settings_of_words(given.settings)
+    if given.model:
+        worker = Worker.from_file(given.model, "cpu", settings=settings)
+    else:
+        worker = stub_worker(given.crop, **settings)
     with TemporaryDirectory(dir=os.environ.get("TMPDIR")) as place:
         source = Path(place) / "mosaic.tif"
         write_mosaic(source, given.width, given.height)

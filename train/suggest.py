@@ -7,6 +7,7 @@ import csv
 import io
 import sys
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -97,6 +98,7 @@ def _suggest(given: argparse.Namespace) -> list[Suggestion]:
     from common.data.overlap import shared_photos
     from common.data.project import open_project
     from common.hrda import InferenceSettings, Predictor, SettingsError, load_checkpoint
+    from train.importing.imported import Reading, imported
     from train.run.device import find_device
     from train.run.folder import RunFolder
     from train.run.suggestions import suggest
@@ -109,8 +111,9 @@ def _suggest(given: argparse.Namespace) -> list[Suggestion]:
     spec = given.target or domains.get("target")
     if spec is None:
         raise SettingsError(f"The run in {given.run} does not say which target photos it had. Name them: --target.")
-    target = open_project(spec)
-    labelled = [open_project(domains[role]) for role in ("labelled_target", "val") if domains.get(role)]
+    take = partial(imported, cache_dir=folder.cache, reading=Reading(partial(tell, stream=sys.stdout)))
+    target = open_project(take(spec, labelled=False))
+    labelled = [open_project(take(domains[role])) for role in ("labelled_target", "val") if domains.get(role)]
     known = [record for project in labelled for record in project]
     shared = set(shared_photos(target, known))
     photos = [record for record in target if record.key not in shared]
