@@ -18,10 +18,10 @@ PAGE := sandbox/page/node_modules/.package-lock.json
 
 setup: .venv/ready
 
-.venv/ready: requirements.txt requirements-dev.txt
+.venv/ready: requirements.txt requirements-batch.txt requirements-dev.txt
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info[:2] != (3, 11))' || \
 		{ echo "Python 3.11 is needed: install it, or name it with make PYTHON=/path/to/python3.11"; exit 1; }
-	@echo "Setting up .venv, about three minutes and 2.5 GB with the CPU build of torch."
+	@echo "Setting up .venv, about four minutes and 3 GB with the CPU build of torch."
 	$(PYTHON) -m venv --clear .venv
 	.venv/bin/pip install --quiet --disable-pip-version-check -r requirements-dev.txt
 	.venv/bin/pip check

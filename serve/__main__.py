@@ -1,4 +1,7 @@
-"""`python -m serve deploy|predict|export`: the app without a page, with the arguments of Supervisely's SDK."""
+"""`python -m serve deploy|predict|export`: the app without a page, with the arguments of Supervisely's SDK.
+
+`python -m serve batch` has its own, see `serve.batch.command`.
+"""
 
 from __future__ import annotations
 
@@ -15,6 +18,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
+    from serve.batch.command import Instance
     from serve.limits import Limits
 
 from common.allocator import share_arenas
@@ -42,19 +46,35 @@ To let other machines in, set HRDA_API_TOKEN to a secret of 16 characters or mor
 """
 
 
+def devices(text: str) -> str:
+    """The device or devices that an argument names, such as 'cuda:0,cuda:1'."""
+    named = [word.strip() for word in text.split(",")]
+    for word in named:
+        if word not in DEVICES:
+            raise argparse.ArgumentTypeError(
+                f"expected {', '.join(DEVICES)}, or several with commas, got {text[:80]!r}"
+            )
+    return ",".join(named)
+
+
 def build_parser() -> argparse.ArgumentParser:
     """The SDK's arguments, and ours about the server."""
     parser = argparse.ArgumentParser(
         prog="python -m serve",
         description="deploy: answer inference requests until stopped. predict: predict images and stop.\n"
-        "export: write the network of a checkpoint as ONNX, which the other runtimes serve.",
+        "export: write the network of a checkpoint as ONNX, which the other runtimes serve.\n"
+        "batch: predict whole collections of photos; see python -m serve batch --help.",
         epilog=EPILOG,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument("mode", choices=("deploy", "predict", "export"), help="what to do")
     parser.add_argument("input", nargs="?", help="predict: an image or a folder with images on this machine")
     parser.add_argument("--model", required=True, help="checkpoint: path on this machine, or in Team Files")
-    parser.add_argument("--device", choices=DEVICES, help="where to compute (default: the first GPU if there is one)")
+    parser.add_argument(
+        "--device",
+        type=devices,
+        help="where to compute: cpu or cuda:N, for deploy also several, cuda:0,cuda:1 (default: the first GPU, if any)",
+    )
     parser.add_argument("--runtime", choices=RUNTIMES, default="PyTorch", help="what the network runs on (%(default)s)")
     parser.add_argument("--project_id", type=int, help="predict: a project on the instance")
     parser.add_argument("--dataset_id", help="predict: datasets on the instance, e.g. 505,506")
@@ -107,6 +127,8 @@ def parse_arguments(argv: Sequence[str] | None = None) -> argparse.Namespace:
     parser = build_parser()
     args = parser.parse_intermixed_args(argv)
     remote = [args.project_id, args.dataset_id, args.image_id]
+    if args.mode != "deploy" and "," in (args.device or ""):
+        parser.error(f"{args.mode} takes one device; several are for deploy. Received: {args.device}")
     if args.mode == "deploy" and args.input is not None:
         parser.error(f"deploy takes no input: give the checkpoint as --model. Received: {args.input}")
     if args.mode == "export" and (args.input is not None or not is_file(args.model)):
@@ -137,7 +159,8 @@ def sdk_arguments(args: argparse.Namespace) -> list[str]:
     for name in ("model", "device", "runtime", "project_id", "dataset_id", "image_id", "output"):
         value = getattr(args, name)
         if value is not None:
-            words += [f"--{name}", str(value)]
+            # The SDK knows one device; the server gets all of them besides.
+            words += [f"--{name}", str(value).partition(",")[0] if name == "device" else str(value)]
     words += [f"--{name}" for name in ("upload", "draw") if getattr(args, name)]
     return words + (["--settings", *args.settings] if args.settings else [])
 
@@ -172,7 +195,7 @@ def run_server(args: argparse.Namespace) -> None:
         require_address(host, args.port)
     else:
         speak_in_lines(logger)
-    HRDAServer(host, args.port, limits).serve()
+    HRDAServer(host, args.port, limits, devices=args.device).serve()
 
 
 def host_of(args: argparse.Namespace, limits: Limits) -> str:
@@ -232,6 +255,36 @@ def predict_here(args: argparse.Namespace) -> None:
     predict_local(worker, Path(args.input), output, draw=args.draw, formats=formats, options=options, raster=raster)
 
 
+def run_batch(words: Sequence[str]) -> int:
+    """`python -m serve batch`; the exit status."""
+    share_processors()
+    from common.hrda.files import WriteError
+    from serve.batch.command import main as batch
+    from serve.errors import CLIENT_ERRORS
+
+    try:
+        return batch(words, instance_of_environment)
+    except CLIENT_ERRORS as error:
+        return failed(str(error))
+    except WriteError as error:
+        return failed(f"{error} {error.remedy.capitalize()}.")
+
+
+def instance_of_environment() -> Instance:
+    """The instance that the environment names.
+
+    Raises:
+        RequestError: it names none.
+    """
+    from serve.errors import RequestError
+    from serve.sdk.projects import instance
+
+    missing = [name for name in ("SERVER_ADDRESS", "API_TOKEN") if not os.environ.get(name)]
+    if missing:
+        raise RequestError(f"A project on an instance needs {' and '.join(missing)} in the environment.")
+    return instance()
+
+
 def export_model(checkpoint: Path, output: Path) -> int:
     """`python -m serve export`; the exit status."""
     from serve.errors import CLIENT_ERRORS
@@ -272,7 +325,10 @@ def main(argv: Sequence[str] | None = None) -> int:
     Returns:
         The exit status: 0, or 2 after an error that the user can mend.
     """
-    args = parse_arguments(argv)
+    words = list(sys.argv[1:] if argv is None else argv)
+    if words[:1] == ["batch"]:
+        return run_batch(words[1:])
+    args = parse_arguments(words)
     share_processors()
     share_arenas()
     if args.parent is not None:

@@ -34,8 +34,9 @@ from serve.gate.work import require_allowed, require_bounded, require_few_probab
 from serve.jobs import Job, require_wanted
 from serve.limits import Limits
 from serve.model.areas import check_wanted
-from serve.model.deployment import Deployment, offered_runtimes
+from serve.model.deployment import offered_runtimes
 from serve.model.labels import LabelledMask
+from serve.model.pool import deployed
 from serve.model.settings import BEST, SDK_SETTINGS, ServeSettings, read_settings, said
 from serve.page import ThresholdsCard, TryCard
 from serve.pages import trying
@@ -102,12 +103,12 @@ class HRDAServer(SdkServer):
         :type model_info: dict
         :param model_source: where the model comes from, in the SDK's words
         :type model_source: str
-        :param device: 'cpu' or 'cuda:N'
+        :param device: 'cpu' or 'cuda:N', or several with commas between
         :type device: str
         :param runtime: 'PyTorch', 'ONNXRuntime' or 'TensorRT'
         :type runtime: str
         """
-        deployment = Deployment.from_file(model_files["checkpoint"], device, runtime)
+        deployment = deployed(model_files["checkpoint"], device, runtime)
         self.deployment = deployment
         best = self.best_thresholds
         if best:

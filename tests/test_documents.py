@@ -89,6 +89,7 @@ RUN: dict[str, tuple[Step, ...]] = {
             ("mosaic.tif: 300×200 pixels, EPSG:32633.", "Written: found"),
         ),
     ),
+    "docs/batch.md": (Step("python -m serve batch", ("8 photos to predict with model.pth", "predicted now")),),
     "docs/several_gpus.md": (
         Step(".venv/bin/torchrun --standalone", ("Best checkpoint: runs/several/checkpoints/best.pth",)),
     ),
@@ -126,6 +127,9 @@ MARKED = {
         "downloads 2.5 GB",
     ),
     ("serve/README.md", "docker build -f docker/Dockerfile -t supervisely/hrda:0.1.0 .", "needs docker"),
+    ("docs/batch.md", ".venv/bin/ray start --head --port 6379 --node-ip-address 10.0.0.1", "needs two machines"),
+    ("docs/batch.md", 'first=$(scontrol show hostnames "$SLURM_JOB_NODELIST" | head -n 1)', "needs SLURM"),
+    ("docs/batch.md", "kubectl apply -f - <<'YAML'", "needs a Kubernetes cluster with KubeRay"),
     (
         "docs/several_gpus.md",
         'first=$(scontrol show hostnames "$SLURM_JOB_NODELIST" | head -n 1)',
@@ -395,6 +399,12 @@ def test_orthomosaics_are_predicted_as_their_page_says(reader, trained):
         file.write(np.random.default_rng(0).integers(0, 256, (3, 200, 300), np.uint8))
     assert_answered("docs/orthomosaics.md", reader.read("docs/orthomosaics.md"))
     assert (trained / "found" / "mosaic.labels.tif").is_file()
+
+
+def test_collection_is_predicted_as_its_page_says(reader, served):
+    assert_answered("docs/batch.md", reader.read("docs/batch.md"))
+    written = sorted(path.stem for path in (served / "predictions_batch/masks").rglob("*.png"))
+    assert written == sorted(path.stem for path in (served / "photos").rglob("img/*.*"))
 
 
 def test_training_in_several_processes_does_what_its_page_says(reader, trained):

@@ -90,6 +90,13 @@ class Worker:
         """What the class indices of its results mean."""
         return Legend(tuple(self.deployment.classes), tuple(map(tuple, self.deployment.palette)))
 
+    @property
+    def labelled(self) -> tuple[str, ...]:
+        """Names of the classes that annotations of its results may have labels of."""
+        background = self.legend.classes[self.legend.background]
+        found = [name for _, name in self.legend.found if self._wanted is None or name in self._wanted]
+        return (*([background] if self.options().background else []), *found)
+
     def options(self, **given: Any) -> OutputOptions:
         """How its results are written down: as its settings say, and `given`, the other fields of `OutputOptions`.
 

@@ -8,6 +8,7 @@ from common.web.refusals import Refusal
 from serve.errors import TooLarge
 from serve.limits import Limits
 from serve.model.deployment import Deployment
+from serve.model.pool import Pool
 from serve.model.settings import ServeSettings
 
 _FEWER = "Choose a larger stride or window, fewer or smaller scales, or send fewer or smaller images"
@@ -17,7 +18,7 @@ MOST_PROBABILITIES = 2**30
 """Numbers in an answer of probabilities, of two bytes each."""
 
 
-def require_few_probabilities(size: tuple[int, int], deployment: Deployment) -> None:
+def require_few_probabilities(size: tuple[int, int], deployment: Deployment | Pool) -> None:
     """Refuse an image of `size` (H, W) whose probabilities of all classes are more than an answer holds.
 
     Raises:
@@ -46,7 +47,7 @@ def require_allowed(settings: ServeSettings, limits: Limits) -> None:
 
 
 def require_bounded(
-    sizes: Sequence[tuple[int, int]], settings: ServeSettings, deployment: Deployment, limits: Limits
+    sizes: Sequence[tuple[int, int]], settings: ServeSettings, deployment: Deployment | Pool, limits: Limits
 ) -> None:
     """Refuse what would take more windows or memory than the service gives to one request.
 

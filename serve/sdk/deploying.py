@@ -10,6 +10,7 @@ Private names that are overridden, and why:
 - `_build_deploy_params_from_api`: there are no pretrained models to look up; said in a sentence.
 - `_download_model_files`, `_load_model_headless`: requests to deploy that lack optional parts are completed; for other
   runtimes a checkpoint is exported before the SDK does it, which would remove what lies beside it.
+- `_get_deploy_params_from_args`: the SDK's arguments know one device.
 - `_set_model_meta_custom_model`: classes and colours come from the checkpoint, not from a file beside it.
 - `_check_serve_before_call`: that no model is deployed is told in a sentence; the SDK's error looks like a fault of
   the service, which its clients ask again for five minutes.
@@ -43,6 +44,7 @@ from serve.errors import RequestError, Unavailable
 from serve.gate.deploy_request import completed, runnable
 from serve.model.deployment import Deployment
 from serve.model.labels import model_meta
+from serve.model.pool import Pool
 
 _NO_MODEL = "No model is deployed. Choose one in the app, or call deploy_from_api."
 
@@ -54,7 +56,7 @@ _DESCRIPTION = ("checkpoint_info", "device", "runtime", "model_source", "model_p
 class Served:
     """A deployment with what clients are told about it."""
 
-    deployment: Deployment | None = None
+    deployment: Deployment | Pool | None = None
     meta: ProjectMeta | None = None
     classes: list[str] | None = None
 
@@ -63,20 +65,25 @@ _BEGUN_WITH: ContextVar[Served | None] = ContextVar("the model that a request be
 
 
 class DeployingServer(SemanticSegmentation):
-    """The SDK's server as far as it deploys: the model, what is told about it, its sleep."""
+    """The SDK's server as far as it deploys: the model, what is told about it, its sleep.
 
-    def __init__(self, **options: Any) -> None:
-        self._served = Served()
+    Args:
+        devices: where a model of the command line is deployed, such as 'cuda:0,cuda:1'; empty: where the SDK read it.
+        options: of the SDK's class.
+    """
+
+    def __init__(self, *, devices: str = "", **options: Any) -> None:
+        self._served, self._devices = Served(), devices
         self._deploying, self._waking, self._dozing = threading.Lock(), threading.RLock(), threading.Lock()
         super().__init__(**options)
 
     @property
-    def deployment(self) -> Deployment | None:
+    def deployment(self) -> Deployment | Pool | None:
         """The model that predicts: for a request in progress the one that it began with."""
         return self.present.deployment
 
     @deployment.setter
-    def deployment(self, deployment: Deployment | None) -> None:
+    def deployment(self, deployment: Deployment | Pool | None) -> None:
         """Put `deployment` in place of what was deployed before; classes and colours are its own."""
         if deployment is None:
             self._served = Served(None, self._served.meta, self._served.classes)
@@ -84,7 +91,7 @@ class DeployingServer(SemanticSegmentation):
         meta = model_meta(deployment.classes, deployment.palette)
         self._served = Served(deployment, meta, list(deployment.classes))
 
-    def require_deployment(self) -> Deployment:
+    def require_deployment(self) -> Deployment | Pool:
         """The model that predicts.
 
         Raises:
@@ -197,6 +204,10 @@ class DeployingServer(SemanticSegmentation):
     def _get_custom_model_params_from_args(self) -> tuple[dict[str, str], str, dict[str, Any], bool]:
         path = self._args.model
         return {"checkpoint": path}, ModelSource.CUSTOM, {}, not is_file(path)
+
+    def _get_deploy_params_from_args(self) -> tuple[dict[str, Any], bool]:
+        params, need_download = super()._get_deploy_params_from_args()
+        return params | ({"device": self._devices} if self._devices else {}), need_download
 
     def _get_deploy_parameters_from_custom_checkpoint(
         self, checkpoint_path: str, device: str | None, runtime: str

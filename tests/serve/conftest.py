@@ -67,7 +67,7 @@ def running(checkpoint: Path, no_instance: pytest.MonkeyPatch) -> Iterator[Simpl
 
 
 @contextlib.contextmanager
-def serving(checkpoint: Path, **variables: object) -> Iterator[SimpleNamespace]:
+def serving(checkpoint: Path, devices: str = "cpu", **variables: object) -> Iterator[SimpleNamespace]:
     """The app as `python -m serve deploy` sets it up, with more environment variables, behind real HTTP.
 
     Yields `.server`, `.url` and `.web`, which is uvicorn's server.
@@ -79,7 +79,7 @@ def serving(checkpoint: Path, **variables: object) -> Iterator[SimpleNamespace]:
             patch.setenv(name, str(value))
         patch.setattr(uvicorn, "run", lambda *args, **kwargs: None)
         patch.setattr(sys, "argv", ["serve", "deploy", "--model", str(checkpoint), "--device", "cpu"])
-        server = HRDAServer()
+        server = HRDAServer(devices=devices)
         server.serve()
         listener = socket.create_server(("127.0.0.1", 0))
         web = uvicorn.Server(uvicorn.Config(server.app, http=BoundedProtocol, log_level="warning", access_log=False))

@@ -149,7 +149,7 @@ def test_images_have_the_sdk_and_the_code_that_the_app_needs():
     deploy = (ROOT / "docker" / "deploy.Dockerfile").read_text(encoding="utf-8")
     assert f"LABEL python_sdk_version={SDK_VERSION}" in app
     assert re.search(r"^FROM nvidia/cuda:\S+-cudnn-runtime-ubuntu22\.04$", app, re.MULTILINE)
-    assert "pip install -r /tmp/requirements.txt" in app
+    assert "pip install -r /tmp/requirements.txt -r /tmp/requirements-batch.txt" in app
     installed = re.search(r"apt-get install -y --no-install-recommends \\\n\s+(python3.11 .+) \\", app)[1].split()
     assert {"g++", "python3.11-dev"} <= set(installed), "torch.compile needs them, which the setting compile asks for"
     assert re.search(r"^FROM (\S+)$", deploy, re.MULTILINE)[1] == MANIFEST["docker_image"]
@@ -160,14 +160,15 @@ def test_images_have_the_sdk_and_the_code_that_the_app_needs():
 
 
 def test_images_hold_every_package_that_the_app_imports():
-    """Of ours the deploy image has `common` and `serve`, of others what requirements.txt names."""
+    """Of ours the deploy image has `common` and `serve`, of others what the two lists of requirements name."""
     trees = [ast.parse(path.read_text(encoding="utf-8")) for path in (ROOT / "serve").rglob("*.py")]
     nodes = [node for tree in trees for node in ast.walk(tree)]
     names = {alias.name for node in nodes if isinstance(node, ast.Import) for alias in node.names}
     names |= {node.module for node in nodes if isinstance(node, ast.ImportFrom)}
     imported = {name.split(".")[0] for name in names} - sys.stdlib_module_names - {"common", "serve"}
     assert imported >= {"supervisely", "torch"}
-    required = re.findall(r"^([\w-]+)==", (ROOT / "requirements.txt").read_text(encoding="utf-8"), re.MULTILINE)
+    lists = [(ROOT / f"{name}.txt").read_text(encoding="utf-8") for name in ("requirements", "requirements-batch")]
+    required = re.findall(r"^([\w-]+)(?:\[\w+\])?==", "\n".join(lists), re.MULTILINE)
     providers = packages_distributions()
     for name in imported:
         assert {canonical(each) for each in providers[name]} & {canonical(each) for each in required}, name

@@ -1,0 +1,155 @@
+"""Prediction of whole collections: what the processes around the model cost, and what they bring.
+
+    python -m benchmarks.batch                      speed of a plain loop, of one worker and of two; then memory
+    python -m benchmarks.batch --photos 100 --only speed
+
+Generated photos, a tiny model, one thread each. Speed is that of the last nine tenths of the photos, by the times of
+their results: starting processes takes seconds, whatever the number of photos, and is shown beside it.
+Memory is the largest sum over all processes of the command, shared pages counted once.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Sequence
+from contextlib import suppress
+from pathlib import Path
+
+import cv2
+import numpy as np
+import psutil
+import torch
+
+from common.data.images import read_image
+from common.hrda import CheckpointBundle, ModelSettings, build_segmentor, save_checkpoint
+from serve.batch.worker import Worker
+
+CLASSES, PALETTE = ("__bg__", "crack"), ((0, 0, 0), (220, 20, 60))
+EVERY_S = 0.5
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run the benchmark and print its tables."""
+    given = parse(arguments)
+    with tempfile.TemporaryDirectory(prefix="batch_") as name:
+        folder = Path(name)
+        if given.only != "memory":
+            speed(folder, given.photos)
+        if given.only != "speed":
+            memory(folder)
+    return 0
+
+
+def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
+    """The arguments."""
+    parser = argparse.ArgumentParser(prog="python -m benchmarks.batch", description=__doc__.partition("\n")[0])
+    parser.add_argument("--photos", type=int, default=500, help="of 512 × 512 pixels, for the speed (%(default)s)")
+    parser.add_argument("--only", choices=("speed", "memory"), help="one of both")
+    return parser.parse_args(arguments)
+
+
+def speed(folder: Path, count: int) -> None:
+    """A plain loop, one worker and two, over the same photos."""
+    photos, model = draw(folder / "photos", count, 512), checkpoint(folder / "model.pth", 256)
+    print(f"{'':12} {'photos/s':>9} {'to the loop':>12} {'whole command':>14}")
+    seconds = loop(photos, model, folder / "loop")
+    base = pace(folder / "loop")
+    print(f"{'plain loop':12} {base:9.2f} {'':>12} {seconds:12.1f} s", flush=True)
+    for workers in (1, 2):
+        out = folder / f"out{workers}"
+        seconds, _ = command(photos, model, out, workers)
+        now = pace(out / "masks")
+        print(f"{f'workers: {workers}':12} {now:9.2f} {now / base:11.2f}× {seconds:12.1f} s", flush=True)
+
+
+def memory(folder: Path) -> None:
+    """One worker over few and over many small photos."""
+    model = checkpoint(folder / "small.pth", 64)
+    print(f"{'photos':>7} {'memory':>10} {'of these shared with the steps':>32}")
+    for count in (200, 2000):
+        photos = draw(folder / f"small{count}", count, 128)
+        _, (total, store) = command(photos, model, folder / f"of{count}", 1)
+        print(f"{count:7} {total / 2**20:7.0f} MB {store / 2**20:29.0f} MB", flush=True)
+
+
+def loop(photos: Path, model: Path, out: Path) -> float:
+    """Read, predict and write one photo after the other with one thread; the seconds it took."""
+    out.mkdir()
+    torch.set_num_threads(1)
+    worker = Worker.from_file(model, "cpu")
+    begun = time.perf_counter()
+    for path in sorted(photos.iterdir()):
+        [labels] = worker.labels([read_image(path)])
+        cv2.imwrite(str(out / f"{path.stem}.png"), labels)
+    return time.perf_counter() - begun
+
+
+def command(photos: Path, model: Path, out: Path, workers: int) -> tuple[float, tuple[int, int]]:
+    """Seconds of `serve batch`, and the most bytes that it and its processes held: all, and shared between steps."""
+    line = [sys.executable, "-m", "serve", "batch", "--model", model, "--input", photos, "--output", out]
+    line += ["--device", "cpu", "--workers", workers]
+    begun, most = time.perf_counter(), (0, 0)
+    process = subprocess.Popen(
+        [str(word) for word in line], env=os.environ | {"OMP_NUM_THREADS": "1"}, stdout=subprocess.DEVNULL
+    )
+    while process.poll() is None:
+        most = max(most, held(process.pid))
+        time.sleep(EVERY_S)
+    if process.returncode:
+        raise SystemExit(f"serve batch ended with {process.returncode}.")
+    return time.perf_counter() - begun, most
+
+
+def held(pid: int) -> tuple[int, int]:
+    """Bytes of a process and of those below it, shared pages counted once: all, and those of Ray's store."""
+    total = store = 0
+    with suppress(psutil.Error):
+        parent = psutil.Process(pid)
+        for process in (parent, *parent.children(recursive=True)):
+            with suppress(psutil.Error, OSError):
+                total += process.memory_full_info().pss
+                if process.name() == "raylet":
+                    store = process.memory_info().shared
+    return total, store
+
+
+def pace(folder: Path) -> float:
+    """Photos a second by the times of the results, without the first tenth."""
+    times = sorted(path.stat().st_mtime for path in folder.rglob("*.png"))
+    first = len(times) // 10
+    return (len(times) - 1 - first) / (times[-1] - times[first])
+
+
+def draw(folder: Path, count: int, size: int) -> Path:
+    """A folder with photos of noise."""
+    folder.mkdir()
+    random = np.random.default_rng(0)
+    for number in range(count):
+        coarse = random.integers(0, 256, (size // 16, size // 16, 3), dtype=np.uint8)
+        cv2.imwrite(str(folder / f"{number:05}.jpg"), cv2.resize(coarse, (size, size)))
+    return folder
+
+
+def checkpoint(path: Path, crop: int) -> Path:
+    """A tiny model of drawn weights."""
+    torch.manual_seed(0)
+    settings = ModelSettings(
+        encoder="mit_b0", num_classes=2, crop_size=(crop, crop), decoder_channels=16, attention_channels=16
+    )
+    model = build_segmentor(settings).eval()
+    save_checkpoint(
+        path,
+        CheckpointBundle(
+            student=model, classes=CLASSES, palette=PALETTE, settings={"model": settings.to_dict()}, metrics={}
+        ),
+    )
+    return path
+
+
+if __name__ == "__main__":
+    sys.exit(main())

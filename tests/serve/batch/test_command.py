@@ -1,0 +1,275 @@
+"""`python -m serve batch` without Ray: the steps run one after the other in this process."""
+
+import json
+import os
+import shutil
+from collections.abc import Iterator
+from contextlib import nullcontext
+from pathlib import Path
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from common.hrda.files import WriteError
+from serve.__main__ import main
+from serve.batch import pipeline, rays, steps
+from serve.batch.storage import Folder, safe_name
+from serve.batch.worker import Worker
+
+ENDPOINT = "AWS_ENDPOINT_URL"
+
+
+@pytest.fixture(autouse=True)
+def inline(monkeypatch: pytest.MonkeyPatch) -> SimpleNamespace:
+    """The steps without processes; `.photos` were worked on."""
+    seen = SimpleNamespace(photos=[])
+
+    def stream(assignment, tasks, machines):
+        worker = Worker.from_file(assignment.model, assignment.device, assignment.runtime, assignment.settings)
+        for task in tasks:
+            seen.photos.append(task.item.name)
+            [step] = steps.predict(assignment, worker, [steps.read(assignment, task)])
+            record, halt = steps.write(assignment, step)
+            if halt:
+                raise pipeline.RequestError(record.reason)
+            yield record
+
+    monkeypatch.setattr(pipeline, "stream", stream)
+    monkeypatch.setattr("serve.batch.command._ray", lambda args, machines: nullcontext())
+    monkeypatch.setattr(rays, "require_ray", lambda: None)
+    return seen
+
+
+@pytest.fixture
+def photos(tmp_path: Path) -> Path:
+    """Three photos, one of them below, one that is none, and a text."""
+    random, folder = np.random.default_rng(3), tmp_path / "photos"
+    (folder / "night").mkdir(parents=True)
+    for n, name in enumerate(("a.png", "b.jpg", "night/a.png")):
+        Image.fromarray(random.integers(0, 256, (64 + n, 70, 3), dtype=np.uint8)).save(folder / name)
+    (folder / "night" / "broken.jpg").write_bytes(b"no picture")
+    (folder / "notes.txt").write_text("nothing", encoding="utf-8")
+    return folder
+
+
+@pytest.fixture
+def run(checkpoint: Path, tmp_path: Path, inline: SimpleNamespace):
+    """Run the command; its status and the photos that were worked on."""
+
+    def run(*words: object, source: object = tmp_path / "photos", output: object = tmp_path / "out"):
+        inline.photos.clear()
+        command = ["batch", "--model", checkpoint, "--input", source, "--output", output, "--device", "cpu", *words]
+        return main([str(word) for word in command]), sorted(inline.photos)
+
+    return run
+
+
+def files(folder: Path) -> list[str]:
+    """What is in a folder but for the manifest."""
+    found = (path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file())
+    return sorted(name for name in found if not name.startswith("manifest/"))
+
+
+def test_each_photo_has_one_result_and_one_that_fails_is_told(run, photos, tmp_path, checkpoint, capsys):
+    assert run("--format", "masks,overlay") == (3, ["a.png", "b.jpg", "night/a.png", "night/broken.jpg"])
+    results = [f"{kind}/{name}.png" for kind in ("masks", "overlay") for name in ("a", "b", "night/a")]
+    assert files(tmp_path / "out") == sorted([*results, "masks/obj_class_to_machine_color.json"])
+    [labels] = Worker.from_file(checkpoint, "cpu").labels([np.asarray(Image.open(photos / "night/a.png"))])
+    np.testing.assert_array_equal(np.asarray(Image.open(tmp_path / "out/masks/night/a.png")), labels)
+    told = capsys.readouterr().out
+    assert "4 photos in" in told and "1 file that is no image (notes.txt)" in told
+    assert "night/broken.jpg: Cannot read the image night/broken.jpg: it is damaged" in told
+    [noted] = [
+        record
+        for record in map(json.loads, (tmp_path / "out/manifest/all.jsonl").read_text().splitlines())
+        if record["photo"] == "a.png"
+    ]
+    assert noted["result"] == ["masks/a.png", "overlay/a.png"] and not noted["reason"]
+    assert (
+        noted["counts"]
+        == np.bincount(np.asarray(Image.open(tmp_path / "out/masks/a.png")).ravel(), minlength=3).tolist()
+    )
+
+
+def test_same_command_does_what_is_missing_and_says_what_changed(run, photos, tmp_path, make_checkpoint, capsys):
+    (photos / "night/broken.jpg").unlink()
+    everything, all_four = ["a.png", "b.jpg", "night/a.png"], ["a.png", "b.jpg", "new.jpg", "night/a.png"]
+    assert run() == (0, everything)
+    assert run() == (0, [])
+    assert "3 photos in" in capsys.readouterr().out
+
+    (tmp_path / "out/masks/b.png").unlink()
+    shutil.copy(photos / "b.jpg", photos / "new.jpg")
+    shutil.copy(photos / "b.jpg", photos / "a.png")
+    assert run() == (0, ["a.png", "b.jpg", "new.jpg"])
+    told = capsys.readouterr().out
+    for why in ("1 whose result is gone", "1 without a result", "1 changed since they were predicted"):
+        assert why in told
+
+    assert run("--format", "masks,overlay") == (0, all_four)
+    assert "4 without one of the formats" in capsys.readouterr().out
+    assert run() == (0, []), "fewer formats need nothing"
+    assert run("--settings", "stride=32") == (0, all_four)
+    assert "Of 4 photos the results are of before a change: stride was None and is [32, 32]." in capsys.readouterr().out
+
+    other = make_checkpoint("other.pth", seed=1)
+    assert run("--settings", "stride=32", "--model", other) == (0, all_four)
+    assert "the model was 'model.pth' and is other.pth" in capsys.readouterr().out
+
+
+def test_photo_that_comes_with_the_name_of_another_has_a_result_of_its_own(run, photos, tmp_path):
+    run()
+    Image.fromarray(np.zeros((70, 70, 3), np.uint8)).save(photos / "b.png")
+    assert run()[1] == ["b.png", "night/broken.jpg"]
+    masks = {name: Image.open(tmp_path / "out/masks" / name).size for name in ("b.png", "b.png.png")}
+    assert masks == {"b.png": (70, 65), "b.png.png": (70, 70)}
+
+
+def test_dry_run_says_what_would_be_done_and_writes_nothing(run, photos, tmp_path, capsys):
+    assert run("--dry-run", "--format", "masks,overlay") == (0, [])
+    told = capsys.readouterr().out
+    assert "4 photos to predict with model.pth on cpu: 4 without a result." in told
+    assert "What is written: masks, overlay." in told
+    assert not (tmp_path / "out").exists()
+
+
+def test_list_names_photos_from_anywhere(run, photos, tmp_path):
+    (photos / "list.txt").write_text(f"night/a.png\n\n# no\n{photos / 'b.jpg'}\nnight/gone.png\n", encoding="utf-8")
+    assert run(source=photos / "list.txt") == (3, ["b.jpg", "night/a.png", "night/gone.png"])
+    assert files(tmp_path / "out") == ["masks/b.png", "masks/night/a.png", "masks/obj_class_to_machine_color.json"]
+
+
+def test_names_lead_to_nothing_outside_of_the_results():
+    assert [safe_name(name) for name in ("../../a.png", "/etc/a.png", "./a/../b.png")] == [
+        "a.png",
+        "etc/a.png",
+        "a/b.png",
+    ]
+
+
+def test_run_that_is_killed_is_gone_on_with_and_leaves_no_halves(run, photos, tmp_path, inline, monkeypatch):
+    (photos / "night/broken.jpg").unlink()
+    whole = pipeline.stream
+
+    def killed(*args):
+        yield next(whole(*args))
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(pipeline, "stream", killed)
+    with pytest.raises(SystemExit) as ended:
+        run()
+    assert ended.value.code == 130
+    half = tmp_path / f"out/masks/.b.png.{'0' * 32}"
+    half.write_bytes(b"half")
+    monkeypatch.setattr(pipeline, "stream", whole)
+    assert run() == (0, ["b.jpg", "night/a.png"])
+    assert not half.exists()
+
+
+def test_full_disk_ends_the_run_with_a_sentence_and_what_is_done_stays(run, photos, monkeypatch, capsys):
+    whole = Folder.write
+
+    def write(folder, name, content):
+        if name == "masks/b.png":
+            raise WriteError(folder.path(name), OSError(28, "No space left on device"))
+        whole(folder, name, content)
+
+    monkeypatch.setattr(Folder, "write", write)
+    assert run() == (2, ["a.png", "b.jpg"])
+    assert "b.png was not written: the disk is full" in capsys.readouterr().err
+    monkeypatch.setattr(Folder, "write", whole)
+    assert run() == (3, ["b.jpg", "night/a.png", "night/broken.jpg"])
+
+
+def test_results_do_not_become_photos(run, photos, capsys):
+    assert run(output=photos / "out") == (2, [])
+    assert "would be photos for the next run" in capsys.readouterr().err
+
+
+def test_two_commands_do_not_work_into_one_folder(run, photos, tmp_path, capsys):
+    from serve.batch.command import _alone_in
+
+    with _alone_in(Folder(str(tmp_path / "out"))):
+        assert run()[0] == 2
+    assert "Another serve batch works into" in capsys.readouterr().err
+    assert run()[0] == 3
+
+
+@pytest.fixture
+def s3(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """A server of S3 on this machine with the bucket `site`, which the environment names."""
+    from moto.server import ThreadedMotoServer
+    from pyarrow.fs import S3FileSystem
+
+    server = ThreadedMotoServer(ip_address="127.0.0.1", port=0, verbose=False)
+    server.start()
+    host, port = server.get_host_and_port()
+    for name in [name for name in os.environ if name.startswith("AWS_")]:
+        monkeypatch.delenv(name)
+    known = {"AWS_ACCESS_KEY_ID": "a", "AWS_SECRET_ACCESS_KEY": "b", ENDPOINT: f"http://{host}:{port}"}
+    for name, value in known.items():
+        monkeypatch.setenv(name, value)
+    S3FileSystem(region="us-east-1", endpoint_override=known[ENDPOINT], allow_bucket_creation=True).create_dir("site")
+    yield
+    server.stop()
+
+
+def test_photos_and_results_lie_in_s3(run, photos, s3, tmp_path, capsys):
+    bucket = Folder("s3://site/photos")
+    for name in ("a.png", "b.jpg", "night/a.png", "night/broken.jpg", "notes.txt"):
+        bucket.write(name, (photos / name).read_bytes())
+    places = {"source": bucket.address, "output": "s3://site/out"}
+    assert run(**places)[0] == 3
+    assert run()[0] == 3
+    out = Folder("s3://site/out")
+    for name in ("a.png", "b.png", "night/a.png", "obj_class_to_machine_color.json"):
+        assert out.read(f"masks/{name}") == (tmp_path / "out/masks" / name).read_bytes()
+    assert run(**places) == (3, ["night/broken.jpg"])
+    bucket.write("b.jpg", (photos / "a.png").read_bytes())
+    assert run(**places) == (3, ["b.jpg", "night/broken.jpg"])
+    capsys.readouterr()
+    assert run(source="s3://nowhere/photos", output="s3://site/out")[0] == 2
+    assert "s3://nowhere/photos" in capsys.readouterr().err
+
+
+def test_without_ray_it_is_said_what_to_install(run, photos, monkeypatch, capsys):
+    monkeypatch.undo()
+    monkeypatch.setattr(rays, "find_spec", lambda name: None if name == "ray" else object())
+    assert run()[0] == 2
+    assert "needs ray, which this Python does not have" in (told := capsys.readouterr().err)
+    assert "pip install -r requirements-batch.txt" in told
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["--upload", "append"], "--upload and --dataset need --project"),
+        (["--dataset", "1"], "--upload and --dataset need --project"),
+        (["--workers", "0"], "expected a whole number from 1"),
+        (["--memory-mb", "64"], "expected a whole number from 100"),
+        (["--upload", "create"], "invalid choice: 'create'"),
+    ],
+)
+def test_wrong_arguments_are_told_before_anything_is_read(run, words, message, capsys):
+    with pytest.raises(SystemExit) as ended:
+        run(*words)
+    assert ended.value.code == 2
+    assert message in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["--format", "mask"], "did you mean 'masks'?"),
+        (["--settings", "strid=32"], "did you mean 'stride'?"),
+        (["--tolerance", "-1"], "tolerance must be pixels from 0 to 100"),
+        (["--model", "nowhere.pth"], "There is no checkpoint at nowhere.pth"),
+        (["--input", "nowhere"], "There is no folder, photo or list of photos at 'nowhere'"),
+    ],
+)
+def test_what_cannot_be_done_is_told_in_a_sentence(run, photos, words, message, tmp_path, capsys):
+    assert run(*words) == (2, [])
+    assert message in capsys.readouterr().err
+    assert not (tmp_path / "out").exists()
