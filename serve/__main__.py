@@ -288,7 +288,7 @@ def instance_of_environment() -> Instance:
 def export_model(checkpoint: Path, output: Path) -> int:
     """`python -m serve export`; the exit status."""
     from serve.errors import CLIENT_ERRORS
-    from serve.model.deployment import export
+    from serve.model.exports import export
 
     path = output if output.suffix == ".onnx" else output / f"{checkpoint.stem}.onnx"
     try:

@@ -15,7 +15,8 @@ from common.plain_yaml import read_field
 from serve.batch.outputs.format import CONFIDENCES, IMAGE, PROBABILITIES, OutputOptions
 from serve.batch.result import Legend, Photo, Result
 from serve.model.areas import check_wanted
-from serve.model.deployment import PYTORCH, Deployment, runnable_file
+from serve.model.deployment import PYTORCH, Deployment
+from serve.model.exports import runnable_file
 from serve.model.settings import BEST, SDK_SETTINGS, read_settings, with_thresholds
 
 WANTED = "classes"

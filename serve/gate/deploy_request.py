@@ -11,7 +11,8 @@ from supervisely.nn.utils import ModelSource
 
 from common.hrda.checks import IN_PART, Expected, received, sentence
 from serve.errors import RequestError
-from serve.model.deployment import PYTORCH, RUNTIMES, default_device, runnable_file
+from serve.model.deployment import PYTORCH, RUNTIMES, default_device
+from serve.model.exports import runnable_file
 
 
 def _with_checkpoint(files: dict[str, Any]) -> dict[str, Any]:

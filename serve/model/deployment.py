@@ -15,19 +15,16 @@ import torch
 
 from common.hrda import Predictor, load_checkpoint
 from common.hrda.checks import SettingsError, received
-from common.hrda.files import WriteError
 from common.hrda.metadata import NetworkMetadata
 from common.hrda.out_of_memory import is_out_of_memory
-from common.hrda.prediction.exported import no_export, read_export
+from common.hrda.prediction.exported import no_export
 from common.hrda.prediction.predictor import Segmentation, Work
 from common.hrda.prediction.probes import BOUND, RECORDED, difference, outputs_of
 from common.hrda.prediction.runtime import (
     OnnxNetwork,
     RuntimeUnavailableError,
     TorchNetwork,
-    export_checkpoint,
     require_provider,
-    sum_of,
     why_not_compiled,
 )
 from common.hrda.settings import InferenceSettings
@@ -254,63 +251,6 @@ def compared_with_export(network: OnnxNetwork, path: Path, device: torch.device)
 
 def _told(share: float) -> str:
     return f"differs from PyTorch by {share:.2g} of the largest value"
-
-
-def export(checkpoint: Path, path: Path) -> None:
-    """Write the network of a checkpoint as ONNX, which the runtimes ONNXRuntime and TensorRT serve.
-
-    Raises:
-        CheckpointError: not a checkpoint.
-        RequestError: the exporter's packages are not installed, or the file cannot be written.
-    """
-    try:
-        export_checkpoint(checkpoint, path)
-    except (RuntimeUnavailableError, WriteError) as error:
-        raise RequestError(str(error)) from error
-
-
-def runnable_file(path: Path, device: str, runtime: str) -> Path:
-    """The file that a runtime runs: `path` itself, or for other runtimes than PyTorch the export of a checkpoint.
-
-    Raises:
-        CheckpointError: as `export`.
-        RequestError: the runtime is not here, it does not run such files, or as `export_beside`.
-    """
-    require_runtime(runtime, device)
-    if runtime == PYTORCH or path.suffix.lower() == EXPORTED:
-        return path
-    if path.suffix.lower() not in (".pt", ".pth"):
-        raise RequestError(f"{path.name} is no file for {runtime}, which runs {EXPORTED} files and checkpoints (.pth).")
-    return export_beside(path)
-
-
-def export_beside(checkpoint: Path) -> Path:
-    """The exported network of a checkpoint, in a file beside it: written now, or by an earlier call.
-
-    A file of that name that is no export of this very checkpoint is left alone.
-
-    Raises:
-        CheckpointError, RequestError: as `export`, and where such a file is in the way.
-    """
-    exported = checkpoint.with_suffix(EXPORTED)
-    if exported.exists():
-        _require_export_of(checkpoint, exported)
-    else:
-        export(checkpoint, exported)
-    return exported
-
-
-def _require_export_of(checkpoint: Path, exported: Path) -> None:
-    try:
-        is_its = read_export(exported).source == sum_of(checkpoint)
-    except CheckpointError:
-        is_its = False
-    if not is_its:
-        raise RequestError(
-            f"{exported} is there already and is no export of {checkpoint.name} as it is now; it is left as it is. "
-            f"Deploy {exported.name} itself, move it away, or export to another file: python -m serve export --model "
-            f"{checkpoint.name} --output OTHER{EXPORTED}"
-        )
 
 
 def require_rgb(images: Sequence[np.ndarray]) -> None:

@@ -28,6 +28,7 @@ class Pool:
         self.name, self.classes, self.palette = first.name, first.classes, first.palette
         self.runtime, self.best_thresholds = first.runtime, first.best_thresholds
         self.encoder, self.crop_size, self.input_scale = first.encoder, first.crop_size, first.input_scale
+        self.weights_origin = first.weights_origin
         self.device = ",".join(str(each.device) for each in members)
         self.members = tuple(members)
         self._free: queue.SimpleQueue[Deployment] = queue.SimpleQueue()
@@ -47,6 +48,11 @@ class Pool:
     def work(self, size: tuple[int, int], settings: ServeSettings) -> Work:
         """What the prediction of an image of `size` (H, W) takes."""
         return self.members[0].work(size, settings)
+
+    @property
+    def self_check(self) -> str:
+        """How what they run on compares with plain PyTorch, of each that tells something else."""
+        return "; ".join(dict.fromkeys(each.self_check for each in self.members))
 
     @contextmanager
     def _next(self) -> Iterator[Deployment]:

@@ -24,8 +24,9 @@ from serve.__main__ import main
 from serve.batch.worker import Worker
 from serve.errors import RequestError
 from serve.gate.deploy_request import completed
-from serve.model import deployment as deployment_module
-from serve.model.deployment import RUNTIMES, export_beside, offered_runtimes
+from serve.model import exports
+from serve.model.deployment import RUNTIMES, offered_runtimes
+from serve.model.exports import export_beside
 from tests.serve.requests_of_clients import encoded, post, upload
 from tests.tiny import CLASSES, tiny_description, tiny_export
 
@@ -42,7 +43,7 @@ def exporter(monkeypatch: pytest.MonkeyPatch) -> list[Path]:
         onnx.save_model(network, path)
         exported.append(checkpoint)
 
-    monkeypatch.setattr(deployment_module, "export_checkpoint", write)
+    monkeypatch.setattr(exports, "export_checkpoint", write)
     return exported
 
 

@@ -17,7 +17,7 @@ from serve.batch.local import settings_of_words
 from serve.batch.outputs import FORMATS
 from serve.batch.result import Photo
 from serve.batch.worker import Worker
-from serve.model import deployment as deployment_module
+from serve.model import exports
 from serve.model.deployment import PYTORCH, TENSORRT, Deployment
 from serve.model.settings import read_settings
 from tests.serve.conftest import CLASSES
@@ -110,7 +110,7 @@ def test_runtimes_have_the_names_of_the_sdk():
 
 def test_other_runtimes_get_an_export_of_the_checkpoint(monkeypatch: pytest.MonkeyPatch, deployment: Deployment):
     read = []
-    monkeypatch.setattr(deployment_module, "export_beside", lambda path: path.with_suffix(".onnx"))
+    monkeypatch.setattr(exports, "export_beside", lambda path: path.with_suffix(".onnx"))
     monkeypatch.setattr(Deployment, "from_file", lambda *args: read.append(args) or deployment)
     Worker.from_file("model.pth", "cpu", "ONNXRuntime")
     Worker.from_file("given.onnx", "cpu", "ONNXRuntime")
