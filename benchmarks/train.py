@@ -42,6 +42,7 @@ from common.data.loading import iterate
 from common.hrda import build_segmentor
 from common.hrda.prediction.runtime import has_fast_bfloat16
 from common.hrda.training.optimisation import optimizer_groups
+from common.hrda.training.ranks import ALONE, Ranks
 from common.hrda.training.self_training import StepDraws
 from common.hrda.training.teacher import make_teacher
 from train.run.device import allow_tf32, find_device, seed_everything
@@ -49,10 +50,10 @@ from train.run.initial_weights import Start
 from train.run.learner import Learner
 from train.settings.training import TrainSettings
 
-WAYS = ("plain", "encoder", "network", "ours", "bfloat16", "compiled")
+WAYS = ("plain", "encoder", "network", "ours", "bfloat16", "compiled", "checkpointed")
 """plain: see `benchmarks.plain_training`, float32 without TF32. encoder: the same with our encoder. network: with our
 decoder too. ours: the iteration of `python -m train` in float32. bfloat16: the same in bfloat16. compiled: that through
-torch.compile."""
+torch.compile. checkpointed: bfloat16 with the encoder's blocks computed once more in the backward pass."""
 CPU_CASES = ("mit_b0:256x2", "mit_b5:256x1")
 CUDA_CASES = tuple(f"{encoder}:{case}" for encoder in ("mit_b0", "mit_b3", "mit_b5") for case in ("512x2", "1024x2"))
 NUM_CLASSES = 3
@@ -132,11 +133,16 @@ def run_child(given: argparse.Namespace, case: str, way: str) -> dict[str, Any]:
 def measure_here(given: argparse.Namespace) -> int:
     """What a child process does: one way, one case."""
     torch.set_num_threads(given.threads)
-    device = find_device(given.device)
     settings = case_settings(given.cases[0], given.way)
-    batches = [make_batch(settings, device, index) for index in range(given.iterations + 1)]
-    before = peak_memory(given.device, reset=True)
-    step = plain_step(settings, device, given.way) if given.way in WAYS[:3] else our_step(settings, device)
+    print(json.dumps(measure(settings, given.way, find_device(given.device), given.iterations)))
+    return 0
+
+
+def measure(settings: TrainSettings, way: str, device: torch.device, iterations: int) -> dict[str, Any]:
+    """Median seconds on the clock and of the processor an iteration, MiB that training adds, and the losses."""
+    batches = [make_batch(settings, device, index) for index in range(iterations + 1)]
+    before = peak_memory(device.type, reset=True)
+    step = plain_step(settings, device, way) if way in WAYS[:3] else our_step(settings, device)
     # Kernels are chosen and the optimiser's averages made in the first iteration.
     losses = [[float(loss) for loss in step(batches[0], 0)]]
     seconds, processor = [], []
@@ -148,10 +154,9 @@ def measure_here(given: argparse.Namespace) -> int:
         seconds.append(time.perf_counter() - started)
         processor.append(time.process_time() - worked)
         losses.append([float(loss) for loss in result])
-    memory = (peak_memory(given.device) - before) / 2**20
+    memory = (peak_memory(device.type) - before) / 2**20
     times = {"seconds": float(np.median(seconds)), "processor": float(np.median(processor))}
-    print(json.dumps({**times, "memory": memory, "losses": losses}))
-    return 0
+    return {**times, "memory": memory, "losses": losses}
 
 
 def case_settings(case: str, way: str) -> TrainSettings:
@@ -172,8 +177,9 @@ def case_settings(case: str, way: str) -> TrainSettings:
             },
             "optimizer": {"lr": LEARNING_RATE, "warmup_iterations": 0, "power": 0.0},
             "compute": {
-                "precision": "bfloat16" if way in ("bfloat16", "compiled") else "float32",
+                "precision": "bfloat16" if way in ("bfloat16", "compiled", "checkpointed") else "float32",
                 "compile": way == "compiled",
+                "activation_checkpointing": way == "checkpointed",
                 "tf32": False,
             },
         }
@@ -202,11 +208,11 @@ def our_step(settings: TrainSettings, device: torch.device) -> Callable[[Batch, 
     return step
 
 
-def make_learner(settings: TrainSettings, device: torch.device) -> Learner:
+def make_learner(settings: TrainSettings, device: torch.device, ranks: Ranks = ALONE) -> Learner:
     """What `python -m train` learns with, from random weights."""
     classes = ["background", *(f"class {index}" for index in range(1, NUM_CLASSES))]
     data = SimpleNamespace(classes=classes, source_shares=(1 / NUM_CLASSES,) * NUM_CLASSES)
-    return Learner(settings, data, device, Start(), print_to_stderr)
+    return Learner(settings, data, device, Start(), print_to_stderr, ranks)
 
 
 def print_to_stderr(text: str) -> None:

@@ -8,10 +8,6 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-import torch
-from torch import Tensor
-
 from common.data.choice import BACKGROUND, background_twice, is_called_background
 from common.data.datasets import MemoryCache, Recipe, TrainingBatches
 from common.data.labelled import LabelledImages, parts_sentence
@@ -32,8 +28,6 @@ from train.settings.training import TrainSettings
 
 ClassWeights = str | tuple[float, ...] | Mapping[str, float]
 
-# A class may be missing in the source photos altogether, or nearly so: its weight stays within this.
-_HIGHEST_AUTO_WEIGHT = 10.0
 NO_VALIDATION = (
     "There are no validation photos: checkpoint, student or teacher, and threshold are chosen without labels, by what "
     "the networks say of target photos. How much they find is not measured."
@@ -329,26 +323,3 @@ def check_class_weights(weights: ClassWeights, names: Sequence[str]) -> None:
                 raise SettingsError(f"class_weights names '{name}', which is not trained: {closest(name, known)}")
         if not any(weights.get(name, 1.0) for name in known):
             raise SettingsError("class_weights must be above 0 for one class at least, or nothing is learnt.")
-
-
-def class_weights(weights: ClassWeights, data: PreparedData) -> Tensor | None:
-    """Loss weights C float32 of the classes, or None for none.
-
-    'auto' weighs a class by the fourth root of how much rarer it is than the most frequent one: the full
-    ratio would let a thin class drown all else (a crack on 1.5% of the pixels gets 2.8, not 66).
-
-    Args:
-        weights: as in the settings, already checked.
-        data: whose labelled photos 'auto' counts.
-    """
-    if weights == "off":
-        return None
-    if weights == "auto":
-        shares = np.array(data.source_shares)
-        rarity = shares.max() / np.maximum(shares, 1e-12)
-        values = np.where(shares > 0, np.minimum(rarity**0.25, _HIGHEST_AUTO_WEIGHT), 1.0)
-    elif isinstance(weights, Mapping):
-        values = [weights.get(name, 1.0) for name in data.classes]
-    else:
-        values = weights
-    return torch.tensor(np.asarray(values), dtype=torch.float32)

@@ -6,8 +6,6 @@ two versions of torch. Where our order of random draws differs, the recorded dra
 
 from __future__ import annotations
 
-import hashlib
-import importlib.util
 import json
 
 import numpy as np
@@ -15,6 +13,7 @@ import pytest
 import torch
 from torch import Tensor
 
+from benchmarks.reference import STEPS, Reference, checked
 from common.hrda import InferenceSettings, ModelSettings, SelfTrainingSettings, build_segmentor
 from common.hrda.network.reference_weights import convert_encoder_state_dict, convert_reference_state_dict
 from common.hrda.network.segmentor import HRDASegmentor
@@ -24,14 +23,14 @@ from common.hrda.training.feature_distance import downscale_labels, masked_featu
 from common.hrda.training.mixing import ColorJitter, blur, blur_kernel_size, class_masks, paste
 from common.hrda.training.optimisation import optimizer_groups
 from common.hrda.training.pseudo_labels import pseudo_labels
-from common.hrda.training.self_training import SelfTraining, StepDraws
-from common.hrda.training.teacher import averaging_factor, freeze_stochastic_layers, make_teacher
+from common.hrda.training.teacher import averaging_factor
 from common.hrda.windows import Box
 from tests.shared import SHARED, needs_shared
 
 pytestmark = needs_shared
 
-REFERENCE = SHARED / "reference"
+FOLDER = SHARED / "reference"
+reference = Reference(FOLDER) if FOLDER.is_dir() else None
 FEATURES = 3e-5
 LOGITS = 1.5e-5
 PROBABILITIES = 2.1e-6
@@ -39,57 +38,9 @@ LOSS = 1.5e-7
 ROUNDING_GRADIENTS = "scale_attention.embed_layers."
 
 
-def load_recipe():
-    spec = importlib.util.spec_from_file_location("reference_recipe", REFERENCE / "recipe.py")
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
-
-
-recipe = load_recipe() if REFERENCE.is_dir() else None
-
-
-def fixture(name: str):
-    return np.load(REFERENCE / f"{name}.npz")
-
-
-def keys(encoder: str) -> dict[str, list[int]]:
-    return json.loads((REFERENCE / f"keys_{encoder}.json").read_text())
-
-
-def reference_weights(encoder: str, prefix: str = "model.", named: str = "", gain: float = 1.0) -> dict[str, Tensor]:
-    """Weights of the part `prefix` of the listed model, as the fixtures name them (`named` + bare name)."""
-    weights = {}
-    for key, shape in keys(encoder).items():
-        if not key.startswith(prefix):
-            continue
-        bare = key.removeprefix(prefix)
-        if bare.endswith("num_batches_tracked"):
-            weights[bare] = torch.tensor(0)
-        else:
-            weights[bare] = torch.tensor(recipe.weight(bare, shape, prefix=named, conv_seg_gain=gain).astype("float32"))
-    return weights
-
-
-def reference_model(encoder: str, **kwargs) -> HRDASegmentor:
-    settings = ModelSettings(encoder=f"mit_{encoder}", num_classes=3, crop_size=(256, 256), dropout=0.0, drop_path=0.0)
-    model = build_segmentor(settings)
-    model.load_state_dict(convert_reference_state_dict(reference_weights(encoder, **kwargs)))
-    return model.eval()
-
-
 @pytest.fixture(scope="module")
 def b0() -> HRDASegmentor:
-    return reference_model("b0")
-
-
-def image(data, seed: int, n: int, h: int, w: int) -> Tensor:
-    return checked(recipe.smooth_img(seed, n, h, w), data["input_sha256"])
-
-
-def checked(array: np.ndarray, digest) -> Tensor:
-    assert hashlib.sha256(np.ascontiguousarray(array).tobytes()).hexdigest() == str(np.ravel(digest)[0])
-    return torch.from_numpy(array)
+    return reference.model("b0")
 
 
 def assert_close(ours, theirs, atol: float) -> None:
@@ -102,7 +53,7 @@ def assert_close(ours, theirs, atol: float) -> None:
 @pytest.mark.parametrize("prefix", ["model.", "ema_model.", "imnet_model."])
 def test_every_name_of_the_reference_is_mapped(encoder: str, prefix: str) -> None:
     model = build_segmentor(ModelSettings(encoder=f"mit_{encoder}", num_classes=3))
-    names = keys(encoder)
+    names = reference.keys(encoder)
     state = {f"module.{name}": torch.zeros(shape) for name, shape in names.items()}
     if prefix == "imnet_model.":
         part = {
@@ -118,25 +69,25 @@ def test_every_name_of_the_reference_is_mapped(encoder: str, prefix: str) -> Non
 
 @torch.no_grad()
 def test_encoder_features_b0(b0: HRDASegmentor) -> None:
-    data = fixture("a_mit_b0")
-    x = checked(recipe.randn(1000, 1, 3, 128, 160), data["input_sha256"])
+    data = reference.fixture("a_mit_b0")
+    x = checked(reference.recipe.randn(1000, 1, 3, 128, 160), data["input_sha256"])
     for index, feature in enumerate(b0.backbone(x), 1):
         assert_close(feature, data[f"f{index}"], FEATURES)
 
 
 @torch.no_grad()
 def test_encoder_features_and_one_crop_b5() -> None:
-    model = reference_model("b5")
-    data = fixture("a_mit_b5")
-    f1, f2, f3, f4 = model.backbone(checked(recipe.randn(1000, 1, 3, 128, 160), data["input_sha256"]))
+    model = reference.model("b5")
+    data = reference.fixture("a_mit_b5")
+    f1, f2, f3, f4 = model.backbone(checked(reference.recipe.randn(1000, 1, 3, 128, 160), data["input_sha256"]))
     for ours, name in ((f1[..., ::4, ::4], "f1_s4"), (f2[..., ::2, ::2], "f2_s2"), (f3, "f3"), (f4, "f4")):
         assert_close(ours, data[name], FEATURES)
-    assert_crop(model, fixture("b_b5_encode_decode"))
+    assert_crop(model, reference.fixture("b_b5_encode_decode"))
 
 
 @torch.no_grad()
 def assert_crop(model: HRDASegmentor, data) -> None:
-    x = image(data, 2000, 1, 256, 256)
+    x = reference.image(data, 2000, 1, 256, 256)
     parts = model.crop_parts(x)
     assert_close(parts.context * (1 - parts.attention), data["lr_logits"] * (1 - data["att"]), LOGITS)
     assert_close(parts.context, data["lr_logits"], LOGITS)
@@ -152,7 +103,7 @@ def assert_crop(model: HRDASegmentor, data) -> None:
 
 
 def test_one_crop_b0(b0: HRDASegmentor) -> None:
-    assert_crop(b0, fixture("b_b0_encode_decode"))
+    assert_crop(b0, reference.fixture("b_b0_encode_decode"))
 
 
 @pytest.mark.parametrize(
@@ -160,9 +111,9 @@ def test_one_crop_b0(b0: HRDASegmentor) -> None:
 )
 @pytest.mark.parametrize("batch_size", [1, 3])
 def test_sliding_inference(b0: HRDASegmentor, name: str, seed: int, size: tuple[int, int], batch_size: int) -> None:
-    data = fixture(name)
+    data = reference.fixture(name)
     settings = InferenceSettings(window=(256, 256), stride=(128, 128), batch_size=batch_size)
-    probabilities = sliding_logits(b0, image(data, seed, 1, *size), settings).softmax(1)
+    probabilities = sliding_logits(b0, reference.image(data, seed, 1, *size), settings).softmax(1)
     assert_close(probabilities[..., ::4, ::4], data["probs_s4"], PROBABILITIES)
     best = probabilities.topk(2, dim=1).values
     # Two classes nearer than the bound above are equal to it: which one is named is rounding.
@@ -175,8 +126,8 @@ def test_sliding_inference(b0: HRDASegmentor, name: str, seed: int, size: tuple[
 
 @torch.no_grad()
 def test_windows_of_sliding_inference(b0: HRDASegmentor) -> None:
-    data = fixture("b_b0_slide_256x384")
-    x = image(data, 2001, 1, 256, 384)
+    data = reference.fixture("b_b0_slide_256x384")
+    x = reference.image(data, 2001, 1, 256, 384)
     parts = b0.crop_parts(torch.cat([x[..., :256], x[..., 128:]]))
     for ours, name in (
         (parts.context, "lr_logits"),
@@ -189,10 +140,10 @@ def test_windows_of_sliding_inference(b0: HRDASegmentor) -> None:
 
 @pytest.mark.parametrize("name", ["c_b0_train", "c_b0_eval", "c_b0_train_segweight"])
 def test_losses_gradients_and_buffers(name: str) -> None:
-    data = fixture(name)
-    model = reference_model("b0").train("train" in name)
-    x = image(data, 3000, 2, 256, 256)
-    labels = checked(recipe.rand_label(3001, 2, 256, 256, 3), data["gt_sha256"]).squeeze(1)
+    data = reference.fixture(name)
+    model = reference.model("b0").train("train" in name)
+    x = reference.image(data, 3000, 2, 256, 256)
+    labels = checked(reference.recipe.rand_label(3001, 2, 256, 256, 3), data["gt_sha256"]).squeeze(1)
     weights = None
     if "segweight" in name:
         weights = torch.from_numpy(np.random.default_rng(3002).random((2, 256, 256)).astype(np.float32))
@@ -220,7 +171,7 @@ def reference_gradients(model: HRDASegmentor) -> dict[str, Tensor]:
     """The gradients under the reference's names."""
     named = dict(model.named_parameters())
     gradients: dict[str, Tensor] = {}
-    for key, shape in keys("b0").items():
+    for key, shape in reference.keys("b0").items():
         if not key.startswith("model."):
             continue
         bare = key.removeprefix("model.")
@@ -230,7 +181,7 @@ def reference_gradients(model: HRDASegmentor) -> dict[str, Tensor]:
         if ".attn.q." in bare or ".attn.kv." in bare:
             other = bare.replace(".attn.q.", ".attn.?.").replace(".attn.kv.", ".attn.?.")
             q, kv = other.replace("?", "q"), other.replace("?", "kv")
-            dims = keys("b0")[f"model.{q}"][0]
+            dims = reference.keys("b0")[f"model.{q}"][0]
             [ours] = convert_reference_state_dict({q: torch.zeros(dims), kv: torch.zeros(2 * dims)})
             gradient = named[ours].grad
             gradients[bare] = gradient[:dims] if ".attn.q." in bare else gradient[dims:]
@@ -249,7 +200,7 @@ def assert_gradient_norms(gradients: dict[str, Tensor], names, norms, tolerance:
 
 
 def test_pseudo_labels_and_weight() -> None:
-    data = fixture("d_pseudo")
+    data = reference.fixture("d_pseudo")
     settings = SelfTrainingSettings(pseudo_label_rule="published", pseudo_label_threshold=float(data["threshold"]))
     pseudo = pseudo_labels(torch.from_numpy(data["logits"]), settings)
     np.testing.assert_array_equal(pseudo.labels.numpy(), data["pseudo_label"])
@@ -259,17 +210,17 @@ def test_pseudo_labels_and_weight() -> None:
 
 
 def test_classmix() -> None:
-    data = fixture("d_classmix")
+    data = reference.fixture("d_classmix")
     labels = torch.from_numpy(data["label"].astype(np.int64)).squeeze(1)
     present = labels.unique()
     np.testing.assert_array_equal(present.numpy(), data["classes_present"])
     mask = class_masks(labels, [present[torch.from_numpy(picks)] for picks in data["picks"]])
     np.testing.assert_array_equal(mask[:, None].numpy(), data["mask"].astype(bool))
-    target = torch.from_numpy(recipe.rand_label(4003, 2, 64, 96, 5, ignore=False)).squeeze(1)
+    target = torch.from_numpy(reference.recipe.rand_label(4003, 2, 64, 96, 5, ignore=False)).squeeze(1)
     np.testing.assert_array_equal(target.numpy(), data["target_label"])
     np.testing.assert_array_equal(paste(mask, labels, target)[:, None].numpy(), data["mixed_label"])
     source_image, target_image = (
-        torch.from_numpy(np.stack([recipe.randn(seed, 3, 64, 96)] * 2)) for seed in (4001, 4002)
+        torch.from_numpy(np.stack([reference.recipe.randn(seed, 3, 64, 96)] * 2)) for seed in (4001, 4002)
     )
     mixed = paste(mask, source_image, target_image)
     assert_close(mixed[..., ::4, ::4], data["mixed_img_s4"], 0)
@@ -277,38 +228,38 @@ def test_classmix() -> None:
 
 @pytest.mark.parametrize("index", [0, 1, 2])
 def test_color_jitter(index: int) -> None:
-    data = fixture(f"d_colorjitter_{index}")
+    data = reference.fixture(f"d_colorjitter_{index}")
     jitter = ColorJitter(
         *(torch.from_numpy(data[f"param:{n}_factor"]) for n in ("brightness", "contrast", "saturation", "hue")),
         tuple(data["param:order"].tolist()),
     )
-    images = normalise(torch.from_numpy(fixture("d_colorjitter_0")["data_u8"]))
+    images = normalise(torch.from_numpy(reference.fixture("d_colorjitter_0")["data_u8"]))
     ours = normalise(jitter(denormalise(images) / 255) * 255)
     assert_close(ours, data["out"], FEATURES)
 
 
 def test_blur() -> None:
-    data = fixture("d_blur_0")
+    data = reference.fixture("d_blur_0")
     np.testing.assert_array_equal(blur_kernel_size((64, 96)), data["ksize"])
     assert_close(blur(torch.from_numpy(data["data"]), float(data["sigma"])), data["out"], FEATURES)
 
 
 def test_teacher_averaging_factor() -> None:
-    data = fixture("d_ema_alpha")
+    data = reference.fixture("d_ema_alpha")
     for alpha, key in ((0.999, "alpha999"), (0.99, "alpha99")):
         ours = [averaging_factor(int(t), alpha) for t in data["t"]]
         np.testing.assert_array_equal(ours, data[key])
 
 
 def test_label_downscaling() -> None:
-    data = fixture("d_downscale_label")
+    data = reference.fixture("d_downscale_label")
     labels = torch.from_numpy(data["label"].astype(np.int64)).squeeze(1)
     ours = downscale_labels(labels, int(data["scale"]), float(data["min_ratio"]), int(data["n_classes"]))
     np.testing.assert_array_equal(ours[:, None].numpy(), data["out"])
 
 
 def test_feature_distance() -> None:
-    data = fixture("d_featdist")
+    data = reference.fixture("d_featdist")
     f1, f2, mask = (torch.from_numpy(data[k]) for k in ("f1", "f2", "mask"))
     distance = masked_feature_distance(f1, f2, mask.squeeze(1).bool())
     assert distance.item() == pytest.approx(float(data["mean_dist"]), abs=FEATURES)
@@ -319,7 +270,7 @@ def test_optimizer_groups() -> None:
     groups = optimizer_groups(model, lr=1e-4, weight_decay=1e-4, head_lr_factor=10)
     ours = {id(p): (g["lr"], g["weight_decay"]) for g in groups for p in g["params"]}
     named = dict(model.named_parameters())
-    recorded = json.loads((REFERENCE / "optim_groups_b0.json").read_text())
+    recorded = json.loads((FOLDER / "optim_groups_b0.json").read_text())
     reached = set()
     for entry in recorded:
         bare = entry["name"].removeprefix("model.")
@@ -336,50 +287,10 @@ def test_optimizer_groups() -> None:
     assert reached == set(named)
 
 
-@pytest.mark.parametrize("name", ["d_step_sly", "d_step_fd"])
+@pytest.mark.parametrize("name", STEPS)
 def test_three_complete_iterations(name: str) -> None:
-    data = fixture(name)
     with_distance = name == "d_step_fd"
-    student = reference_model("b0", named="model.", gain=6.0).train()
-    teacher = make_teacher(student)
-    teacher.load_state_dict(
-        convert_reference_state_dict(reference_weights("b0", prefix="ema_model.", named="ema_model.", gain=6.0))
-    )
-    freeze_stochastic_layers(student)
-    settings = SelfTrainingSettings(
-        alpha=0.999 if with_distance else 0.99,
-        pseudo_label_rule="published",
-        feature_distance_weight=0.005 if with_distance else 0.0,
-        feature_distance_classes=("crack", "spall") if with_distance else (),
-    )
-    imagenet = None
-    if with_distance:
-        weights = reference_weights("b0", prefix="imnet_model.", named="imnet_model.", gain=6.0)
-        imagenet = build_segmentor(ModelSettings(encoder="mit_b0", num_classes=3)).backbone.eval()
-        imagenet.load_state_dict(
-            convert_encoder_state_dict({k.removeprefix("backbone."): v for k, v in weights.items() if "backbone" in k})
-        )
-    training = SelfTraining(
-        student,
-        teacher,
-        settings,
-        generator=torch.Generator().manual_seed(0),
-        class_names=("__bg__", "crack", "spall"),
-        imagenet_encoder=imagenet,
-    )
-    optimizer = torch.optim.AdamW(optimizer_groups(student, 1e-4, 1e-4))
-    for k in range(3):
-        recorded = {key.removeprefix(f"s{k}:"): data[key] for key in data.files if key.startswith(f"s{k}:")}
-        logs = dict(zip(recorded["log_names"].tolist(), recorded["log_values"].tolist(), strict=True))
-        source = checked(recipe.smooth_img(5000 + 10 * k, 2, 256, 256), recorded["img_sha256"])
-        labels = checked(recipe.rand_label(5001 + 10 * k, 2, 256, 256, 3, cell=64), recorded["gt_sha256"]).squeeze(1)
-        target = checked(recipe.smooth_img(5002 + 10 * k, 2, 256, 256), recorded["target_sha256"])
-        boxes = [Box(*box.tolist()) for box in recorded["boxes_src_mix"]]
-        mask = torch.from_numpy(recorded["mask"]).squeeze(1).bool()
-        optimizer.zero_grad()
-        result = training.step(
-            source, labels, target, iteration=k, draws=StepDraws(*boxes, mask, jitter=None, sigma=None)
-        )
+    for k, recorded, logs, result, student, teacher, update in reference.iterations(name, torch.device("cpu")):
         first = k == 0
         fused, detail = logs["decode.loss_seg"], logs["decode.hr.loss_seg"]
         mixed = logs["mix.decode.loss_seg"] + logs["mix.decode.hr.loss_seg"]
@@ -398,7 +309,7 @@ def test_three_complete_iterations(name: str) -> None:
         assert_gradient_norms(
             reference_gradients(student), recorded["grad_names"], recorded["grad_norms"], 1.6e-3 if first else 1.5e-2
         )
-        optimizer.step()
+        update()
         for model, which in ((student, "student:"), (teacher, "teacher:")):
             for key in (key for key in recorded if key.startswith(which)):
                 bare = key.removeprefix(which)

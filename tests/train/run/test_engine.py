@@ -15,7 +15,8 @@ from serve.model.settings import ServeSettings
 from train.run import engine, learner
 from train.run.engine import ITERATIONS_TIMED, run
 from train.run.initial_weights import load_initial_weights
-from train.run.preparation import Domains, PreparedData, check_class_weights, class_weights
+from train.run.learner import class_weights
+from train.run.preparation import Domains, PreparedData, check_class_weights
 from train.run.readers import TensorBoardScalars
 from train.run.request import RunRequest
 from train.run.state import (
