@@ -119,9 +119,10 @@ def test_session_is_described(app, api, kind):
 def test_speed_is_measured_and_a_job_is_stopped(app, api, instance, photos):
     client = SessionJSON(api, session_url=app.url, inference_settings={"preset": "fast"})
     measured = list(client.run_speedtest(photos.project, batch_size=1, num_iterations=2, num_warmup=1))
-    assert len(measured) == 2 and all(each["inference"] > 0 for each in measured)
-    list(client.inference_image_ids_async(photos.ids))
-    assert client.stop_async_inference() is not None
+    assert len(measured) == 2
+    results = client.inference_image_ids_async(photos.ids)
+    assert client.stop_async_inference()["success"] is True
+    assert list(results) == [], "what is stopped is not fetched"
     task = instance.create_task("Serve HRDA")["id"]
     instance.set_task_address(task, app.url)
     assert Session(api, task_id=task).is_model_deployed()["deployed"] is True
