@@ -276,14 +276,14 @@ class DomainSelector(InputSelector):
             if one:
                 facts[role] = self._known[keys[role]] = one
             self._show(found, facts, failed, [*problems, *problems_of(facts)])
+        self._facts = facts
+        for callback in self._callbacks:
+            callback()
         for role in [role for role in facts if role != "target" and keys[role] not in self._pictures]:
             if is_stale():
                 return
             self._pictures[keys[role]] = self._drawn(found[role], facts[role])
             self._show(found, facts, failed, [*problems, *problems_of(facts)])
-        self._facts = facts
-        for callback in self._callbacks:
-            callback()
 
     def _drawn(self, domain: FoundDomain, facts: DomainFacts) -> list[str]:
         """Pictures of a domain's photos with their labels, or without where these cannot be had."""

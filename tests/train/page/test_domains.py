@@ -141,7 +141,8 @@ def test_facts_are_shown_for_each_domain(page, projects):
     assert page.text("validation_facts") == "1 image, 1 labelled, 20 × 20 pixels."
     urls = [DataJson()[f"source_photo_{number}"]["url"] for number in range(1, 5)]
     assert [bool(url) for url in urls] == [True, True, False, False]
-    assert requests.get(urls[0], timeout=10).headers["content-type"] == "image/jpeg", "without a token, as browsers ask"
+    url = DataJson()["target_photo_1"]["url"]
+    assert requests.get(url, timeout=10).headers["content-type"] == "image/jpeg", "without a token, as browsers ask"
     assert page.card.facts("validation").labelled_images == 1
 
 
