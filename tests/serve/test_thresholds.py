@@ -9,9 +9,11 @@ import numpy as np
 import pytest
 import supervisely as sly
 import yaml
+from supervisely.app import DataJson
 from supervisely.nn.inference import Session
 from supervisely.nn.model.model_api import ModelAPI
 
+from common.web.guide import LINK
 from serve.__main__ import main
 from tests.serve.conftest import CLASSES, serving, write_checkpoint
 from tests.serve.requests_of_clients import deploy, encoded, expected, post, to_mask, upload
@@ -131,3 +133,9 @@ def test_page_says_them_and_switches_them_off(page, measured, checkpoint, image,
     assert card.text.text.startswith("The training of this model measured no thresholds")
     page._load_model_headless(model_files={"checkpoint": str(measured)}, device="cpu")
     assert page.uses_best, "another model starts with its best thresholds"
+
+
+def test_page_leads_to_the_guide_above_all_cards(page):
+    shown = [widget for widget in DataJson().values() if isinstance(widget, dict)]
+    assert "Select Model" in [widget.get("title") for widget in shown]
+    assert [widget.get("text") for widget in shown].count(LINK) == 2, "above all cards, and on ours"
