@@ -16,6 +16,7 @@ _REMEDIES = dict.fromkeys(_NO_ROOM, "make room on the disk") | {
     errno.EROFS: "mount the disk so that it can be written to",
     errno.EACCES: "give this user the right to write there",
     errno.EPERM: "give this user the right to write there",
+    errno.EISDIR: "name another file",
 }
 # Some network file systems cannot sync a folder and say so in these ways.
 _CANNOT_SYNC = (errno.EINVAL, errno.ENOTSUP)
@@ -54,8 +55,12 @@ def replacing(path: Path, size: int | None = None) -> Iterator[BinaryIO]:
         size: bytes that will be written, where known, for the message.
 
     Raises:
-        WriteError: the disk is full or not writable; what was there before is untouched.
+        WriteError: the disk is full or not writable, or `path` is a folder, a device or a pipe; what was there before
+            is untouched.
     """
+    if path.exists() and not path.is_file():
+        # Whoever may rename in /dev would lose the device.
+        raise WriteError(path, OSError(errno.EISDIR, "It is a folder, a device or a pipe"), size)
     temporary = path.with_name(f".{path.name}.{uuid.uuid4().hex}")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)

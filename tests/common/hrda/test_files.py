@@ -116,3 +116,16 @@ def test_kill_while_writing_leaves_the_old_file_and_a_half_that_is_removed(tmp_p
     (tmp_path / ".file2.pth").touch()
     remove_halves(path)
     assert names(tmp_path) == [".file2.pth", "file"]
+
+
+@pytest.mark.parametrize("make", [os.mkfifo, os.mkdir])
+def test_what_is_no_file_is_never_replaced_by_one(tmp_path, make):
+    """A user who may rename in /dev, as root in a container, would lose /dev/null by `--output /dev/null`."""
+    path = tmp_path / "there"
+    make(path)
+    kind = path.stat().st_mode
+    with pytest.raises(WriteError, match="it is a folder, a device or a pipe") as caught, replacing(path) as file:
+        file.write(b"new")
+    assert caught.value.remedy == "name another file"
+    assert path.stat().st_mode == kind
+    assert list(tmp_path.iterdir()) == [path]
