@@ -1,7 +1,5 @@
 """The comparison of choices with and without labels, on a run of two kept states."""
 
-import pytest
-
 from benchmarks.choice import Row, main, verdict
 from sandbox.synthetic.projects import write_project
 from train.run.domains import Domains
@@ -19,7 +17,6 @@ SMALL = [
 ]
 
 
-@pytest.mark.usefixtures("one_thread")
 def test_networks_of_a_run_are_compared_on_its_own_photos(tmp_path, capsys):
     for seed, (name, count) in enumerate({"source": 2, "target": 3, "val": 2}.items()):
         write_project(tmp_path / name, "real_like", count, seed=seed, size=(64, 72), workers=1)
