@@ -28,6 +28,8 @@ from benchmarks.gpu.records import Record, Records
 PROCESSES = multiprocessing.get_context("forkserver")
 SHORTEST = 10.0
 """Seconds that must be left for a part to begin."""
+SLOWER = 3
+"""A processor, which others may use too, gets so many times a card's limit for its tiny sizes."""
 FIXTURES = Path(__file__).resolve().parents[3] / "shared" / "reference"
 
 
@@ -44,8 +46,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
         if left < SHORTEST:
             records.add(Record("Parts", name, note="left out: no time was left"))
             continue
-        print(f"{name}: at most {min(left, PARTS[name].seconds):.0f} s", flush=True)
-        trouble = run_child(given, name, min(left, PARTS[name].seconds))
+        seconds = min(left, PARTS[name].seconds * (SLOWER if given.device == "cpu" else 1))
+        print(f"{name}: at most {seconds:.0f} s", flush=True)
+        trouble = run_child(given, name, seconds)
         if trouble:
             failed = failed or "cut off" not in trouble
             records.add(Record("Parts", name, note=trouble))

@@ -20,8 +20,8 @@ WITH_TORCH = ("torch", "setuptools", "pip")
 @pytest.fixture(scope="module")
 def made(tmp_path_factory) -> tuple[subprocess.CompletedProcess, Path]:
     out = tmp_path_factory.mktemp("gpu") / "record"
-    command = [sys.executable, "-m", "benchmarks.gpu", "--device", "cpu", "--minutes", "4", "--out", str(out)]
-    return subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=400), out
+    command = [sys.executable, "-m", "benchmarks.gpu", "--device", "cpu", "--minutes", "8", "--out", str(out)]
+    return subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=540), out
 
 
 def records(out: Path) -> list[dict]:
