@@ -36,6 +36,8 @@ EPILOG = """\
 examples:
   python -m serve predict photo.jpg --model model.pth --draw --output predictions
   python -m serve predict photos --model model.pth --settings stride=256 window=512 flip=true
+  python -m serve predict photos --model model.pth --format masks,coco,csv --output results
+  python -m serve batch --model model.pth --input photos --output results --format masks,csv --workers 2
   python -m serve deploy --model model.pth --port 8001
   python -m serve deploy --model model.pth --host 0.0.0.0 --no-model-control
   python -m serve export --model model.pth --output model.onnx

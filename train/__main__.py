@@ -39,6 +39,7 @@ examples:
   python -m train --source synthetic --target photos:unlabelled --val photos:checked --out runs/small \\
       --settings sandbox/demo/settings.yaml --set iterations=3000 --device cpu
   python -m train suggest --run runs/first --count 10
+  python -m train import raw --masks raw/masks --classes background,crack --out photos
 
 A folder is a Supervisely project, or photos with masks, COCO, Pascal VOC or Cityscapes, which are imported once
 (docs/import.md; python -m train import --help). Name datasets after a colon, several with commas, nested ones with a
