@@ -75,8 +75,8 @@ def stub_worker(crop: int, **settings: object) -> Worker:
     return Worker(Deployment("stub", metadata, torch.device("cpu"), lambda *_: network), settings)
 
 
-def write_mosaic(path: Path, width: int, height: int, seed: int = 0) -> None:
-    """Write a tiled GeoTIFF of noise with dark lines, block by block."""
+def write_mosaic(path: Path, width: int, height: int, every: int = 1, seed: int = 0) -> None:
+    """Write a tiled GeoTIFF of noise with dark lines, block by block. Only one of `every` squares is not empty."""
     rng = np.random.default_rng(seed)
     side = 4 * _BLOCK
     tile = cv2.resize(rng.integers(90, 220, (side // 8, side // 8, 3), np.uint8), (side, side))
@@ -97,9 +97,11 @@ def write_mosaic(path: Path, width: int, height: int, seed: int = 0) -> None:
         blockysize=_BLOCK,
         photometric="RGB",
         bigtiff="if_safer",
+        nodata=0,
+        sparse_ok=True,
     ) as file:
         for top in range(0, height, side):
-            for left in range(0, width, side):
+            for left in range(top // side % every * side, width, every * side):
                 h, w = min(side, height - top), min(side, width - left)
                 file.write(np.moveaxis(tile[:h, :w], 2, 0), window=Window(left, top, w, h))
 
@@ -130,6 +132,7 @@ def main() -> None:
     parser.add_argument("--width", type=int, default=30_000)
     parser.add_argument("--height", type=int, default=40_000)
     parser.add_argument("--crop", type=int, default=1024, help="of the stub's windows (%(default)s)")
+    parser.add_argument("--every", type=int, default=1, help="of the squares only one of so many is not empty")
     parser.add_argument("--settings", nargs="*", default=[], help="KEY=VALUE pairs, as of serve predict")
     parser.add_argument("--model", type=Path, help="a checkpoint in place of the stub")
     given = parser.parse_args()
@@ -140,7 +143,7 @@ def main() -> None:
         worker = stub_worker(given.crop, **settings)
     with TemporaryDirectory(dir=os.environ.get("TMPDIR")) as place:
         source = Path(place) / "mosaic.tif"
-        write_mosaic(source, given.width, given.height)
+        write_mosaic(source, given.width, given.height, given.every)
         print(f"{source.stat().st_size / 1e9:.2f} GB on disk", flush=True)
         found = measured(worker, source, Path(place))
     print(json.dumps({"megapixels": round(given.width * given.height / 1e6), **found}))

@@ -74,7 +74,7 @@ def _areas(
             "type": "Feature",
             "id": number,
             "geometry": shapely.geometry.mapping(area),
-            "properties": {"class": names[int(value)], "pixels": pixels},
+            "properties": {"class": names[int(value)], "area_px": pixels},
         }
 
 

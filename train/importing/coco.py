@@ -147,7 +147,11 @@ class CocoSource:
             )
         for image in content["images"]:
             photo = found.of(image["file_name"], path)
-            record = ImageRecord(dataset, photo.name, photo, path)
+            # Subfolders that the file itself names are datasets, as two photos in them may have one name.
+            below = _parts(image["file_name"])[:-1]
+            parts = below if below == list(photo.parent.parts[len(photo.parent.parts) - len(below) :]) else []
+            place = "/".join([*([] if dataset == ROOT_DATASET and parts else [dataset]), *parts])
+            record = ImageRecord(place, photo.name, photo, path)
             kept = self._labels.setdefault(path, {})
             if record.key in kept:
                 raise ProjectError(f"{path} has two photos called {photo.name}. Rename one of them.")
@@ -170,8 +174,11 @@ class _Photos:
         Raises:
             ProjectError: there is none, or it may be several.
         """
-        parts = [part for part in PurePosixPath(name.replace("\\", "/")).parts if part not in ("/", "..")]
+        parts = _parts(name)
         candidates = self._by_name.get(parts[-1] if parts else "", [])
+        exact = [place.joinpath(*parts) for place in (file.parent, self._folder)]
+        if parts and (there := [path for path in exact if path in candidates]):
+            return there[0]
         # Whose path ends as the name does; of those what lies nearest to the file.
         ending = [path for path in candidates if path.parts[-len(parts) :] == tuple(parts)] or candidates
         beside = [path for path in ending if file.parent in path.parents and len(ending) > 1] or ending
@@ -182,6 +189,11 @@ class _Photos:
         raise ProjectError(
             f"The photo {name!r:.80} of {file} {wrong}. Put the photos of one file in a folder of its own."
         )
+
+
+def _parts(name: str) -> list[str]:
+    """The folders and the file of what COCO calls a photo."""
+    return [part for part in PurePosixPath(name.replace("\\", "/")).parts if part not in ("/", "..")]
 
 
 def find_files(folder: Path) -> list[Path]:

@@ -142,7 +142,7 @@ def test_polygons_are_in_the_mosaics_coordinates_and_in_wgs84(worker, tmp_path, 
     assert (world.crs.to_epsg(), local.crs.to_epsg()) == (4326, 32633)
     labels = read(found.labels)
     counts = {name: int((labels == index).sum()) for index, name in ((1, "crack"), (2, "patch"))}
-    assert local.groupby("class")["pixels"].sum().to_dict() == {name: n for name, n in counts.items() if n}
+    assert local.groupby("class")["area_px"].sum().to_dict() == {name: n for name, n in counts.items() if n}
     assert world.is_valid.all() and local.is_valid.all()
     back = world.to_crs(32633)
     assert back.geometry.hausdorff_distance(local.geometry, align=True).max() < 1e-3, "a millimetre"
@@ -354,7 +354,7 @@ def test_the_command_line_takes_mosaics_by_themselves(tmp_path, capsys):
 def test_memory_does_not_grow_with_the_picture(tmp_path):
     code = (
         "from pathlib import Path; from benchmarks.orthomosaic import measured, stub_worker, write_mosaic\n"
-        f"place = Path({str(tmp_path)!r}); write_mosaic(place / 'mosaic.tif', 6000, 10000)\n"
+        f"place = Path({str(tmp_path)!r}); write_mosaic(place / 'mosaic.tif', 10240, 10240, every=10)\n"
         "print(measured(stub_worker(256, stride=256, detail_overlap=False), place / 'mosaic.tif', place))"
     )
     done = subprocess.run(
@@ -362,4 +362,4 @@ def test_memory_does_not_grow_with_the_picture(tmp_path):
     )
     assert done.returncode == 0, done.stderr
     found = json.loads(done.stdout.splitlines()[-1].replace("'", '"'))
-    assert found["gigabytes"] < 0.16, "the pixels alone are 0.18"
+    assert found["gigabytes"] < 0.25, "the pixels alone are 0.31"

@@ -188,3 +188,12 @@ def test_damaged_labels_of_cityscapes_are_named_and_never_empty(tmp_path, object
     write_city(tmp_path / "data", objects, size)
     with pytest.raises(ProjectError, match=message):
         import_it(tmp_path / "data", tmp_path / "cache")
+
+
+def test_photos_of_one_name_in_subfolders_stay_apart_in_coco(tmp_path):
+    folder = tmp_path / "data"
+    for number, name in enumerate(("a.jpg", "night/a.jpg")):
+        write_photo(folder / name, seed=number)
+    write_coco(folder / "coco.json", ["a.jpg", "night/a.jpg"], [annotation(2, 7, PATCH)])
+    masks = training_masks(import_it(folder, tmp_path / "cache"), ["crack"], tmp_path / "cache")
+    assert {key: bool(mask.any()) for key, mask in masks.items()} == {"ds0/a.jpg": False, "night/a.jpg": True}

@@ -14,7 +14,7 @@ from serve.batch.outputs import FORMATS
 from serve.batch.outputs.format import OutputOptions
 from serve.batch.outputs.writing import Writer
 from serve.batch.result import Legend, Result, result_names
-from tests.train.importing.photos import thin_lines, training_masks, write_mask, write_photo
+from tests.train.importing.photos import SIZE, thin_lines, training_masks, write_mask, write_photo
 from tests.train.test_cli import SMALL
 from train.__main__ import main
 
@@ -51,7 +51,8 @@ def test_outputs_of_a_prediction_come_back(tmp_path, name):
     for number, photo in enumerate(photos):
         image = write_photo(tmp_path / "photos" / photo, seed=number)
         assert image.is_file()
-        writer.add(Result(photo, names[photo], truth[photo], LEGEND))
+        confidences = np.full(SIZE, 0.9, np.float32)
+        writer.add(Result(photo, names[photo], truth[photo], LEGEND, confidences=confidences))
     writer.finish()
     [labels] = [tmp_path / "out" / "masks"] if name == "masks" else sorted((tmp_path / "out" / "coco").glob("*.json"))
     out = tmp_path / "project"
