@@ -24,7 +24,7 @@ from common.hrda import SettingsError
 from common.hrda.training.ranks import Ranks
 from common.web.guide import LINK
 from train.page.live import BackgroundButton, forget_error, put, send
-from train.run.processes import require_batch
+from train.run.processes import require_learnable
 from train.settings.training import TrainSettings
 
 
@@ -122,7 +122,7 @@ class StartCard(TrainingProcess):
             raise SettingsError("Choose a device to train on.")
         if len(names) > 1 and "cpu" in names:
             raise SettingsError("Choose graphics cards or the CPU as device, not both.")
-        require_batch(settings, Ranks(count=len(names)))
+        require_learnable(settings, Ranks(count=len(names)))
         return ",".join(names)
 
     def choose_device(self, name: str) -> None:

@@ -21,7 +21,7 @@ from train.run.learner import Learner
 from train.run.memory_errors import explained_measuring, explained_memory, learn_or_explain
 from train.run.preparation import PreparedData, build_batches, prepare
 from train.run.previews import PreviewWriter
-from train.run.processes import EndedElsewhere, part_of_batch, require_batch
+from train.run.processes import EndedElsewhere, part_of_batch, require_learnable
 from train.run.progress import RunProgress, TimeLeft
 from train.run.report import report
 from train.run.request import RunRequest
@@ -130,7 +130,7 @@ def begin(
             raise TrainingError(f"Stopped while {name} was downloaded. Nothing was trained.")
         state.apply(Downloading(name, received, size))
 
-    require_batch(settings, ranks)
+    require_learnable(settings, ranks)
     require_start(settings, init_checkpoint)
     before = held.enter_context(folder.claimed(resume=request.resume, say=say))
     if before is not None:

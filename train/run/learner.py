@@ -92,7 +92,7 @@ class Learner:
         self.student.backbone.activation_checkpointing = compute.activation_checkpointing
         self.teacher = make_teacher(self.student)
         rates = settings.optimizer
-        groups = optimizer_groups(self.student, rates.lr, rates.weight_decay, rates.head_lr_factor)
+        groups = optimizer_groups(self.student, rates.lr, rates.weight_decay, rates.head_lr_factor, rates.layer_decay)
         self._full_rates = [group["lr"] for group in groups]
         self.optimizer = AdamW(groups, fused=True)
         self.scaler = torch.amp.GradScaler(device.type, enabled=precision == "float16")

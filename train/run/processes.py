@@ -11,6 +11,7 @@ import torch.distributed as dist
 
 from common.hrda import SettingsError
 from common.hrda.checks import received
+from common.hrda.training.optimisation import require_layers
 from common.hrda.training.ranks import ALONE, FirstFailed, PeersLost, Ranks
 from common.hrda.training.whole_batch import require_normalisable
 from train.run.launched import Launched
@@ -51,14 +52,16 @@ def device_name(wanted: str, launched: Launched) -> str:
     return names[launched.local_rank]
 
 
-def require_batch(settings: TrainSettings, ranks: Ranks) -> None:
-    """Make sure that the processes can share the batch and that the network can learn from their parts.
+def require_learnable(settings: TrainSettings, ranks: Ranks) -> None:
+    """Make sure that the processes can share the batch and that the network can learn from their parts as it is to.
 
     Raises:
         SettingsError: it cannot; says what to change.
     """
     part_of_batch(settings.batch_size, ranks, settings.compute.accumulate)
     require_normalisable(settings.model, settings.batch_size // settings.compute.accumulate)
+    if settings.optimizer.layer_decay is not None:
+        require_layers(settings.model.encoder)
 
 
 def part_of_batch(batch_size: int, ranks: Ranks, accumulate: int = 1) -> range:

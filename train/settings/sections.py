@@ -39,6 +39,9 @@ class OptimizerSettings(PlainSettings):
     """Learning rate of the decoder as a multiple of `lr`."""
     weight_decay: Annotated[float, Field(ge=0, le=10)] = 1e-4
     """Decay of all weights but those of norms and position blocks."""
+    layer_decay: Annotated[float, Field(gt=0, le=1)] | None = None
+    """Of vision transformers and SAM2-Hiera: each layer learns at this share of the rate of the layer behind it, so
+    that the first ones keep what their weights have learnt. 0.65 to 0.9 are usual; null: all learn at `lr`."""
     warmup_iterations: Count = 500
     """Iterations over which the rate grows to its value."""
     power: Annotated[float, Field(ge=0, le=10)] = 1.0

@@ -6,6 +6,7 @@ Each is a module that gives four feature maps at strides 4, 8, 16 and 32 of Imag
 - `encoder`: the name that it was made by,
 - `init_weights()`: draws fresh weights (torch's global random state),
 - `undecayed()`: the parameters that weight decay leaves alone,
+- `learning_layers()`: the parameters of each layer from the image on, or nothing where no order of them is known,
 - `activation_checkpointing`: whether its blocks are computed again in the backward pass.
 """
 

@@ -24,6 +24,7 @@ torchvision_operators.ensure_importable()
 import timm  # noqa: E402
 from timm.layers import Conv2dSame  # noqa: E402
 from timm.layers import DropPath as TimmDropPath  # noqa: E402
+from timm.models import group_parameters  # noqa: E402
 
 STRIDES = (4, 8, 16, 32)
 _DRAWN = MappingProxyType({"pretrained": False})
@@ -104,6 +105,15 @@ class TimmEncoder(nn.Module):
         return [
             p for name, p in self.named_parameters() if p.ndim <= 1 or any(name.endswith(f".{own}") for own in named)
         ]
+
+    def learning_layers(self) -> list[list[nn.Parameter]]:
+        """Parameters of the patches, of each block, and of the norm with the last one; none where timm states no order.
+        Those of a pyramid, which no weights come for, are of no layer."""
+        inner = getattr(self.network, "model", self.network)
+        if not hasattr(inner, "group_matcher"):
+            return []
+        layers = group_parameters(inner, inner.group_matcher(coarse=False), return_values=True)
+        return [layers[place] for place in sorted(layers)]
 
     def forward(self, x: Tensor) -> list[Tensor]:
         """Features of normalised images B×3×H×W at strides 4, 8, 16 and 32, ⌈H/stride⌉×⌈W/stride⌉ each."""

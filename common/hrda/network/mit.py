@@ -166,6 +166,10 @@ class HRDAMixVisionTransformer(nn.Module):
         norms = (module for module in self.modules() if isinstance(module, nn.LayerNorm))
         return [parameter for norm in norms for parameter in norm.parameters()]
 
+    def learning_layers(self) -> list[list[nn.Parameter]]:
+        """None: all layers of MiT learn at one rate, as in the reference."""
+        return []
+
     def forward(self, x: Tensor) -> list[Tensor]:
         """Features of normalised images B×3×H×W at strides 4, 8, 16 and 32 (H and W at least 32)."""
         features = []

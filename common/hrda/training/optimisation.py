@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
+from itertools import groupby
 from typing import Any
 
 import torch
@@ -10,11 +11,17 @@ from torch import Tensor, nn
 from torch.nn.utils import clip_grads_with_norm_, get_total_norm
 from torch.optim import AdamW
 
+from common.hrda.checks import SettingsError
+from common.hrda.network.encoders import make_encoder
 from common.hrda.network.segmentor import HRDASegmentor
 
 
 def optimizer_groups(
-    model: HRDASegmentor, lr: float, weight_decay: float, head_lr_factor: float = 10.0
+    model: HRDASegmentor,
+    lr: float,
+    weight_decay: float,
+    head_lr_factor: float = 10.0,
+    layer_decay: float | None = None,
 ) -> list[dict[str, Any]]:
     """Parameter groups as in the reference: the decoder learns faster, some of the encoder does not decay.
 
@@ -23,27 +30,58 @@ def optimizer_groups(
         lr: learning rate of the encoder.
         weight_decay: of all parameters but those that the encoder leaves out (MiT: its norms, as in the reference).
         head_lr_factor: the decoder's learning rate in units of `lr`.
+        layer_decay: each layer of the encoder learns at this share of the rate of the layer behind it (Bao et al.,
+            ICLR 2022), of which the last one has `lr`; None: all have.
 
     Returns:
-        Three groups named 'head', 'encoder' and 'encoder_norm'.
+        A group named 'head', and those named 'encoder' and 'encoder_norm': one each, or with `layer_decay` one for each
+        layer. The order of the parameters is the same.
+
+    Raises:
+        SettingsError: `layer_decay`, and the encoder's layers are in no order.
     """
     undecayed = {id(parameter) for parameter in model.backbone.undecayed()}
-    encoder = list(model.backbone.parameters())
-    return [
+    rates = {} if layer_decay is None else _layer_rates(model.backbone, lr, layer_decay)
+    groups: list[dict[str, Any]] = [
         {
             "name": "head",
             "params": list(model.decode_head.parameters()),
             "lr": lr * head_lr_factor,
             "weight_decay": weight_decay,
-        },
-        {
-            "name": "encoder",
-            "params": [p for p in encoder if id(p) not in undecayed],
-            "lr": lr,
-            "weight_decay": weight_decay,
-        },
-        {"name": "encoder_norm", "params": [p for p in encoder if id(p) in undecayed], "lr": lr, "weight_decay": 0.0},
+        }
     ]
+    for name, decay in (("encoder", weight_decay), ("encoder_norm", 0.0)):
+        parameters = (p for p in model.backbone.parameters() if (id(p) in undecayed) == (name == "encoder_norm"))
+        for rate, ours in groupby(parameters, lambda p: rates.get(id(p), lr)):
+            groups.append({"name": name, "params": list(ours), "lr": rate, "weight_decay": decay})
+    return groups
+
+
+def require_layers(encoder: str) -> None:
+    """Make sure that an encoder has layers of which each can learn at a rate of its own.
+
+    Raises:
+        SettingsError: it has none, or cannot be built.
+    """
+    with torch.device("meta"):
+        _layers(make_encoder(encoder))
+
+
+def _layer_rates(encoder: nn.Module, lr: float, layer_decay: float) -> dict[int, float]:
+    """The learning rate of each parameter that is of a layer, by the parameter's id."""
+    layers = _layers(encoder)
+    rates = [lr * layer_decay ** (len(layers) - 1 - place) for place in range(len(layers))]
+    return {id(parameter): rate for layer, rate in zip(layers, rates, strict=True) for parameter in layer}
+
+
+def _layers(encoder: nn.Module) -> list[list[nn.Parameter]]:
+    layers = encoder.learning_layers()
+    if not layers:
+        raise SettingsError(
+            "optimizer.layer_decay is for vision transformers, whose blocks follow one another. Of the encoder "
+            f"{encoder.encoder} nothing is known about the order of its layers: set it to null, or lower optimizer.lr."
+        )
+    return layers
 
 
 class GuardedOptimizer:

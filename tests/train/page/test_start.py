@@ -39,3 +39,9 @@ def test_a_batch_that_the_encoder_cannot_learn_from_is_refused_before_any_downlo
     with pytest.raises(SettingsError, match="Batch norms"):
         chosen(["cuda:0"], *wanted, "compute.accumulate=4")
     assert chosen(["cuda:0", "cuda:1"], *wanted) == "cuda:0,cuda:1"
+
+
+def test_layer_decay_of_an_encoder_without_layers_is_refused_before_any_download():
+    with pytest.raises(SettingsError, match="layer_decay is for vision transformers"):
+        chosen(["cpu"], "model.encoder=mit_b0", "optimizer.layer_decay=0.8")
+    assert chosen(["cpu"], "model.encoder=dinov2_small", "optimizer.layer_decay=0.8") == "cpu"

@@ -109,7 +109,7 @@ def test_settings_survive_yaml():
     [
         ("iteration=3", "did you mean 'iterations'"),
         ("optimzer.lr=3", "did you mean 'optimizer'"),
-        ("optimizer.learning=3", "expected one of: head_lr_factor, lr"),
+        ("optimizer.learning=3", "expected one of: head_lr_factor, layer_decay, lr"),
         ("lr=1e-3", "did you mean 'optimizer.lr'"),
         ("model.num_classes=3", "model.num_classes follows from the chosen classes. Leave it out."),
         ("model={num_classes: 3}", "model.num_classes follows from the chosen classes"),

@@ -9,7 +9,8 @@ import torch
 from torch import nn
 from torch.optim import AdamW
 
-from common.hrda.training.optimisation import GuardedOptimizer
+from common.hrda import HRDASegmentor, ModelSettings, SettingsError, build_segmentor
+from common.hrda.training.optimisation import GuardedOptimizer, optimizer_groups, require_layers
 
 
 def network() -> nn.Module:
@@ -98,3 +99,39 @@ def test_scaled_gradients_are_what_unscaled_ones_are() -> None:
     for ours, theirs in zip(everything(optimizer, scaled), before, strict=True):
         assert torch.equal(ours, theirs)
     assert scaler.get_scale() < 1024
+
+
+def tiny(encoder: str) -> HRDASegmentor:
+    with torch.device("meta"):
+        return build_segmentor(ModelSettings(encoder=encoder, decoder_channels=8, attention_channels=8))
+
+
+@pytest.mark.parametrize("encoder", ["dinov2_small", "sam2_hiera_tiny"])
+def test_each_layer_of_a_transformer_learns_at_a_share_of_the_rate_behind_it(encoder: str) -> None:
+    model = tiny(encoder)
+    groups = optimizer_groups(model, 1e-3, 0.01, head_lr_factor=10, layer_decay=0.5)
+    rates = {id(p): group["lr"] for group in groups for p in group["params"]}
+    blocks = model.backbone.network.model.blocks
+    patches = model.backbone.network.model.patch_embed
+    for place, layer in enumerate([patches, *blocks]):
+        assert {rates[id(p)] for p in layer.parameters()} == {1e-3 * 0.5 ** (len(blocks) - place)}
+    assert {rates[id(p)] for p in model.decode_head.parameters()} == {1e-2}
+    if model.backbone.pyramid is not None:
+        assert {rates[id(p)] for p in model.backbone.pyramid.parameters()} == {1e-3}
+
+
+def test_layer_decay_changes_rates_and_neither_decay_nor_order() -> None:
+    """A state of the optimiser, which has its averages in order, is that of the same parameters."""
+    model = tiny("dinov2_small")
+    plain, decayed = (optimizer_groups(model, 1e-3, 0.01, layer_decay=decay) for decay in (None, 0.5))
+    assert [group["name"] for group in plain] == ["head", "encoder", "encoder_norm"]
+    order, same = ([(id(p), g["weight_decay"]) for g in groups for p in g["params"]] for groups in (plain, decayed))
+    assert order == same
+    assert len(order) == len(list(model.parameters()))
+
+
+@pytest.mark.parametrize("encoder", ["mit_b0", "convnext_tiny"])
+def test_encoders_whose_layers_have_no_order_are_refused(encoder: str) -> None:
+    with pytest.raises(SettingsError, match=f"layer_decay is for vision transformers.* {encoder} .* set it to null"):
+        require_layers(encoder)
+    require_layers("dinov2_small")
