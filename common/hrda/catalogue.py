@@ -40,11 +40,6 @@ class EncoderSpec:
         """Whose list has `weights_source`."""
         return "mmsegmentation" if self.family == "mit" else "timm"
 
-    @property
-    def is_non_commercial(self) -> bool:
-        """Whether the published weights are marked so."""
-        return "non-commercial" in self.weights_licence
-
 
 MIT_SHAPES: dict[str, tuple[int, tuple[int, int, int, int]]] = {
     "mit_b0": (32, (2, 2, 2, 2)),
@@ -66,12 +61,6 @@ def _mit(name: str, parameters: int, weights_file: str) -> EncoderSpec:
 
 
 ENCODERS: dict[str, EncoderSpec] = {
-    "mit_b0": _mit("mit_b0", 3_319_392, "mit_b0_20220624-7e0fe6dd.pth"),
-    "mit_b1": _mit("mit_b1", 13_151_424, "mit_b1_20220624-02e5a6a1.pth"),
-    "mit_b2": _mit("mit_b2", 24_196_288, "mit_b2_20220624-66e8bf70.pth"),
-    "mit_b3": _mit("mit_b3", 44_072_128, "mit_b3_20220624-13b1141c.pth"),
-    "mit_b4": _mit("mit_b4", 60_842_688, "mit_b4_20220624-d588d980.pth"),
-    "mit_b5": _mit("mit_b5", 81_443_008, "mit_b5_20220624-658746d9.pth"),
     "pvt_v2_b0": EncoderSpec("PVTv2-b0", 3_409_760, (32, 64, 160, 256), "pvt_v2_b0.in1k", _APACHE),
     "pvt_v2_b2": EncoderSpec("PVTv2-b2", 24_849_856, (64, 128, 320, 512), "pvt_v2_b2.in1k", _APACHE),
     "pvt_v2_b5": EncoderSpec("PVTv2-b5", 81_443_008, (64, 128, 320, 512), "pvt_v2_b5.in1k", _APACHE),
@@ -103,8 +92,20 @@ ENCODERS: dict[str, EncoderSpec] = {
     "dinov2_base": EncoderSpec(
         "DINOv2-B with registers", 89_236_416, (192, 384, 768, 768), "vit_base_patch14_reg4_dinov2.lvd142m", _APACHE
     ),
+    "mit_b0": _mit("mit_b0", 3_319_392, "mit_b0_20220624-7e0fe6dd.pth"),
+    "mit_b1": _mit("mit_b1", 13_151_424, "mit_b1_20220624-02e5a6a1.pth"),
+    "mit_b2": _mit("mit_b2", 24_196_288, "mit_b2_20220624-66e8bf70.pth"),
+    "mit_b3": _mit("mit_b3", 44_072_128, "mit_b3_20220624-13b1141c.pth"),
+    "mit_b4": _mit("mit_b4", 60_842_688, "mit_b4_20220624-d588d980.pth"),
+    "mit_b5": _mit("mit_b5", 81_443_008, "mit_b5_20220624-658746d9.pth"),
 }
+"""Those come first whose weights are not marked non-commercial."""
 
+DEFAULT = "pvt_v2_b2"
+"""What is trained unless another is chosen: a transformer with overlapping patches as the published MiT, so that the
+method's learning rates fit; 25 million parameters, which a card of 8 GB trains at the default crop and batch."""
+DEFAULT_ON_CPU = "pvt_v2_b0"
+"""What the page chooses on a machine without a graphics card: the smallest of the same line."""
 
 FORMER_APP_WEIGHTS = f"ImageNet weights of SegFormer ({_SEGFORMER_LICENCE})"
 """What the former app started from."""
@@ -113,6 +114,11 @@ FORMER_APP_WEIGHTS = f"ImageNet weights of SegFormer ({_SEGFORMER_LICENCE})"
 def is_encoder(name: str) -> bool:
     """Whether `name` is of the catalogue, or `timm:` and what may be a name in timm."""
     return name in ENCODERS or _NAME_IN_TIMM.fullmatch(name) is not None
+
+
+def is_non_commercial(licence: str) -> bool:
+    """Whether the name of a licence says that what is under it must not be used commercially."""
+    return re.search(r"non-?commercial|\bnc\b", licence, re.IGNORECASE) is not None
 
 
 def is_of_timm(name: str) -> bool:

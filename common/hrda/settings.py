@@ -11,7 +11,7 @@ from typing import Annotated, Literal, get_args
 
 from pydantic import AfterValidator, Field
 
-from common.hrda.catalogue import ANY_OF_TIMM, ENCODERS, is_encoder
+from common.hrda.catalogue import ANY_OF_TIMM, DEFAULT, ENCODERS, is_encoder
 from common.hrda.checks import (
     ClassNames,
     Count,
@@ -90,8 +90,8 @@ def _scales(lowest: float) -> object:
 class ModelSettings(PlainSettings):
     """What the network is made of. Stored in the checkpoint: serving rebuilds it from here."""
 
-    encoder: Encoder = "mit_b5"
-    """Name in the catalogue of encoders (the published one: mit_b5), or `timm:` and the name of another in timm."""
+    encoder: Encoder = DEFAULT
+    """Name in the catalogue of encoders, or `timm:` and the name of another in timm."""
     num_classes: Annotated[int, Field(ge=2, le=255)] = 2
     """Number of classes, background included: one class besides it at the least."""
     crop_size: TrainedCrop = (512, 512)

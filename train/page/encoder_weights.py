@@ -9,15 +9,22 @@ from supervisely.app import DataJson, StateJson
 from supervisely.app.widgets import Container, Field, Input, Text, Widget
 
 from common.hrda import SettingsError
+from common.hrda.catalogue import is_non_commercial
 from common.hrda.network.downloads import DownloadError, RemoteFile, find_kept, require_reachable, weights_folder
 from common.hrda.network.encoder_weights import published_origin, require_published
 from common.paths import at_home, is_file
 from train.page.settings_form import OpenSelect
+from train.run.initial_weights import unasked_weights
 from train.settings.training import AUTO, IMAGENET, RANDOM, TrainSettings
 
 OWN = "own"
 """In the list, for a file that is yet to be named; no value of the setting."""
-_USUAL = {AUTO: "Published, if they can be had", RANDOM: "Random", OWN: "A file of my own"}
+_USUAL = {
+    AUTO: "Published, unless non-commercial",
+    IMAGENET: "Published, whatever their licence",
+    RANDOM: "Random",
+    OWN: "A file of my own",
+}
 _RANDOM = "Random weights: no licence but this app's; the network needs more photos and iterations."
 
 
@@ -103,6 +110,8 @@ def describe_weights(settings: TrainSettings, encoder: str, *, ask: bool) -> tup
         return "from random weights.", "success"
     is_published = pretrained in (AUTO, IMAGENET)
     try:
+        if pretrained == AUTO and (unasked := unasked_weights(encoder)):
+            return f"from random weights. {unasked}", "warning"
         if is_published or "://" in pretrained:
             _require_at_hand(None if is_published else RemoteFile.from_url(pretrained), encoder, ask=ask)
         elif not is_file(at_home(pretrained)):
@@ -132,11 +141,13 @@ def _meaning(pretrained: str, encoder: str, millions: float) -> tuple[str, str]:
     if pretrained == RANDOM:
         return _RANDOM, "info"
     if pretrained in (AUTO, IMAGENET):
+        if pretrained == AUTO and (unasked := unasked_weights(encoder)):
+            return f"Random weights. {unasked}", "warning"
         origin = published_origin(encoder)
         return (
             f"Published weights of {encoder} ({origin.source}): about {4 * millions:.0f} MB, downloaded when the "
             f"training starts unless they are here. Licence: {origin.licence}; it holds for the trained model too.",
-            "warning",
+            "warning" if is_non_commercial(origin.licence) else "info",
         )
     if "://" not in pretrained and not is_file(at_home(pretrained)):
         return f"There is no file {escape(pretrained, quote=False)} on this machine. Choose another.", "error"
@@ -144,4 +155,4 @@ def _meaning(pretrained: str, encoder: str, millions: float) -> tuple[str, str]:
 
 
 def _label(pretrained: str) -> str:
-    return "Published, or no training" if pretrained == IMAGENET else f"As the YAML says: {pretrained}"
+    return f"As the YAML says: {pretrained}"

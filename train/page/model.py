@@ -18,6 +18,7 @@ from supervisely.nn.training.gui.model_selector import ModelSelector
 from supervisely.nn.utils import ModelSource
 
 from common.hrda import SettingsError
+from common.hrda.catalogue import DEFAULT, DEFAULT_ON_CPU
 from common.web.guide import LINK
 from train.page.encoder_weights import EncoderWeightsChoice, describe_weights
 from train.page.latest import LatestOnly
@@ -33,6 +34,11 @@ MEMORY, PACE = "Memory", "An iteration"
 _UNKNOWN, _NOT_INSTALLED = "…", "not installed"
 
 
+def first_choice() -> str:
+    """The network that is chosen at first: one that this machine can train."""
+    return DEFAULT_ON_CPU if best_card() is None else DEFAULT
+
+
 class HRDAModelSelector(ModelSelector):
     """The model card. Ids: `model_tabs`, `model_table`, `model_memory`, `encoder_weights`, `custom_tabs`,
     `former_checkpoint`, `models_refresh`, `model_next`.
@@ -41,7 +47,7 @@ class HRDAModelSelector(ModelSelector):
         api: of the instance.
         framework: under which experiments are filed.
         models: the networks, as `models.json` lists them.
-        app_options: of the SDK.
+        app_options: of the SDK. Without a `default_model`, what is chosen at first is what this machine can train.
     """
 
     description = "Choose the network, or what to go on from"
@@ -64,6 +70,8 @@ class HRDAModelSelector(ModelSelector):
         }
         with replaced(card_module, **parts):
             super().__init__(api, framework, models, app_options)
+        if "default_model" not in app_options.get("model_selector", {}):
+            self.pretrained_models_table.set_by_model_name(first_choice())
         self.pretrained_models_table.model_changed(lambda row: self._chosen())
         custom = self.experiment_selector
         for changed in (

@@ -24,7 +24,7 @@ from train.page.settings_form import CUSTOM, FormField, SettingsForm
 from train.page.settings_help import explained, words
 from train.sdk.app import replaced
 from train.settings.presets import DEFAULT_PRESET, differences, presets
-from train.settings.training import AUTO, TrainSettings
+from train.settings.training import TrainSettings
 from train.settings.yaml_text import get_values, set_value, set_values
 
 _PAUSE_S = 0.3
@@ -69,8 +69,6 @@ class SettingsSelector(HyperparametersSelector):
     def __init__(self, hyperparameters: str, app_options: dict[str, Any]) -> None:
         self._lock = threading.RLock()
         self._callbacks: list[Callable[[TrainSettings], None]] = []
-        # A person sees what the encoder starts from, and its licence, and can change it; scripts say what they want.
-        hyperparameters = set_value(hyperparameters, "pretrained", AUTO)
         self._settings = TrainSettings.from_yaml(hyperparameters)
         self._base = DEFAULT_PRESET
         self._missing: Callable[[TrainSettings], str | None] = lambda _: None

@@ -11,6 +11,7 @@ from pathlib import Path
 from torch import Tensor, nn
 
 from common.hrda import HRDASegmentor, SelfTrainingSettings, SettingsError
+from common.hrda.catalogue import is_non_commercial
 from common.hrda.checkpoints import CheckpointBundle, bundle_of, is_checkpoint
 from common.hrda.metadata import WeightsOrigin
 from common.hrda.network.downloads import DownloadError, Progress
@@ -95,6 +96,13 @@ def choose_start(
     has_weights = init_checkpoint is not None or resumed_from is not None
     if wanted == RANDOM or (has_weights and not _compares(settings.self_training)):
         return Start(init_checkpoint, None, wanted if resumed_from is not None else RANDOM)
+    if wanted == AUTO and (unasked := unasked_weights(settings.model.encoder)):
+        if _compares(settings.self_training) and not has_weights:
+            raise SettingsError(
+                f"{unasked} self_training.feature_distance_weight compares with them: ask, or set it to 0."
+            )
+        say(unasked if has_weights else f"The encoder starts from random weights. {unasked}")
+        return Start(init_checkpoint)
     try:
         path = _fetched(wanted, settings, _at_times(progress))
     except DownloadError as error:
@@ -108,6 +116,21 @@ def choose_start(
         wanted, origin = IMAGENET, published_origin(encoder)
         say(f"Published weights of {encoder}: {origin.source}. Licence: {origin.licence}; it holds for the result too.")
     return Start(init_checkpoint, path, wanted)
+
+
+def unasked_weights(encoder: str) -> str | None:
+    """Why the published weights of an encoder are not taken unless they are asked for by name; None if they are.
+
+    Raises:
+        SettingsError: the encoder's library is not installed.
+    """
+    origin = published_origin(encoder)
+    if not is_non_commercial(origin.licence):
+        return None
+    return (
+        f"The published weights of {encoder} are non-commercial ({origin.licence}) and are taken only where they are "
+        f"asked for, with pretrained: {IMAGENET}."
+    )
 
 
 def on_this_machine(start: Start, settings: TrainSettings) -> Start:

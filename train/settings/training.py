@@ -104,9 +104,10 @@ class TrainSettings(PlainSettings):
     class_weights: ClassWeights = "off"
     """Weights of the classes in every loss: 'off', 'auto' (from the shares in the source), a weight for each class
     with the background first, or weights by class name (1 for those left out)."""
-    pretrained: Pretrained = RANDOM
+    pretrained: Pretrained = AUTO
     """What the encoder starts from: 'none' (random weights), 'imagenet' (the published ones, whose licence is said
-    before the training), 'auto' (these where they can be had, else random ones), or the path or URL of a file."""
+    before the training), 'auto' (these where they can be had and are not marked non-commercial, else random ones), or
+    the path or URL of a file."""
     model: section(ModelSettings) = field(default_factory=ModelSettings)
     """What the network is made of; its number of classes follows from the chosen classes."""
     self_training: section(SelfTrainingSettings) = field(default_factory=SelfTrainingSettings)

@@ -20,7 +20,7 @@ from common.hrda.catalogue import ENCODERS
 from common.hrda.training.memory import count_parameters
 from sandbox.testing import Sandbox, running_sandbox
 from tests.common.hrda.test_checkpoints import SETTINGS, bundle, former_checkpoint
-from tests.weights import NOWHERE, Server, publishing, save
+from tests.weights import NOWHERE, Server, free_to_use, publishing, save
 from train.instance.former_checkpoints import find_former_checkpoint, find_former_checkpoints
 from train.page import model as model_module
 from train.page.encoder_weights import OWN
@@ -239,6 +239,13 @@ def test_choice_cannot_be_changed_once_the_step_is_done(card):
     assert not any(data["disabled"] for data in shown)
 
 
+def test_what_is_chosen_at_first_is_what_the_machine_can_train(monkeypatch):
+    monkeypatch.setattr(model_module, "best_card", lambda: None)
+    assert model_module.first_choice() == "pvt_v2_b0"
+    monkeypatch.setattr(model_module, "best_card", lambda: object())
+    assert model_module.first_choice() == TrainSettings().model.encoder == "pvt_v2_b2"
+
+
 def weights_text() -> str:
     shown = DataJson()["encoder_weights_text"]
     return f"{shown['status']}: {shown['text']}"
@@ -262,13 +269,20 @@ def starting(card: HRDAModelSelector, pretrained: str) -> str:
 
 def test_licence_of_imagenet_weights_is_shown_before_they_are_used(card):
     card.pretrained_models_table.set_by_model_name("mit_b1")
-    for pretrained in ("auto", "imagenet"):
-        card.show_settings(replace(NARROW, pretrained=pretrained))
-        assert StateJson()["encoder_weights"]["value"] == pretrained
-        assert weights_text().startswith("warning: Published weights of mit_b1 (mit_b1_20220624-02e5a6a1.pth of mmseg")
-        assert ": about 53 MB, downloaded when" in weights_text()
-        assert "non-commercial use only; it holds for the trained model too" in weights_text()
-    card.show_settings(NARROW)
+    card.show_settings(replace(NARROW, pretrained="imagenet"))
+    assert StateJson()["encoder_weights"]["value"] == "imagenet"
+    assert weights_text().startswith("warning: Published weights of mit_b1 (mit_b1_20220624-02e5a6a1.pth of mmseg")
+    assert ": about 53 MB, downloaded when" in weights_text()
+    assert "non-commercial use only; it holds for the trained model too" in weights_text()
+    card.show_settings(replace(NARROW, pretrained="auto"))
+    assert StateJson()["encoder_weights"]["value"] == "auto"
+    assert weights_text().startswith("warning: Random weights. The published weights of mit_b1 are non-commercial (NV")
+    assert weights_text().endswith("are taken only where they are asked for, with pretrained: imagenet.")
+    card.pretrained_models_table.set_by_model_name("pvt_v2_b0")
+    card.show_network()
+    assert weights_text().startswith("info: Published weights of pvt_v2_b0 (pvt_v2_b0.in1k of timm): about 14 MB")
+    assert "Licence: apache-2.0 (as timm states it); it holds for the trained model too." in weights_text()
+    card.show_settings(replace(NARROW, pretrained="none"))
     assert StateJson()["encoder_weights"]["value"] == "none"
     assert weights_text().startswith("info: Random weights")
     card.show_settings(replace(NARROW, pretrained="/weights/<mine>.pth"))
@@ -278,6 +292,11 @@ def test_licence_of_imagenet_weights_is_shown_before_they_are_used(card):
 
 def test_click_says_whether_the_weights_can_be_had(card, published, tmp_path, monkeypatch):
     assert starting(card, "none") == "success: Model: mit_b0, from random weights."
+    answer = starting(card, "auto")
+    assert answer.startswith("warning: Model: mit_b0, from random weights. The published weights of mit_b0 are non-")
+    assert answer.endswith("with pretrained: imagenet.") and published.asked == []
+    assert "from mit_b0_made-" in starting(card, "imagenet")
+    free_to_use(monkeypatch)
     for pretrained in ("auto", "imagenet"):
         assert starting(card, pretrained).startswith("success: Model: mit_b0, from mit_b0_made-")
     assert {line.split()[0] for line in published.asked} == {"HEAD"}
@@ -292,9 +311,10 @@ def test_click_says_whether_the_weights_can_be_had(card, published, tmp_path, mo
     assert starting(card, str(tmp_path / "mit_b0.pth")).startswith("success: ")
 
 
-def test_app_state_is_carried_out_without_asking_a_server(card, published):
+def test_app_state_is_carried_out_without_asking_a_server(card, published, monkeypatch):
+    free_to_use(monkeypatch)
     with card.not_asking():
-        assert "of mmsegmentation, if they can be had. Licence of these weights: NVIDIA" in starting(card, "auto")
+        assert "of mmsegmentation, if they can be had. Licence of these weights: apache" in starting(card, "auto")
     assert published.asked == []
     card.show_settings(replace(NARROW, pretrained="none"))
     assert card.validator_text.text == "Model: mit_b0, from random weights.", "what was answered follows the settings"
@@ -308,7 +328,7 @@ def test_choice_of_weights_is_told_once_and_refused_with_a_sentence(card):
         told.append(pretrained)
         raise SettingsError("The YAML is not valid.")
 
-    card.show_settings(NARROW)
+    card.show_settings(replace(NARROW, pretrained="none"))
     card.weights.on_change(tell)
     server = TestClient(_MainServer().get_server())
     for value in ("none", "auto", "auto"):

@@ -31,6 +31,7 @@ SMALL = [
     "batch_size=2",
     "log_interval=1",
     "model.encoder=mit_b0",
+    "pretrained=none",
     "model.crop_size=[64, 64]",
     "model.decoder_channels=8",
     "model.attention_channels=8",

@@ -153,7 +153,7 @@ def test_what_can_be_resumed_is_told_without_reading_weights(folder):
     assert resumable(folder.out) is None
     save(folder, 40)
     folder.kept[40].write_bytes(b"weights")
-    assert resumable(folder.out) == Resumable(40, 100, ("crack", "wet"), "mit_b5", "control")
+    assert resumable(folder.out) == Resumable(40, 100, ("crack", "wet"), "pvt_v2_b2", "control")
     assert TrainSettings.from_yaml(folder.settings.read_text()) == settings
     folder.facts.write_text("half of it")
     assert resumable(folder.out) is None

@@ -6,10 +6,10 @@ import pytest
 import torch
 
 from common.hrda import CheckpointBundle, SettingsError, build_segmentor, save_checkpoint
-from common.hrda.catalogue import ENCODERS
+from common.hrda.catalogue import DEFAULT, DEFAULT_ON_CPU, ENCODERS, is_non_commercial
 from common.hrda.network import downloads
 from common.hrda.settings import ModelSettings
-from tests.weights import NOWHERE, digest, encoder_state, publishing, save, under_segformer_names
+from tests.weights import NOWHERE, digest, encoder_state, free_to_use, publishing, save, under_segformer_names
 from train.run.initial_weights import (
     Start,
     choose_start,
@@ -64,17 +64,35 @@ def choose(settings, init=None, **options):
     return start, said, told
 
 
-def test_default_starts_from_random_weights_and_asks_nobody(settings, published):
-    assert TrainSettings().pretrained == "none"
-    assert choose(settings()) == (Start(), [], [])
+def test_random_weights_ask_nobody(settings, published):
+    assert choose(settings("pretrained=none")) == (Start(), [], [])
     assert published.asked == []
 
 
+def test_non_commercial_weights_are_taken_only_where_they_are_asked_for(settings, published, encoder_file):
+    assert TrainSettings().pretrained == "auto"
+    start, [sentence], _ = choose(settings())
+    assert start == Start() and published.asked == []
+    assert sentence.startswith("The encoder starts from random weights. The published weights of mit_b0 are non-comm")
+    assert sentence.endswith("asked for, with pretrained: imagenet.")
+    assert choose(settings(*DISTANCE), encoder_file)[1] == [sentence.partition("weights. ")[2]]
+    with pytest.raises(SettingsError, match="non-commercial .* with pretrained: imagenet. .* or set it to 0"):
+        choose(settings(*DISTANCE))
+
+
+def test_the_default_encoder_has_weights_that_are_not_marked_non_commercial():
+    for name in (DEFAULT, DEFAULT_ON_CPU, TrainSettings().model.encoder):
+        assert not is_non_commercial(ENCODERS[name].weights_licence)
+    assert all(is_non_commercial(said) for said in ("cc-by-nc-4.0", "CC BY-NC-SA", "non-commercial", "Noncommercial"))
+
+
 @pytest.mark.parametrize("wanted", ["imagenet", "auto"])
-def test_imagenet_weights_are_fetched_and_their_licence_is_said(settings, published, kept, state, wanted):
+def test_imagenet_weights_are_fetched_and_their_licence_is_said(settings, published, kept, state, wanted, monkeypatch):
+    if wanted == "auto":
+        free_to_use(monkeypatch)
     start, said, told = choose(settings(f"pretrained={wanted}"))
     assert start.pretrained == "imagenet" and start.encoder.parent == kept
-    assert "non-commercial" in said[0]
+    assert ("apache-2.0" if wanted == "auto" else "non-commercial") in said[0]
     assert told[-1] == (start.encoder.name, start.encoder.stat().st_size, start.encoder.stat().st_size)
     student = build_segmentor(MODEL)
     start_from(student, start, CLASSES, said.append)
@@ -85,6 +103,7 @@ def test_imagenet_weights_are_fetched_and_their_licence_is_said(settings, publis
 
 def test_weights_that_cannot_be_had_are_said_or_refused_as_the_setting_asks(settings, monkeypatch, kept):
     monkeypatch.setenv("PRETRAINED_WEIGHTS_URL", NOWHERE)
+    free_to_use(monkeypatch)
     start, [sentence], _ = choose(settings("pretrained=auto"))
     assert start == Start()
     assert "not used" in sentence and f"put it at {kept / ENCODERS['mit_b0'].weights_source}" in sentence
@@ -147,7 +166,7 @@ def test_feature_distance_compares_with_the_pretrained_encoder_whatever_the_stud
 ):
     other = save(tmp_path / "other.pth", encoder_state(seed=1))
     for init, resumed_from in ((other, None), (None, "imagenet"), (None, None)):
-        chosen = settings("pretrained=auto", *DISTANCE)
+        chosen = settings("pretrained=imagenet", *DISTANCE)
         start, said, _ = choose(chosen, init, resumed_from=resumed_from)
         student = build_segmentor(MODEL)
         start_from(student, start, CLASSES, said.append)
@@ -158,7 +177,7 @@ def test_feature_distance_compares_with_the_pretrained_encoder_whatever_the_stud
 
 
 def test_feature_distance_without_pretrained_weights_compares_with_the_start(settings, encoder_file, state):
-    chosen = settings(*DISTANCE)
+    chosen = settings("pretrained=none", *DISTANCE)
     with pytest.raises(SettingsError, match="Set pretrained: imagenet"):
         choose(chosen)
     with pytest.raises(SettingsError, match="Set pretrained: imagenet"):

@@ -60,7 +60,7 @@ def test_batch_that_does_not_fit_ends_with_the_one_that_does(error, monkeypatch)
         "Out of memory on cuda:0 (23.6 GiB) at iteration 1: batch_size 4 with crop_size 1024×1024 does not fit; "
         "batch_size 2 does. With compute.accumulate 2 the batch can stay as large as it is, in more time. Or choose "
         "compute.activation_checkpointing (less memory in more time), crop_size 768×768 or a smaller encoder than "
-        "mit_b5."
+        "pvt_v2_b2."
     )
     assert device.tried == [4, 3, 2]
     assert device.freed == 2

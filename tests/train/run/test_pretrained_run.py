@@ -6,7 +6,7 @@ import pytest
 
 from common.hrda import load_checkpoint
 from sandbox.synthetic.projects import write_project
-from tests.weights import NOWHERE, encoder_state, publishing, save
+from tests.weights import NOWHERE, encoder_state, free_to_use, publishing, save
 from train.page.monitor import _doing
 from train.run.engine import run
 from train.run.preparation import Domains
@@ -38,7 +38,7 @@ def settings(*overrides):
     """One in which nothing is random once the weights are drawn: at first, the student's features are the encoder's."""
     return TrainSettings().with_overrides(
         [
-            "mode=source-only", "iterations=2", "batch_size=2", "log_interval=1", "pretrained=auto",
+            "mode=source-only", "iterations=2", "batch_size=2", "log_interval=1", "pretrained=imagenet",
             "model.encoder=mit_b0", "model.crop_size=[64, 64]",
             "model.decoder_channels=8", "model.attention_channels=8", "model.drop_path=0", "model.dropout=0",
             "self_training.feature_distance_weight=1", "self_training.feature_distance_classes=[__bg__]",
@@ -84,8 +84,9 @@ def test_run_starts_from_the_weights_and_records_it(domains, encoder_file, tmp_p
 
 def test_run_without_a_server_says_so_and_starts_from_random_weights(domains, tmp_path, monkeypatch):
     monkeypatch.setenv("PRETRAINED_WEIGHTS_URL", NOWHERE)
-    state, off = TrainingState(), "self_training.feature_distance_weight=0"
-    run(RunRequest(settings(off, "iterations=1"), domains, tmp_path / "run", device="cpu"), state=state)
+    free_to_use(monkeypatch)
+    state, off = TrainingState(), ("self_training.feature_distance_weight=0", "pretrained=auto")
+    run(RunRequest(settings(*off, "iterations=1"), domains, tmp_path / "run", device="cpu"), state=state)
     assert any("not used" in text and "put it at" in text for text in state.messages)
     assert TrainSettings.from_yaml((tmp_path / "run" / "settings.yaml").read_text()).pretrained == "none"
 

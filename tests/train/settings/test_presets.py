@@ -32,6 +32,7 @@ def test_street_scenes_are_the_published_values():
     )
     assert (settings.self_training.alpha, settings.self_training.feature_distance_weight) == (0.999, 0.005)
     assert settings.self_training.pseudo_label_rule == "published"
+    assert settings.model.encoder == "mit_b5"
     assert not settings.model.fine_branch
     assert (settings.thin.skeleton_weight, settings.thin.border_px) == (0, 0)
 
