@@ -56,6 +56,10 @@ def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     )
     parser.add_argument("--seeds", nargs="+", type=int, default=[0, 1, 2])
     parser.add_argument("--settings", type=Path, default=Path(__file__).with_name("settings.yaml"), help="of all arms")
+    parser.add_argument("--encoder", metavar="NAME", help="of all arms; default: that of the settings")
+    parser.add_argument(
+        "--pretrained", type=Path, metavar="FILE", help="weights that the encoder starts from, see benchmarks.lite0"
+    )
     parser.add_argument("--set", action="append", default=[], dest="overrides", metavar="KEY=VALUE", help="change one")
     parser.add_argument("--out", type=Path, required=True, help="folder for photos, trainings, table and picture")
     parser.add_argument("--device", default="cpu")
@@ -82,7 +86,10 @@ def compare(given: argparse.Namespace) -> None:
     open_project(given.target)
     processors = os.cpu_count() or 1
     jobs = given.jobs or (processors if given.device == "cpu" else 1)
-    settings = TrainSettings.from_yaml(given.settings.read_text(encoding="utf-8")).with_overrides(given.overrides)
+    settings = TrainSettings.from_yaml(given.settings.read_text(encoding="utf-8"))
+    encoder = [f"model.encoder={given.encoder}"] if given.encoder else []
+    pretrained = [f"pretrained={given.pretrained.resolve()}"] if given.pretrained else []
+    settings = settings.with_overrides([*encoder, *pretrained, *given.overrides])
     out = given.out.resolve()
     protocol = Protocol(
         out=out,

@@ -12,7 +12,7 @@ from benchmarks.accuracy.arms import ALL, FIRST_PHASE, Training
 from benchmarks.accuracy.photos import Folds, write_part
 from common.hrda import SettingsError, load_checkpoint
 from sandbox.synthetic.projects import CLASS_NAME
-from train.settings.training import TrainSettings
+from train.settings.training import RANDOM, TrainSettings
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -47,7 +47,10 @@ class Protocol:
         iterations = arm.length * self.settings.iterations
         # Measured at its end alone: no arm gets to choose among more networks than another.
         length = (f"iterations={iterations}", f"validation.interval={iterations}")
-        return self.settings.with_overrides([*length, *arm.changes, f"mode={arm.mode}", f"seed={training.seed}"])
+        # What goes on from a first phase has its encoder from there.
+        start = (f"pretrained={RANDOM}",) if arm.goes_on else ()
+        own = (f"mode={arm.mode}", f"seed={training.seed}")
+        return self.settings.with_overrides([*length, *arm.changes, *start, *own])
 
     def write_parts(self) -> None:
         """Write the projects of real photos that `domains` names. Once, before trainings that run side by side."""

@@ -15,7 +15,7 @@ from common.data.project import open_project
 from sandbox.synthetic.projects import write_project
 from train.settings.training import TrainSettings
 
-SMALL = ("iterations=1", "batch_size=1", "model.crop_size=[64, 64]", "optimizer.warmup_iterations=0")
+SMALL = ("pretrained=none", "iterations=1", "batch_size=1", "model.crop_size=[64, 64]", "optimizer.warmup_iterations=0")
 
 
 @pytest.fixture(scope="module")
@@ -91,6 +91,8 @@ def test_arms_differ_in_what_they_say(real: Path, tmp_path: Path, name: str):
     length = [f"{key}={ALL[name].length}" for key in ("iterations", "validation.interval")]
     own = [*length, *ALL[name].changes, f"mode={ALL[name].mode}", "seed=7"]
     assert settings == made.settings.with_overrides(own)
+    from_a_file = protocol(real, tmp_path, "pretrained=/weights/lite0.pth").settings_of(training)
+    assert from_a_file.pretrained == ("none" if ALL[name].goes_on else "/weights/lite0.pth")
     domains = made.domains(training)
     assert ("target" in domains) == (settings.mode == "uda")
     assert (domains["source"] == "source") == (name != "supervised")
