@@ -166,7 +166,7 @@ def start_from(
     """
     if start.checkpoint is not None:
         said, origin = load_initial_weights(student, start.checkpoint, classes)
-        say(said)
+        say(f"{said} Its encoder's weights: {origin.source}. Licence: {origin.licence}; it holds for the result too.")
         return origin
     if start.encoder is None:
         return RANDOM_WEIGHTS
