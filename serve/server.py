@@ -117,6 +117,8 @@ class HRDAServer(SdkServer):
             logger.info(
                 f"Thresholds that were best in the model's validation, used unless told otherwise: {said(best)}"
             )
+        if (origin := deployment.weights_origin) is not None:
+            logger.info(f"The encoder started from: {origin.source}. Licence of these weights: {origin.licence}.")
         if self.thresholds_card is not None:
             self.thresholds_card.show(best)
             self.try_card.show(deployment.name)

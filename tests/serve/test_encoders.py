@@ -14,6 +14,8 @@ from common.hrda.prediction.runtime import export_checkpoint
 from common.hrda.tensor_files import CheckpointError
 from serve.model.deployment import ONNXRUNTIME, Deployment
 from serve.model.settings import ServeSettings
+from tests.serve.conftest import serving
+from tests.serve.requests_of_clients import post
 
 CLASSES, PALETTE = ("__bg__", "crack"), ((0, 0, 0), (255, 0, 0))
 ORIGIN = {"source": "the file mine.safetensors", "licence": "of the file"}
@@ -40,6 +42,11 @@ def test_a_checkpoint_and_its_export_predict_alike_and_say_what_they_started_fro
     [ours], [theirs] = (each.probabilities([photo], ServeSettings()) for each in (served, exported))
     np.testing.assert_allclose(theirs.astype(float), ours.astype(float), atol=2e-3)
     assert ours.astype(float).std() > 1e-3
+
+
+def test_a_session_tells_source_and_licence_of_what_its_model_started_from(make_checkpoint, no_instance) -> None:
+    with serving(make_checkpoint("mine.pth", encoder_weights=ORIGIN)) as running:
+        assert post(running, "get_session_info").json()["encoder_weights"] == ORIGIN
 
 
 def test_any_model_of_timm_is_served_by_its_name(tmp_path: Path) -> None:

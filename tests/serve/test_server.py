@@ -33,6 +33,7 @@ def test_session_says_what_is_deployed(running):
     assert info["batch_inference_support"] is True
     assert (info["number_of_classes"], info["model_name"]) == (3, "HRDA mit_b0")
     assert (info["checkpoint_name"], info["device"]) == ("model.pth", "cpu")
+    assert info["encoder_weights"] is None, "the checkpoint does not say where they come from"
     deployed = post(running, "get_deploy_info").json()
     assert (deployed["checkpoint_name"], deployed["architecture"]) == ("model.pth", "HRDA")
     assert (deployed["model_source"], deployed["runtime"]) == ("Custom models", "PyTorch")
