@@ -111,10 +111,10 @@ def choose_photos(page):
 
 def choose_model_and_classes(page):
     page.model("mit_b0")
-    page.card(page.MODEL).get_by_text("about 13 MB, downloaded when the training starts").wait_for()
+    page.card(page.MODEL).get_by_text("Random weights. The published weights of mit_b0 are non-commercial").wait_for()
     page.visit.screen("train-2-model", page.card(page.MODEL))
     page.select(page.MODEL)
-    page.card(page.MODEL).get_by_text("because the published weights cannot be had").wait_for()
+    page.card(page.MODEL).get_by_text("from random weights. The published weights of mit_b0").wait_for()
     page.unlocked(page.CLASSES)
     row = page.card(page.CLASSES).locator(".classes-table tbody tr", has_text="crack")
     row.locator(".el-checkbox__input.is-checked").wait_for()
