@@ -75,7 +75,7 @@ def files(folder: Path) -> list[str]:
 def test_each_photo_has_one_result_and_one_that_fails_is_told(run, photos, tmp_path, checkpoint, capsys):
     assert run("--format", "masks,overlay") == (3, ["a.png", "b.jpg", "night/a.png", "night/broken.jpg"])
     results = [f"{kind}/{name}.png" for kind in ("masks", "overlay") for name in ("a", "b", "night/a")]
-    assert files(tmp_path / "out") == sorted([*results, "masks/obj_class_to_machine_color.json"])
+    assert files(tmp_path / "out") == sorted([*results, "masks/classes.json"])
     [labels] = Worker.from_file(checkpoint, "cpu").labels([np.asarray(Image.open(photos / "night/a.png"))])
     np.testing.assert_array_equal(np.asarray(Image.open(tmp_path / "out/masks/night/a.png")), labels)
     told = capsys.readouterr().out
@@ -138,7 +138,7 @@ def test_dry_run_says_what_would_be_done_and_writes_nothing(run, photos, tmp_pat
 def test_list_names_photos_from_anywhere(run, photos, tmp_path):
     (photos / "list.txt").write_text(f"night/a.png\n\n# no\n{photos / 'b.jpg'}\nnight/gone.png\n", encoding="utf-8")
     assert run(source=photos / "list.txt") == (3, ["b.jpg", "night/a.png", "night/gone.png"])
-    assert files(tmp_path / "out") == ["masks/b.png", "masks/night/a.png", "masks/obj_class_to_machine_color.json"]
+    assert files(tmp_path / "out") == ["masks/b.png", "masks/classes.json", "masks/night/a.png"]
 
 
 def test_names_lead_to_nothing_outside_of_the_results():
@@ -224,7 +224,7 @@ def test_photos_and_results_lie_in_s3(run, photos, s3, tmp_path, capsys):
     assert run(**places)[0] == 3
     assert run()[0] == 3
     out = Folder("s3://site/out")
-    for name in ("a.png", "b.png", "night/a.png", "obj_class_to_machine_color.json"):
+    for name in ("a.png", "b.png", "night/a.png", "classes.json"):
         assert out.read(f"masks/{name}") == (tmp_path / "out/masks" / name).read_bytes()
     assert run(**places) == (3, ["night/broken.jpg"])
     bucket.write("b.jpg", (photos / "a.png").read_bytes())
