@@ -55,6 +55,7 @@ def make(**bounds: Any) -> SimpleNamespace:
         pulse=Pulse(9),
         drain=admission.close,
         missing=lambda: None,
+        has_page=True,
         go_on=threading.Event(),
     )
     server = FastAPI()
