@@ -107,6 +107,7 @@ def test_images_after_the_end_of_the_time_are_not_decoded(app, image, computed, 
     refused(requests.post(f"{app.url}/inference_batch", files=files, timeout=60), "longer than 0.3", status=504)
     wait_until(lambda: app.server.admission.held == 0)
     count = len(computed)
+    limited(app, monkeypatch, request_timeout_s=60)
     assert upload(app, encoded(np.zeros((64, 64, 3), np.uint8))).status_code == 200
     assert len(computed) > count, "the next request is computed"
 
@@ -158,7 +159,7 @@ def test_who_predicts_on_the_command_line_may_compile(monkeypatch):
     made: list[bool] = []
 
     class Server:
-        def __init__(self, host: str, port: int, limits: Limits) -> None:
+        def __init__(self, host: str, port: int, limits: Limits, devices: str) -> None:
             made.append(limits.allow_compile)
 
         def serve(self) -> None:
