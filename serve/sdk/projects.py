@@ -29,6 +29,7 @@ from serve.batch.storage import safe_name
 from serve.errors import NotFound
 from serve.limits import Limits
 from serve.model.labels import CONFIDENCE, model_meta
+from serve.sources.instance_api import WatchedApi
 from serve.sources.instance_images import fetch, require_datasets, require_image_project
 
 MARK = "hrda_batch"
@@ -176,9 +177,9 @@ def instance() -> Instance:
 
 
 @cache
-def _api(address: str, token: str) -> Api:
+def _api(address: str, token: str) -> WatchedApi:
     """One a process: making it asks the instance for its version."""
-    return Api(address, token)
+    return WatchedApi(Api(address, token), _limits())
 
 
 @cache

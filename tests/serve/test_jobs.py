@@ -35,7 +35,7 @@ def test_waiting_ends_in_time_and_the_place_is_kept_until_the_work_has_ended():
         stopped.append(inference_request.is_stopped())
 
     place = service.admission.enter()
-    token = CURRENT.set(Call("a", place))
+    token = CURRENT.set(Call("a", place=place))
     with pytest.raises(TimedOut, match="longer than 0.1 seconds"):
         service.jobs.run(work)
     CURRENT.reset(token)
@@ -55,7 +55,7 @@ def test_results_that_were_waited_for_are_not_kept():
 def test_job_keeps_its_requests_place_until_it_ends():
     service, go_on = make(max_queue=1), threading.Event()
     place = service.admission.enter()
-    token = CURRENT.set(Call("a", place))
+    token = CURRENT.set(Call("a", place=place))
     job, future = service.jobs.schedule_task(lambda inference_request: go_on.wait(20))
     CURRENT.reset(token)
     place.leave()

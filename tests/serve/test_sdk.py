@@ -28,7 +28,7 @@ PARTS = {
     predicting: predicting.PredictingServer,
     sdk_server: sdk_server.SdkServer,
 }
-OWN = {"_address", "_served", "_deploying", "_waking", "_dozing", "_gated"}
+OWN = {"_watched", "_devices", "_address", "_served", "_deploying", "_waking", "_dozing", "_gated"}
 
 
 def overrides(part: type) -> set[str]:
@@ -101,7 +101,7 @@ class TeamFiles:
 def test_only_the_checkpoint_is_fetched_from_team_files(running, monkeypatch, source):
     folder = "/HRDA/segmentation_cracks"
     files = TeamFiles(f"{folder}/best.pth", f"{folder}/config.py")
-    monkeypatch.setattr(running.server, "_api", SimpleNamespace(file=files))
+    monkeypatch.setattr(running.server, "_watched", SimpleNamespace(file=files))
     monkeypatch.setenv("TEAM_ID", "1")
     params = {
         "model_source": source,
@@ -114,7 +114,7 @@ def test_only_the_checkpoint_is_fetched_from_team_files(running, monkeypatch, so
 
 
 def test_checkpoint_that_is_nowhere_is_explained(running, monkeypatch):
-    monkeypatch.setattr(running.server, "_api", SimpleNamespace(file=TeamFiles()))
+    monkeypatch.setattr(running.server, "_watched", SimpleNamespace(file=TeamFiles()))
     params = {"model_files": {"checkpoint": "/experiments/1/missing.pth"}}
     with pytest.raises(RequestError, match="TEAM_ID"):
         running.server._download_model_files(dict(params), False)

@@ -197,7 +197,7 @@ def test_own_ray_is_reached_from_this_machine_alone_and_ends_with_the_command(co
     killed.kill()
     killed.wait()
     assert len(list(out.glob("masks/*.png"))) < 24, "it was killed too late to prove anything"
-    _, alive = psutil.wait_procs(family, timeout=60)
+    _, alive = psutil.wait_procs(family, timeout=LIMIT_S)
     assert alive == [], "no process is left"
 
     again = command(*words)

@@ -15,6 +15,7 @@ from sandbox.testing import Sandbox
 from serve.errors import RequestError, TooLarge
 from serve.limits import Limits
 from serve.sources import videos
+from serve.sources.instance_api import WatchedApi
 from serve.sources.video_files import VideoFile, new_folder
 from serve.sources.videos import FrameChoice, Frames, UploadedVideo
 from tests.serve.conftest import serving_beside
@@ -242,7 +243,7 @@ def test_videos_of_the_instance_are_bounded(app, video, body, folder, monkeypatc
 
 
 def test_file_that_is_longer_than_the_instance_said_is_not_kept(app, api, video, folder):
-    source = videos.InstanceVideo(api, video.id, Limits(max_request_mb=0.001), lambda: False)
+    source = videos.InstanceVideo(WatchedApi(api, Limits()), video.id, Limits(max_request_mb=0.001), lambda: False)
     source._bytes = 0
     with pytest.raises(TooLarge, match="more than 0.001 megabytes"):
         source.choose(FrameChoice(), lambda: True, None)
@@ -267,7 +268,7 @@ def test_job_over_a_video_tells_its_progress_stops_and_removes_the_file(app, vid
 
 
 def test_download_ends_when_the_job_is_stopped(api, video, folder):
-    source = videos.InstanceVideo(api, video.id, Limits(), lambda: True)
+    source = videos.InstanceVideo(WatchedApi(api, Limits()), video.id, Limits(), lambda: True)
     assert list(Frames(source, FrameChoice(), lambda: True)) == []
     source.close()
     assert list(folder.iterdir()) == []
