@@ -8,5 +8,7 @@ from types import ModuleType
 # code of execnet's that has a name and no module.
 sys.modules.setdefault("__channelexec__", ModuleType("__channelexec__"))
 
-# A shell that starts the tests in the background has them ignore Ctrl-C, and with them every process that they send it.
+# A shell that starts the tests in the background has them ignore Ctrl-C, nohup has them ignore a closed terminal, and
+# with them every process that they send it.
 signal.signal(signal.SIGINT, signal.default_int_handler)
+signal.signal(signal.SIGHUP, signal.SIG_DFL)

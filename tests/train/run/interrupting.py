@@ -64,6 +64,7 @@ def upload(way: str, folder: Path, words: Path) -> None:
 
     TrainApp._finalize = sent
     app = object.__new__(DomainTrainApp)
+    app._somebody_watches = False
     app.has_work_left, app.is_leaving, app._retry = True, False, threading.Event()
     app.uploaded = done.set
     Leaving(lambda: app.has_work_left, lambda: DomainTrainApp.save_and_leave(app)).install()
