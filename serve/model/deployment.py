@@ -145,17 +145,6 @@ class Deployment:
             before_batch,
         )
 
-    def probabilities(
-        self, images: Sequence[np.ndarray], settings: ServeSettings, before_batch: Asked = lambda: None
-    ) -> list[np.ndarray]:
-        """Class probabilities of images, each C×H×W float16.
-
-        Raises:
-            As `predict`.
-        """
-        require_rgb(images)
-        return self._in_turn(settings, lambda predictor: predictor.probabilities(images, np.float16), before_batch)
-
     def stream(
         self, work: Callable[[Predictor], None], settings: ServeSettings, before_batch: Asked = lambda: None
     ) -> None:

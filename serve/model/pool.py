@@ -40,11 +40,6 @@ class Pool:
         with self._next() as member:
             return member.predict(*args, **kwargs)
 
-    def probabilities(self, *args: Any, **kwargs: Any) -> list[Any]:
-        """As `Deployment.probabilities`, as many calls at a time as there are members."""
-        with self._next() as member:
-            return member.probabilities(*args, **kwargs)
-
     def work(self, size: tuple[int, int], settings: ServeSettings) -> Work:
         """What the prediction of an image of `size` (H, W) takes."""
         return self.members[0].work(size, settings)

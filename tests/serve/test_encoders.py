@@ -39,7 +39,8 @@ def test_a_checkpoint_and_its_export_predict_alike_and_say_what_they_started_fro
     for deployment in (served, exported):
         assert deployment.encoder == "efficientnet_lite0"
         assert deployment.weights_origin.to_dict() == ORIGIN
-    [ours], [theirs] = (each.probabilities([photo], ServeSettings()) for each in (served, exported))
+    found = [each.predict([photo], ServeSettings(), probabilities=True) for each in (served, exported)]
+    ours, theirs = (one.probabilities for [one] in found)
     np.testing.assert_allclose(theirs.astype(float), ours.astype(float), atol=2e-3)
     assert ours.astype(float).std() > 1e-3
 

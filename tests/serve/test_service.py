@@ -255,8 +255,8 @@ def test_end_of_the_process_waits_for_the_answer_that_is_computed(process):
 def test_probabilities_take_a_place_in_the_queue_and_are_bounded_in_time(app, image, monkeypatch):
     limits = dataclasses.replace(app.server.limits, request_timeout_s=0.2)
     monkeypatch.setattr(app.server.inference_requests_manager, "_limits", limits)
-    go_on, predict = threading.Event(), app.server.deployment.probabilities
-    monkeypatch.setattr(app.server.deployment, "probabilities", lambda *args: go_on.wait(30) and predict(*args))
+    go_on, predict = threading.Event(), app.server.deployment.predict
+    monkeypatch.setattr(app.server.deployment, "predict", lambda *a, **k: go_on.wait(30) and predict(*a, **k))
     refused(upload(app, encoded(image), route="predict_probabilities"), "longer than 0.2 seconds", status=504)
     assert app.server.admission.held == 1, "its work goes on"
     go_on.set()

@@ -72,12 +72,7 @@ class Learner:
         compute = settings.compute
         precision = computing_precision(compute.precision, device)
         autocast = autocast_of(precision, device)
-        if device.type == "cuda":
-            allow_tf32(compute.tf32)
-            # All iterations have the same shapes: the fastest kernels are looked for once.
-            torch.backends.cudnn.benchmark = True
-        else:
-            keep_freed_memory()
+        _prepare(device, compute.tf32)
         seed_everything(settings.seed, 0)
         self.student = build_segmentor(replace(settings.model, num_classes=len(data.classes)))
         see_whole_batch(self.student, ranks, device)
@@ -201,6 +196,15 @@ def lr_factor(iteration: int, iterations: int, settings: OptimizerSettings) -> f
     if iteration < settings.warmup_iterations:
         factor *= 1 - (1 - iteration / settings.warmup_iterations) * (1 - WARMUP_START)
     return factor
+
+
+def _prepare(device: torch.device, tf32: bool) -> None:
+    if device.type == "cuda":
+        allow_tf32(tf32)
+        # All iterations have the same shapes: the fastest kernels are looked for once.
+        torch.backends.cudnn.benchmark = True
+    else:
+        keep_freed_memory()
 
 
 def class_weights(weights: str | Sequence[float] | Mapping[str, float], data: PreparedData) -> Tensor | None:

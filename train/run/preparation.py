@@ -85,9 +85,8 @@ def prepare(
         SettingsError: a domain that the mode needs is not given, or settings that name classes do not fit the classes.
         ProjectError: photos or labels that cannot be used.
     """
-    take = partial(
-        imported, cache_dir=cache_dir, reading=Reading(say, settings.data.skip_broken, patience), names=classes
-    )
+    reading = Reading(say, settings.data.skip_broken, patience)
+    take = partial(imported, cache_dir=cache_dir, reading=reading, names=classes)
     opened = open_projects(settings, domains, take)
     names = tuple(chosen_classes(opened.source, classes, settings.data.ignored_classes, say))
     # All that is quickly checked comes before the minutes that reading every photo may take.

@@ -97,7 +97,8 @@ def test_requests_take_turns_and_get_their_own_masks(checkpoint: Path):
 
 def test_thresholds_areas_and_confidence_are_asked_for_by_class_name(checkpoint: Path, image: np.ndarray):
     deployment = Deployment.from_file(checkpoint, "cpu")
-    [probabilities] = deployment.probabilities([image], ServeSettings())
+    [whole] = deployment.predict([image], ServeSettings(), probabilities=True)
+    probabilities = whole.probabilities
     assert probabilities.dtype == np.float16
     assert probabilities.shape == (len(deployment.classes), 90, 140)
     name, index = deployment.classes[1], 1

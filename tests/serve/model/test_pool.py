@@ -37,7 +37,7 @@ def test_prediction_that_fails_leaves_its_device_to_the_next(checkpoint: Path, i
     for _ in range(3):
         with pytest.raises(RequestError):
             pool.predict([image[0]], ServeSettings())
-    assert len(pool.probabilities([image], ServeSettings())) == 1
+    assert len(pool.predict([image], ServeSettings())) == 1
 
 
 def test_every_device_must_be_here(checkpoint: Path):
