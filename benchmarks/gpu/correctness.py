@@ -13,11 +13,11 @@ from torch import Tensor
 
 from benchmarks.gpu.networks import image_of, model_of
 from benchmarks.gpu.records import Record
-from benchmarks.gpu.sizes import Sizes
+from benchmarks.gpu.sizes import Sizes, why_not_compiled_here
 from benchmarks.reference import STEPS, Reference
 from benchmarks.train import case_settings, make_batch, make_learner, measure
 from common.hrda import InferenceSettings, Predictor
-from common.hrda.prediction.runtime import TorchNetwork, why_not_compiled
+from common.hrda.prediction.runtime import TorchNetwork
 from common.hrda.sliding import sliding_logits
 from common.hrda.training.memory import estimate_training_memory
 from train.run.device import allow_tf32
@@ -97,7 +97,7 @@ def labels(sizes: Sizes, device: torch.device) -> Iterator[Record]:
         reduced = ("float32", "bfloat16", "float16") if device.type == "cuda" else ("float32", "bfloat16")
         for precision, compiled in [*((one, False) for one in reduced), (reduced[1], True)]:
             way = f"{precision}, compiled" if compiled else precision
-            reason = why_not_compiled(device.type) if compiled else None
+            reason = why_not_compiled_here(sizes, device.type) if compiled else None
             if reason is not None:
                 yield Record(part, encoder, way, note=reason)
                 continue

@@ -13,7 +13,7 @@ import torch
 
 from benchmarks.gpu.networks import GraphedNetwork, image_of, model_of
 from benchmarks.gpu.records import Record
-from benchmarks.gpu.sizes import Sizes, why_not_timed
+from benchmarks.gpu.sizes import Sizes, why_not_compiled_here
 from benchmarks.gpu.training import free
 from benchmarks.plain_network import PlainNetwork
 from benchmarks.plain_sliding import plain_sliding_logits
@@ -60,7 +60,7 @@ def _ways(
     for way, make in _makers(device, model, settings).items():
         if way == "plain" and len(image) > LARGEST_PLAIN:
             continue
-        reason = why_not_timed(sizes, device.type) if "compiled" in way else None
+        reason = why_not_compiled_here(sizes, device.type) if "compiled" in way else None
         if reason is not None:
             yield Record(PART, case, way, note=reason)
             continue

@@ -26,7 +26,7 @@ class Sizes:
     repeats: int
     """Timed predictions of each image."""
     compiles: bool
-    """Whether compiled networks are timed: a processor compiles for minutes."""
+    """Whether networks are compiled: a processor compiles for minutes."""
 
 
 CARD = Sizes(
@@ -56,6 +56,6 @@ def sizes_for(device: str) -> Sizes:
     return TINY if device == "cpu" else CARD
 
 
-def why_not_timed(sizes: Sizes, device_type: str) -> str | None:
-    """Why compiled networks are not timed, as a sentence; None if they are."""
-    return why_not_compiled(device_type) if sizes.compiles else "compiled networks are timed on cards only"
+def why_not_compiled_here(sizes: Sizes, device_type: str) -> str | None:
+    """Why networks are not compiled, as a sentence; None if they are."""
+    return why_not_compiled(device_type) if sizes.compiles else "networks are compiled on cards only"

@@ -11,7 +11,7 @@ from pathlib import Path
 import torch
 
 from benchmarks.gpu.records import Record
-from benchmarks.gpu.sizes import Sizes, why_not_timed
+from benchmarks.gpu.sizes import Sizes, why_not_compiled_here
 from benchmarks.train import case_settings, difference, measure, our_step, photo_batches, seconds_per_iteration
 from common.data.loading import iterate
 
@@ -26,7 +26,7 @@ def iterations(
     """Each case in the plain way and in `ways` of `benchmarks.train`."""
     for case in cases:
         plain = None
-        if ways == ("compiled",) and (reason := why_not_timed(sizes, device.type)):
+        if ways == ("compiled",) and (reason := why_not_compiled_here(sizes, device.type)):
             yield Record(PART, case, *ways, note=reason)
             continue
         for way in ("plain", *ways):

@@ -41,6 +41,8 @@ RED = """
 CUT = """
 () => [...document.querySelectorAll('.card *')]
   .filter((e) => e.offsetParent && !e.children.length && e.innerText?.trim() && !e.closest('.CodeMirror'))
+  // A chart's menu is there before it is opened, and unseen.
+  .filter((e) => !e.closest('.apexcharts-menu'))
   .filter((e) => {
     const style = getComputedStyle(e);
     const hides = style.overflowX === 'hidden' && e.scrollWidth > e.clientWidth + 1;
