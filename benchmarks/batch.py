@@ -55,7 +55,7 @@ def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
 
 def speed(folder: Path, count: int) -> None:
     """A plain loop, one worker and two, over the same photos."""
-    photos, model = draw(folder / "photos", count, 512), checkpoint(folder / "model.pth", 512)
+    photos, model = draw(folder / "photos", count, 512), checkpoint(folder / "model.pth", 256)
     print(f"{'':12} {'photos/s':>9} {'to the loop':>12} {'whole command':>14}")
     seconds = loop(photos, model, folder / "loop")
     base = pace(folder / "loop")
