@@ -104,7 +104,8 @@ def test_photos_that_are_missing_are_said_and_forgotten_once_chosen(page):
     wait_for_red(page, page.PHOTOS, "Choose a validation project")
     look(page, "mistake-photos", page.PHOTOS)
     page.domain("Validation", "val")
-    wait_for_no_red(page, page.PHOTOS)
+    # What the target lacks is said in red as soon as it is known.
+    wait_for_no_red(page, page.PHOTOS, "Choose a validation project")
     page.select(page.PHOTOS)
     page.unlocked(page.MODEL)
     page.field(page.PHOTOS, "Target").get_by_text("Mode 'uda' needs target photos").wait_for()
