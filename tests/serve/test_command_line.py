@@ -343,7 +343,7 @@ def test_our_arguments_are_those_of_the_sdk(no_instance, monkeypatch):
         return {a.dest: (a.option_strings, a.nargs, type(a).__name__) for a in parser._actions}
 
     theirs, ours = actions(parsers[0]), actions(build_parser())
-    own = {"format", "host", "mm_per_pixel", "model_control", "parent", "port", "tolerance"}
+    own = {"bands", "format", "host", "mm_per_pixel", "model_control", "parent", "port", "range", "tolerance"}
     assert set(ours) - set(theirs) == own
     assert {name: value for name, value in ours.items() if name not in (*own, "mode")} == {
         name: value for name, value in theirs.items() if name != "mode"
