@@ -92,11 +92,12 @@ def happen(way: str, out: Path, projects: list[Path]) -> None:
     elif way == "one photo":
         photos[0].unlink()
     elif way in ("share", "share for a while"):
-        reading.PAUSES_S = (0.1,) * 10
+        # Long enough, also on a busy machine, for a share that comes back.
+        reading.PAUSES_S = (0.1,) * (60 if way == "share for a while" else 10)
         for project in projects:
             project.rename(project.with_suffix(".away"))
         if way == "share for a while":
-            threading.Timer(0.3, lambda: [one.with_suffix(".away").rename(one) for one in projects]).start()
+            threading.Timer(1.0, lambda: [one.with_suffix(".away").rename(one) for one in projects]).start()
     elif way == "cache":
         for mask in out.rglob("masks/*.png"):
             mask.write_bytes(b"")
