@@ -15,11 +15,11 @@ from benchmarks.load.service import BEARER, MODEL, encoded
 from common.hrda.settings import InferenceSettings
 from common.hrda.sliding import count_windows
 
-SHORT_S = 1.0
+SHORT_S = 3.0
 """How long a client may wait here for an answer."""
 ROUNDS, TOGETHER = 6, 3
 """So often so many requests come that take longer."""
-_SIDE, _LONG_STRIDE, _SHORT_STRIDE = 384, 8, 64
+_SIDE, _LONG_STRIDE, _SHORT_STRIDE = 384, 8, 128
 _WINDOWS_TOGETHER = 4
 _POLL_S = 0.005
 
