@@ -6,6 +6,7 @@ import statistics
 import tempfile
 import time
 from collections.abc import Callable, Iterator, Sequence
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -15,12 +16,9 @@ from benchmarks.gpu.networks import GraphedNetwork, image_of, model_of
 from benchmarks.gpu.records import Record
 from benchmarks.gpu.sizes import Sizes, why_not_compiled_here
 from benchmarks.gpu.training import free
-from benchmarks.plain_network import PlainNetwork
-from benchmarks.plain_sliding import plain_sliding_logits
-from benchmarks.serve import peak_memory
+from benchmarks.serve import peak_memory, predictor
 from common.hrda import InferenceSettings, Predictor
 from common.hrda.network.segmentor import HRDASegmentor
-from common.hrda.pixels import normalise
 from common.hrda.prediction.runtime import (
     OnnxNetwork,
     RuntimeUnavailableError,
@@ -80,16 +78,6 @@ def _ways(
 def _makers(
     device: torch.device, model: HRDASegmentor, settings: InferenceSettings
 ) -> dict[str, Callable[[], Predict]]:
-    def plain() -> Predict:
-        network = PlainNetwork(model)
-
-        def predict(image: np.ndarray) -> np.ndarray:
-            pixels = normalise(torch.from_numpy(image).to(device).permute(2, 0, 1)[None])
-            logits = plain_sliding_logits(network, pixels, settings)
-            return logits.softmax(1).argmax(1)[0].to(torch.uint8).cpu().numpy()
-
-        return predict
-
     def ours(precision: str, compiled: bool = False, graphed: bool = False) -> Callable[[], Predict]:
         def make() -> Predict:
             network = TorchNetwork(model, device, precision, compiled=compiled)
@@ -97,7 +85,11 @@ def _makers(
 
         return make
 
-    makers = {"plain": plain, "float32": ours("float32"), "bfloat16": ours("bfloat16")}
+    makers = {
+        "plain": partial(predictor, "plain", model, device, settings),
+        "float32": ours("float32"),
+        "bfloat16": ours("bfloat16"),
+    }
     if device.type == "cuda":
         makers |= {"float16": ours("float16"), "bfloat16, graphs": ours("bfloat16", graphed=True)}
     return {**makers, "bfloat16, compiled": ours("bfloat16", compiled=True)}

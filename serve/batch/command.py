@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from common.hrda.files import WriteError
+from common.hrda.prediction.runtime import sum_of
 from common.paths import is_file
 from common.processors import available_processors
 from serve.batch import pipeline, rays
@@ -174,7 +175,7 @@ def _assignment(args: argparse.Namespace, photos: Collection, output: Folder) ->
     told = worker.settings.to_dict() | {f"output {name}": value for name, value in options.to_dict().items()}
     told |= {WANTED: settings.get(WANTED), "runtime": args.runtime}
     what = (*(each.name for each in formats), *([f"upload {args.upload}"] if args.upload else []))
-    wanted = Wanted(pipeline.sum_of(model), model.name, told, what)
+    wanted = Wanted(sum_of(model), model.name, told, what)
     names = tuple(each.name for each in formats)
     needs = needs_of(formats) | (frozenset({CONFIDENCES}) if args.upload and options.confidence else frozenset())
     assignment = Assignment(photos, output, model, device, args.runtime, settings, names, options, wanted, needs)

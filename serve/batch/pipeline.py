@@ -6,7 +6,6 @@ in memory than the steps need, however many there are.
 
 from __future__ import annotations
 
-import hashlib
 import logging
 import pickle
 from collections.abc import Iterator, Sequence
@@ -15,6 +14,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+from common.hrda.prediction.runtime import sum_of
 from serve.batch import steps
 from serve.batch.manifest import Record
 from serve.batch.plan import Task
@@ -119,12 +119,6 @@ class Predicting:
             return
         for step in steps.predict(self._assignment, self._worker, found):
             yield _row(step)
-
-
-def sum_of(path: Path) -> str:
-    """SHA-256 of a file."""
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def require_same(path: Path, expected: str) -> None:
