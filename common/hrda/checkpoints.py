@@ -15,6 +15,7 @@ from torch import Tensor
 from common.hrda.checks import SettingsError, without_received
 from common.hrda.files import replacing
 from common.hrda.metadata import CheckpointMetadata, NetworkMetadata
+from common.hrda.network.outline import outline
 from common.hrda.network.reference_weights import convert_reference_state_dict, infer_model_settings, parts
 from common.hrda.network.segmentor import HRDASegmentor, build_segmentor
 from common.hrda.pixels import Scale
@@ -232,7 +233,7 @@ def _bundle(
 def _build(settings: ModelSettings, state: Mapping[str, Tensor]) -> HRDASegmentor:
     """The network with these weights, which are compared with its shapes before it takes any memory."""
     try:
-        with torch.device("meta"):
+        with outline():
             model = build_segmentor(settings)
     except SettingsError as error:
         raise CheckpointError(without_received(error)) from error

@@ -17,6 +17,7 @@ from torch import Tensor, nn
 from common.hrda.checks import SettingsError, received
 from common.hrda.network import torchvision_operators
 from common.hrda.network.drop_path import DropPath
+from common.hrda.network.outline import outline
 from common.hrda.pixels import IMAGENET_MEAN, IMAGENET_STD
 
 torchvision_operators.ensure_importable()
@@ -206,7 +207,7 @@ def features(name: str, drop_path_rate: float, state: Mapping[str, Tensor] | Non
         hint = f"did you mean {' or '.join(near)}?" if near else "timm.list_models() names all."
         raise SettingsError(f"timm has no model of this name: {hint} Received: {received(name)}.")
     any_size: dict[str, Any] = {"strict_img_size": False}
-    with torch.device("meta"):
+    with outline():
         strides = _created(name, [any_size, {}]).feature_info.reduction()
     if len(set(strides)) == 1:
         any_size = {"out_indices": [-1], "dynamic_img_size": True}

@@ -15,6 +15,7 @@ from common.hrda.catalogue import ENCODERS, MIT_SHAPES
 from common.hrda.network import downloads
 from common.hrda.network.downloads import Progress, RemoteFile
 from common.hrda.network.mit import HRDAMixVisionTransformer
+from common.hrda.network.outline import outline
 from common.hrda.network.reference_weights import convert_encoder_state_dict, find_encoder
 from common.hrda.tensor_files import CheckpointError, EncoderWeights, contained_weights, fitting, read_tensors
 
@@ -157,6 +158,6 @@ def _named(state: Mapping[str, Tensor]) -> str:
 @cache
 def _unallocated(encoder: str, shape: tuple[int, tuple[int, ...]]) -> dict[str, Tensor]:
     """The parameters by name, with their shapes; `shape` is the catalogue's for `encoder`."""
-    # Takes no memory and draws no random numbers: those of a run must not depend on the file that it starts from.
-    with torch.device("meta"):
+    # Draws no random numbers: those of a run must not depend on the file that it starts from.
+    with outline():
         return dict(HRDAMixVisionTransformer(encoder).state_dict())

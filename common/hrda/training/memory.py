@@ -21,6 +21,7 @@ from torch.overrides import TorchFunctionMode
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from common.hrda.checks import require
+from common.hrda.network.outline import outline
 from common.hrda.network.segmentor import HRDASegmentor, build_segmentor
 from common.hrda.settings import ModelSettings
 from common.hrda.windows import Box
@@ -73,7 +74,7 @@ def estimate_training_memory(
 @lru_cache(maxsize=64)
 def parameter_counts(model: ModelSettings) -> tuple[int, int]:
     """Number of parameters of the encoder, and of the whole network."""
-    with torch.device("meta"):
+    with outline():
         network = build_segmentor(model)
     return count_parameters(network.backbone), count_parameters(network)
 
@@ -90,7 +91,7 @@ class _Footprint:
 
 @lru_cache(maxsize=64)
 def _measure(settings: ModelSettings, reduced: bool, activation_checkpointing: bool) -> _Footprint:
-    with torch.device("meta"):
+    with outline():
         model = build_segmentor(settings).train()
     model.backbone.activation_checkpointing = activation_checkpointing
     copies = _reduced_copies(model) if reduced else {}

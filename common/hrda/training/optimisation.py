@@ -13,6 +13,7 @@ from torch.optim import AdamW
 
 from common.hrda.checks import SettingsError
 from common.hrda.network.encoders import make_encoder
+from common.hrda.network.outline import outline
 from common.hrda.network.segmentor import HRDASegmentor
 
 
@@ -63,7 +64,7 @@ def require_layers(encoder: str) -> None:
     Raises:
         SettingsError: it has none, or cannot be built.
     """
-    with torch.device("meta"):
+    with outline():
         _layers(make_encoder(encoder))
 
 

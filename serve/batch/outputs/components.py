@@ -9,7 +9,6 @@ import cv2
 import numpy as np
 import shapely
 from shapely.geometry import MultiPolygon, Polygon, box
-from skimage.measure import find_contours
 
 from serve.batch.result import Result
 
@@ -65,6 +64,9 @@ def outlines(parts: Components, tolerance: float) -> list[MultiPolygon]:
     Returns:
         Valid geometries in pixels, column first, (0, 0) at the photo's upper left corner.
     """
+    # Takes a third of a second to import: most predictions write no outlines.
+    from skimage.measure import find_contours
+
     found: list[list[np.ndarray]] = [[] for _ in range(len(parts))]
     if not found:
         return []

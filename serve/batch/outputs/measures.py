@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from serve.batch.outputs.centreline import Line, centrelines
 from serve.batch.outputs.components import components
 from serve.batch.outputs.format import OutputOptions
 from serve.batch.outputs.georeference import mm_per_pixel
 from serve.batch.result import Result
+
+if TYPE_CHECKING:
+    from serve.batch.outputs.centreline import Line
 
 COLUMNS: dict[str, type] = {
     "photo": str,
@@ -55,6 +57,9 @@ def measure(result: Result, options: OutputOptions) -> Measures:
 
     Lengths and widths are those of the centreline, see `centrelines`; the width is taken at every pixel of it.
     """
+    # Brings scikit-image, which takes a third of a second: most predictions measure nothing.
+    from serve.batch.outputs.centreline import centrelines
+
     scale = mm_per_pixel(result, options)
     of_classes, of_parts = [], []
     for parts in components(result):
