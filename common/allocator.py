@@ -32,10 +32,23 @@ def share_arenas() -> None:
         _ask(_ARENA_MAX, _ARENAS)
 
 
+def give_back_freed_memory() -> None:
+    """Return to the system what is freed and lies between what is used.
+
+    glibc returns only what lies above all that is used. What a model that was replaced has left there would stay, and
+    the next one would find a place beside it.
+    """
+    _call("malloc_trim", 0)
+
+
 def _ask(parameter: int, value: int) -> None:
+    _call("mallopt", parameter, value)
+
+
+def _call(name: str, *arguments: int) -> None:
     try:
-        mallopt = ctypes.CDLL(None).mallopt
+        function = getattr(ctypes.CDLL(None), name)
     except (AttributeError, OSError, TypeError):
         # Another C library, which has its own way.
         return
-    mallopt(parameter, value)
+    function(*arguments)

@@ -38,6 +38,7 @@ from supervisely.nn.inference import SemanticSegmentation
 from supervisely.nn.inference.gui import ServingGUITemplate
 from supervisely.nn.utils import ModelSource
 
+from common.allocator import give_back_freed_memory
 from common.hrda.checks import received
 from common.paths import is_file
 from serve.errors import RequestError, Unavailable
@@ -163,6 +164,7 @@ class DeployingServer(SemanticSegmentation):
                 setattr(self, name, value)
             raise
         finally:
+            give_back_freed_memory()
             self._deploying.release()
             self._schedule_freeze_on_inactivity()
 

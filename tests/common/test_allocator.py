@@ -11,7 +11,7 @@ from types import SimpleNamespace
 
 import pytest
 
-from common.allocator import keep_freed_memory, share_arenas
+from common.allocator import give_back_freed_memory, keep_freed_memory, share_arenas
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -35,6 +35,7 @@ def test_other_c_libraries_are_left_alone(monkeypatch: pytest.MonkeyPatch, libra
     monkeypatch.setattr(ctypes, "CDLL", load)
     keep_freed_memory()
     share_arenas()
+    give_back_freed_memory()
 
 
 HEAPS = """
@@ -62,3 +63,29 @@ def test_threads_share_two_heaps(tmp_path: Path, said: str | None) -> None:
     env |= {"PYTHONPATH": str(ROOT)} | ({"MALLOC_ARENA_MAX": said} if said else {})
     subprocess.run([sys.executable, "-c", HEAPS, tmp_path / "heaps"], env=env, check=True, timeout=120)
     assert (tmp_path / "heaps").read_text().count("<heap ") == int(said or 2)
+
+
+SCATTERED = """
+import sys
+from pathlib import Path
+from common.allocator import give_back_freed_memory
+def megabytes():
+    [line] = [line for line in Path("/proc/self/status").read_text().splitlines() if line.startswith("VmRSS")]
+    return int(line.split()[1]) // 1024
+blocks = [bytearray(b"x" * 60_000) for _ in range(4000)]
+kept = blocks[::100]
+del blocks
+before = megabytes()
+give_back_freed_memory()
+print(before, megabytes())
+"""
+
+
+@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="asks Linux how much memory is used")
+def test_freed_memory_between_what_is_used_goes_back_to_the_system() -> None:
+    env = os.environ | {"PYTHONPATH": str(ROOT)}
+    done = subprocess.run(
+        [sys.executable, "-c", SCATTERED], env=env, check=True, capture_output=True, text=True, timeout=120
+    )
+    before, after = map(int, done.stdout.split())
+    assert before > 200 and after < before - 150
