@@ -8,7 +8,7 @@ Private names that are overridden, and why:
 - `_inference_images`: what is too much is refused before it begins, and it is asked before each image whether it is
   still wanted.
 - `_inference_auto`: a `rectangle` that does not fit the image is told in a sentence; of `rectangles` every batch gets
-  its own; an image that cannot be read costs no other image its prediction.
+  its own; an image that cannot be read costs no other image its prediction; who asks for sliding windows gets one.
 - `_inference_benchmark`: it costs a measurement of speed everything.
 - `_inference_image_ids`: waits for its own threads for a second at every request, where no labels are uploaded.
 - `_inference_video_id`: see `serve.sources.videos` for what the SDK does to videos.
@@ -28,11 +28,12 @@ from time import perf_counter
 from typing import Any
 
 import numpy as np
-from supervisely import Annotation, Api, Label
+from supervisely import Annotation, Api, Label, Rectangle
 from supervisely.nn.inference.inference_request import InferenceRequest
 from supervisely.nn.model.prediction import Prediction
 
 from common.hrda.checks import received
+from common.hrda.network import torchvision_operators
 from serve.errors import RequestError
 from serve.gate.admission import CURRENT
 from serve.gate.bodies import IMAGE_IDS
@@ -46,6 +47,9 @@ from serve.sdk.deploying import DeployingServer
 from serve.sources.instance_images import InstanceImages, find_images, require_datasets, require_image_project
 from serve.sources.uploads import Images, UploadedImages, WantedImages
 from serve.sources.videos import FrameChoice, Frames, FrameSource, InstanceVideo, UploadedVideo
+
+# The SDK's mode `iou_merge` imports torchvision.
+torchvision_operators.ensure_importable()
 
 NOTHING = Annotation((1, 1))
 """Stands for an image that could not be read, until its job has noted it."""
@@ -66,6 +70,13 @@ def _said_areas(annotation: Annotation) -> str:
         if label.obj_class.name != "__bg__"
     ]
     return ", ".join(shares) or "nothing found"
+
+
+def _only_slide(annotation: Annotation) -> dict[str, Any]:
+    """The whole image as a window of the SDK's sliding: clients offer it whatever the model says, and show its windows.
+    The model's own windows are not whole results."""
+    labels = [label.to_json() for label in annotation.labels]
+    return {"rectangle": Rectangle.from_size(annotation.img_size).to_json(), "labels": labels}
 
 
 class PredictingServer(DeployingServer):
@@ -272,6 +283,8 @@ class PredictingServer(DeployingServer):
             # The SDK gives every batch the settings of the whole request, and would take the first ones each time.
             settings["rectangles"] = listed[len(source) :]
         annotations, data = super()._inference_auto(images, own) if images else ([], [])
+        if own.get("inference_mode") == "sliding_window":
+            data = [each | {"slides": [_only_slide(one)]} for one, each in zip(annotations, data, strict=True)]
         found = iter(zip(annotations, data, strict=True))
         both = [(NOTHING, {UNREADABLE: image}) if isinstance(image, Exception) else next(found) for image in source]
         return [annotation for annotation, _ in both], [each for _, each in both]

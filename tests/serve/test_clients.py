@@ -75,6 +75,20 @@ def test_panel_with_settings_of_another_model_gets_the_image_predicted(app, api,
     assert "message" not in plain
 
 
+def test_preview_by_sliding_windows_shows_the_whole_image(api, task, project, images):
+    params = {"windowHeight": 32, "windowWidth": 32, "overlapY": 8, "overlapX": 8, "naive": False}
+    settings = {"inference_mode": "sliding_window", "sliding_window_params": params}
+    answer = api.task.send_request(task, "inference_image_id", data={"image_id": project.ids[0], "settings": settings})
+    [slide] = answer["data"]["slides"]
+    height, width = images[0].shape[:2]
+    box = sly.Rectangle.from_json(slide["rectangle"])
+    assert (box.top, box.left, box.bottom, box.right) == (0, 0, height - 1, width - 1)
+    meta = sly.ProjectMeta.from_json(api.task.send_request(task, "get_output_classes_and_tags", data={}))
+    assert [sly.Label.from_json(label, meta).area for label in slide["labels"]] == [
+        label.area for label in sly.Annotation.from_json(answer["annotation"], meta).labels
+    ]
+
+
 def test_scripts_with_the_same_settings_are_refused_with_the_nearest_name(app, api, project):
     state = {"image_id": project.ids[0], "settings": {"confidence_threshold": 0.5}}
     refused(post(app, "inference_image_id", state, api_token=api.token), "confidence_threshold", "confidence")

@@ -3,7 +3,9 @@
 import inspect
 import json
 import re
+import subprocess
 import sys
+from pathlib import Path
 from types import SimpleNamespace
 
 import numpy as np
@@ -23,6 +25,7 @@ from serve.sdk.server import SdkServer
 from tests.common.web.compared import open_routes, unreviewed, unused
 from tests.serve.requests_of_clients import encoded, expected, finished, refused, to_mask, upload
 
+ROOT = Path(__file__).resolve().parents[2]
 PARTS = {
     deploying: deploying.DeployingServer,
     predicting: predicting.PredictingServer,
@@ -294,3 +297,10 @@ def test_changes_of_the_page_reach_each_browser_alone(running) -> None:
     from supervisely.app.fastapi.websocket import WebsocketManager
 
     assert WebsocketManager().broadcast.__qualname__.startswith("tell_each_alone")
+
+
+@pytest.mark.parametrize("module", ["serve.sdk.predicting", "serve.sdk.projects"])
+def test_sdk_can_merge_by_overlap_whatever_torchvision_is_installed(module):
+    """In a process of its own: encoders of timm would have made it importable here."""
+    code = f"import {module}; from supervisely.nn.inference import inference; from torchvision.ops import box_iou"
+    subprocess.run([sys.executable, "-c", code], cwd=ROOT, check=True, timeout=300)
