@@ -1,10 +1,17 @@
 """Prediction of whole collections: what the processes around the model cost, and what they bring.
 
-    python -m benchmarks.batch                      speed of a plain loop, of one worker and of two; then memory
+    python -m benchmarks.batch                      speed of plain loops, of one worker and of two; then memory
     python -m benchmarks.batch --photos 100 --only speed
 
-Generated photos, a tiny model, one thread each. Speed is that of the last nine tenths of the photos, by the times of
-their results: starting processes takes seconds, whatever the number of photos, and is shown beside it.
+Generated photos, a tiny model, one thread each. The clock of the speed runs from the moment when the first piece of
+each worker is written until the last photo is: it covers reading, prediction, writing, and the end, when one worker has
+no photos left and the other still does. Starting processes takes seconds, whatever the number of photos, and is in the
+time of the whole command beside it.
+
+The plain loops read, predict and write without the command: one, and two at a time, which is as much as the cores can
+bring. One worker is measured with all cores, of which reading, writing and Ray take another one, and with as many cores
+as it has threads, which is its share of them when there are two. Speeds do not change with the number of photos, so a
+part of them is enough for what is compared with.
 Memory is the largest sum over all processes of the command, shared pages counted once.
 """
 
@@ -18,6 +25,7 @@ import tempfile
 import time
 from collections.abc import Sequence
 from contextlib import suppress
+from multiprocessing import get_context
 from pathlib import Path
 
 import cv2
@@ -27,10 +35,12 @@ import torch
 
 from common.data.images import read_image
 from common.hrda import CheckpointBundle, ModelSettings, build_segmentor, save_checkpoint
+from serve.batch.pipeline import TOGETHER
 from serve.batch.worker import Worker
 
 CLASSES, PALETTE = ("__bg__", "crack"), ((0, 0, 0), (220, 20, 60))
 EVERY_S = 0.5
+Process = get_context("spawn").Process
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -54,17 +64,27 @@ def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
 
 
 def speed(folder: Path, count: int) -> None:
-    """A plain loop, one worker and two, over the same photos."""
+    """Plain loops, one worker and two, over the same photos."""
     photos, model = draw(folder / "photos", count, 512), checkpoint(folder / "model.pth", 256)
-    print(f"{'':12} {'photos/s':>9} {'to the loop':>12} {'whole command':>14}")
-    seconds = loop(photos, model, folder / "loop")
-    base = pace(folder / "loop")
-    print(f"{'plain loop':12} {base:9.2f} {'':>12} {seconds:12.1f} s", flush=True)
-    for workers in (1, 2):
-        out = folder / f"out{workers}"
-        seconds, _ = command(photos, model, out, workers)
-        now = pace(out / "masks")
-        print(f"{f'workers: {workers}':12} {now:9.2f} {now / base:11.2f}× {seconds:12.1f} s", flush=True)
+    print(f"{'':20} {'photos/s':>9} {'to one loop':>12} {'to two':>8} {'whole command':>14}")
+    few, paces = max(count // 10, 10), []
+    for loops in (1, 2):
+        outs = [folder / f"loop{loops}{number}" for number in range(loops)]
+        started = [Process(target=loop, args=(photos, model, out, few)) for out in outs]
+        for process in started:
+            process.start()
+        for process in started:
+            process.join()
+        paces.append(sum(map(pace, outs)))
+        print(f"{f'plain loops: {loops}':22} {paces[-1]:7.2f} {paces[-1] / paces[0]:11.2f}×", flush=True)
+    part = draw(folder / "part", max(count // 5, 32), 512)
+    for workers, cores, source in ((1, 1, part), (1, 2, photos), (2, 2, photos)):
+        out = folder / f"out{workers}{cores}"
+        seconds, _ = command(source, model, out, workers, cores=cores)
+        # The first piece of each is done at once, while the next one is begun.
+        now = pace(out / "masks", workers * TOGETHER)
+        name = f"workers: {workers} on {cores} core{'s' if cores > 1 else ''}"
+        print(f"{name:22} {now:7.2f} {now / paces[0]:11.2f}× {now / paces[1]:7.2f}× {seconds:12.1f} s", flush=True)
 
 
 def memory(folder: Path) -> None:
@@ -77,20 +97,18 @@ def memory(folder: Path) -> None:
         print(f"{count:7} {total / 2**20:7.0f} MB {store / 2**20:29.0f} MB", flush=True)
 
 
-def loop(photos: Path, model: Path, out: Path) -> float:
-    """Read, predict and write one photo after the other with one thread; the seconds it took."""
+def loop(photos: Path, model: Path, out: Path, count: int) -> None:
+    """Read, predict and write one photo after the other with one thread."""
     out.mkdir()
     torch.set_num_threads(1)
     worker = Worker.from_file(model, "cpu")
-    begun = time.perf_counter()
-    for path in sorted(photos.iterdir()):
+    for path in sorted(photos.iterdir())[:count]:
         [labels] = worker.labels([read_image(path)])
         cv2.imwrite(str(out / f"{path.stem}.png"), labels)
-    return time.perf_counter() - begun
 
 
 def command(
-    photos: Path, model: Path, out: Path, workers: int, *, watched: bool = False
+    photos: Path, model: Path, out: Path, workers: int, *, cores: int | None = None, watched: bool = False
 ) -> tuple[float, tuple[int, int]]:
     """Seconds of `serve batch`, and the most bytes that it and its processes held: all, and shared between steps.
 
@@ -100,7 +118,10 @@ def command(
     line += ["--device", "cpu", "--workers", workers]
     begun, most = time.perf_counter(), (0, 0)
     process = subprocess.Popen(
-        [str(word) for word in line], env=os.environ | {"OMP_NUM_THREADS": "1"}, stdout=subprocess.DEVNULL
+        [str(word) for word in line],
+        env=os.environ | {"OMP_NUM_THREADS": "1"},
+        stdout=subprocess.DEVNULL,
+        preexec_fn=lambda: os.sched_setaffinity(0, sorted(os.sched_getaffinity(0))[:cores]),
     )
     while process.poll() is None:
         if watched:
@@ -124,11 +145,10 @@ def held(pid: int) -> tuple[int, int]:
     return total, store
 
 
-def pace(folder: Path) -> float:
-    """Photos a second by the times of the results, without the first tenth."""
+def pace(folder: Path, first: int = 1) -> float:
+    """Photos a second by the times of the results, from that of number `first` on."""
     times = sorted(path.stat().st_mtime for path in folder.rglob("*.png"))
-    first = len(times) // 10
-    return (len(times) - 1 - first) / (times[-1] - times[first])
+    return (len(times) - first) / (times[-1] - times[first - 1])
 
 
 def draw(folder: Path, count: int, size: int) -> Path:

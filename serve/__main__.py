@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 import argparse
+import io
 import os
 import signal
 import socket
@@ -328,6 +329,10 @@ def main(argv: Sequence[str] | None = None) -> int:
         The exit status: 0, or 2 after an error that the user can mend.
     """
     words = list(sys.argv[1:] if argv is None else argv)
+    for stream in (sys.stdout, sys.stderr):
+        # Names of files may be no text.
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")
     if words[:1] == ["batch"]:
         return run_batch(words[1:])
     args = parse_arguments(words)

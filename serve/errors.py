@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 from common.data.images import ImageError
-from common.hrda.checkpoints import CheckpointError
-from common.hrda.checks import SettingsError
+from common.hrda.checks import CheckpointError, SettingsError
 from common.web.refusals import Refusal
 
 

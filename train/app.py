@@ -17,7 +17,7 @@ from supervisely.nn.utils import ModelSource
 from common.data.choice import BACKGROUND, RESERVED
 from common.data.project import ProjectError
 from common.hrda import ModelSettings, SettingsError, load_checkpoint
-from common.hrda.checkpoints import CheckpointError
+from common.hrda.checks import CheckpointError
 from common.hrda.prediction.runtime import RuntimeUnavailableError, export_checkpoint, require_exporter
 from common.hrda.settings import SHAPING
 from common.web.guide import add_guide

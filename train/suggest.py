@@ -55,8 +55,8 @@ def main(arguments: Sequence[str]) -> int:
     from common.data.images import ImageError
     from common.data.project import ProjectError
     from common.hrda import SettingsError
+    from common.hrda.checks import CheckpointError
     from common.hrda.files import WriteError, replacing
-    from common.hrda.tensor_files import CheckpointError
 
     try:
         found = _suggest(given)

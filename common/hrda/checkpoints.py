@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from common.hrda.checks import SettingsError, without_received
+from common.hrda.checks import CheckpointError, SettingsError, without_received
 from common.hrda.files import replacing
 from common.hrda.metadata import CheckpointMetadata, NetworkMetadata
 from common.hrda.network.outline import outline
@@ -20,7 +20,7 @@ from common.hrda.network.reference_weights import convert_reference_state_dict, 
 from common.hrda.network.segmentor import HRDASegmentor, build_segmentor
 from common.hrda.pixels import Scale
 from common.hrda.settings import ModelSettings
-from common.hrda.tensor_files import CheckpointError, fitting, read_tensors, weights_of
+from common.hrda.tensor_files import fitting, read_tensors, weights_of
 
 _FAMILY, _VERSION = "hrda-supervisely", 1
 FORMAT = f"{_FAMILY}/{_VERSION}"

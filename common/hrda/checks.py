@@ -34,6 +34,10 @@ class SettingsError(ValueError):
     """A value from outside has an unknown name or cannot work. The message says the remedy."""
 
 
+class CheckpointError(ValueError):
+    """A file does not hold what is asked for. The message names the file and what was expected."""
+
+
 @dataclass(frozen=True)
 class Expected:
     """In an annotation: what a field expects, where bounds alone do not say it."""

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import errno
+import glob
+import hashlib
 import os
 import shutil
 import uuid
@@ -12,11 +14,16 @@ from pathlib import Path
 from typing import BinaryIO
 
 _NO_ROOM = (errno.ENOSPC, errno.EDQUOT)
+_OF_ITS_NAME = (errno.ENAMETOOLONG, errno.EISDIR, errno.ENOTDIR, errno.EEXIST)
+_LONGEST_NAME = 255 - len("..") - len(uuid.uuid4().hex)
 _REMEDIES = dict.fromkeys(_NO_ROOM, "make room on the disk") | {
     errno.EROFS: "mount the disk so that it can be written to",
     errno.EACCES: "give this user the right to write there",
     errno.EPERM: "give this user the right to write there",
     errno.EISDIR: "name another file",
+    errno.ENOTDIR: "name another folder",
+    errno.EEXIST: "name another folder",
+    errno.ENAMETOOLONG: "give it a shorter name",
 }
 # Some network file systems cannot sync a folder and say so in these ways.
 _CANNOT_SYNC = (errno.EINVAL, errno.ENOTSUP)
@@ -34,6 +41,8 @@ class WriteError(OSError):
     def __init__(self, path: Path, cause: OSError, size: int | None = None) -> None:
         self.is_disk_full = cause.errno in _NO_ROOM
         """Whether there was no room for it."""
+        self.is_of_its_name = cause.errno in _OF_ITS_NAME
+        """Whether files of other names can be written there."""
         self.remedy = _REMEDIES.get(cause.errno, "see to the disk")
         """What to do, as the middle of a sentence."""
         reason = (cause.strerror or str(cause)).lower()
@@ -61,7 +70,7 @@ def replacing(path: Path, size: int | None = None) -> Iterator[BinaryIO]:
     if path.exists() and not path.is_file():
         # Whoever may rename in /dev would lose the device.
         raise WriteError(path, OSError(errno.EISDIR, "It is a folder, a device or a pipe"), size)
-    temporary = path.with_name(f".{path.name}.{uuid.uuid4().hex}")
+    temporary = path.with_name(f"{_half_name(path)}{uuid.uuid4().hex}")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         with temporary.open("xb") as file:
@@ -79,10 +88,26 @@ def replacing(path: Path, size: int | None = None) -> Iterator[BinaryIO]:
         raise WriteError(path, cause, size) from error
 
 
+def sum_of(path: Path) -> str:
+    """The SHA-256 sum of a file, by which an export names its checkpoint.
+
+    Raises:
+        OSError: it cannot be read.
+    """
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
 def remove_halves(path: Path) -> None:
     """Remove what a killed process has left of `path` while it was writing."""
-    for half in path.parent.glob(f".{path.name}.*"):
+    for half in path.parent.glob(f"{glob.escape(_half_name(path))}*"):
         half.unlink(missing_ok=True)
+
+
+def _half_name(path: Path) -> str:
+    """How a file is called while it is written, but for its end; systems take names of up to 255 bytes."""
+    name = os.fsdecode(os.fsencode(path.name)[:_LONGEST_NAME])
+    return f".{name}."
 
 
 def _sync_folder(folder: Path) -> None:

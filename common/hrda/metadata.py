@@ -10,6 +10,7 @@ from pydantic import Field
 
 from common.hrda.catalogue import ANY_OF_TIMM, ENCODERS, is_encoder
 from common.hrda.checks import (
+    CheckpointError,
     Expected,
     Fraction,
     FromList,
@@ -21,7 +22,6 @@ from common.hrda.checks import (
 )
 from common.hrda.pixels import Scale
 from common.hrda.settings import LONGEST_EDGE, ModelSettings, PhotoFactor
-from common.hrda.tensor_files import CheckpointError
 
 _MOST_PLAIN = 1_000_000
 _DEEPEST_PLAIN = 24

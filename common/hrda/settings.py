@@ -56,6 +56,8 @@ def _views(count: int) -> int:
     return count
 
 
+BACKGROUND = 0
+"""Index of the class that is no finding."""
 LONGEST_EDGE = 16384
 """Longest side in pixels of what a network may be trained on."""
 PhotoFactor = Annotated[float, Field(ge=0.1, le=4)]

@@ -18,6 +18,7 @@ from typing import Any, BinaryIO
 import torch
 from torch import Tensor
 
+from common.hrda.checks import CheckpointError
 from common.paths import is_file
 
 _ZIP = b"PK\x03\x04"
@@ -41,10 +42,6 @@ _KNOWN = frozenset(
     + ["collections OrderedDict", "collections Counter", "_codecs encode", "__builtin__ set", "builtins set"]
 )
 """What torch rebuilds tensors and plain data with. It knows more, some of which reserves memory as the file likes."""
-
-
-class CheckpointError(ValueError):
-    """A file does not hold what is asked for. The message names the file and what was expected."""
 
 
 @dataclass(frozen=True)

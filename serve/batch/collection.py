@@ -7,12 +7,16 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
 
-from common.data.images import ImageError
+from common.data.images import IMAGE_SUFFIXES, ImageError
 from common.hrda.checks import received
 from common.paths import is_file, is_folder
-from serve.batch.local import SUFFIXES, passed_over
-from serve.batch.storage import Folder, safe_name
+from serve.batch.storage import FileAt, Folder, safe_name
 from serve.errors import RequestError
+
+SUFFIXES = IMAGE_SUFFIXES | {".gif"}
+"""Suffixes of the files that are predicted, in lower case. A project has no GIFs; of one the first picture counts."""
+MOST_NAMED = 5
+"""Names of what was passed over that are told."""
 
 
 @dataclass(frozen=True)
@@ -48,6 +52,9 @@ class Collection(Protocol):
             ImageError: it cannot be read; where the system says why, as the cause.
         """
 
+    def file(self, item: Item) -> FileAt | None:
+        """The file that a photo is; None where it is none, as on an instance."""
+
 
 @dataclass(frozen=True)
 class FolderCollection:
@@ -62,11 +69,19 @@ class FolderCollection:
 
     def find(self) -> tuple[list[Item], str]:
         """As of `Collection`."""
-        seen = [entry for entry in self.folder.entries() if not _is_hidden(entry.name)]
+        closed: list[OSError] = []
+        seen = [entry for entry in self.folder.entries(closed.append) if not _is_hidden(entry.name)]
         photos = [entry for entry in seen if _is_photo(entry.name)]
         rest = [Path(entry.name) for entry in seen if not _is_photo(entry.name)]
         left_out = passed_over(rest, "file that is no image", "files that are no images")
-        said = f"Passed over in {self.says}: {left_out[0]}." if left_out else ""
+        if len(closed) == 1 and not seen:
+            raise RequestError(f"{self.says} cannot be looked into: {closed[0].strerror}. Give this user the right to.")
+        left_out += passed_over(
+            [Path(error.filename) for error in closed],
+            "folder that cannot be looked into",
+            "folders that cannot be looked into",
+        )
+        said = f"Passed over in {self.says}: {', '.join(left_out)}." if left_out else ""
         if not photos:
             kinds = ", ".join(sorted(SUFFIXES))
             raise RequestError(f"There is no image in {self.says}. Expected one of: {kinds}. {said}".strip())
@@ -74,7 +89,11 @@ class FolderCollection:
 
     def read(self, item: Item) -> bytes:
         """As of `Collection`."""
-        return _content(self.folder, item.place)
+        return _content(self.file(item))
+
+    def file(self, item: Item) -> FileAt:
+        """As of `Collection`."""
+        return FileAt(self.folder, item.place)
 
 
 @dataclass(frozen=True)
@@ -95,7 +114,7 @@ class ListCollection:
     def find(self) -> tuple[list[Item], str]:
         """As of `Collection`."""
         try:
-            lines = self.file.read_text(encoding="utf-8").splitlines()
+            lines = self.file.read_text(encoding="utf-8-sig").splitlines()
         except (OSError, UnicodeError) as error:
             raise RequestError(f"The list {self.file} cannot be read: {error}.") from error
         places = [line.strip() for line in lines if line.strip() and not line.startswith("#")]
@@ -110,7 +129,11 @@ class ListCollection:
 
     def read(self, item: Item) -> bytes:
         """As of `Collection`."""
-        return _content(*self._folder(item.place))
+        return _content(self.file(item))
+
+    def file(self, item: Item) -> FileAt:
+        """As of `Collection`."""
+        return FileAt(*self._folder(item.place))
 
     def _folder(self, place: str) -> tuple[Folder, str]:
         parent, _, name = place.rpartition("/")
@@ -138,11 +161,23 @@ class OnePhoto:
     def find(self) -> tuple[list[Item], str]:
         """As of `Collection`."""
         folder = Folder(str(self.path.parent))
-        return [Item(self.path.name, self.path.name, folder.stamp(self.path.name) or "")], ""
+        return [Item(safe_name(self.path.name), self.path.name, folder.stamp(self.path.name) or "")], ""
 
     def read(self, item: Item) -> bytes:
         """As of `Collection`."""
-        return _content(Folder(str(self.path.parent)), item.place)
+        return _content(self.file(item))
+
+    def file(self, item: Item) -> FileAt:
+        """As of `Collection`."""
+        return FileAt(Folder(str(self.path.parent)), item.place)
+
+
+def passed_over(paths: Sequence[Path], one: str, several: str) -> list[str]:
+    """How many `paths` there are, called `one` or `several`, with the names of the first; empty without any."""
+    if not paths:
+        return []
+    names = [safe_name(path.name) for path in paths[:MOST_NAMED]] + ["…"] * (len(paths) > MOST_NAMED)
+    return [f"{len(paths)} {one if len(paths) == 1 else several} ({', '.join(names)})"]
 
 
 def collection_of(address: str) -> Collection:
@@ -153,7 +188,7 @@ def collection_of(address: str) -> Collection:
     """
     folder = Folder(address)
     if not folder.is_local:
-        return FolderCollection(folder)
+        return FolderCollection(Folder(address.rstrip("/")))
     if is_folder(address):
         # Other machines of a cluster stand in another folder.
         return FolderCollection(Folder(str(Path(address).resolve())))
@@ -163,13 +198,17 @@ def collection_of(address: str) -> Collection:
     return OnePhoto(path) if _is_photo(path.name) else ListCollection(path)
 
 
-def _content(folder: Folder, name: str) -> bytes:
+def _content(file: FileAt) -> bytes:
     try:
-        return folder.read(name)
+        return file.read()
     except (OSError, ValueError) as error:
-        place = folder.path(name) if folder.is_local else f"{folder.address}/{name}"
-        reason = (getattr(error, "strerror", None) or str(error)).partition("\n")[0].rstrip(".")
-        raise ImageError(f"Cannot read the image {place}: {reason}.") from error
+        raise unreadable(file, error) from error
+
+
+def unreadable(file: FileAt, error: Exception) -> ImageError:
+    """That a photo's file cannot be read."""
+    reason = (getattr(error, "strerror", None) or str(error)).partition("\n")[0].rstrip(".")
+    return ImageError(f"Cannot read the image {file}: {reason}.")
 
 
 def _unique(items: Sequence[Item]) -> list[Item]:

@@ -13,21 +13,22 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from common.hrda.files import WriteError
-from common.hrda.prediction.runtime import sum_of
+from common.hrda.files import WriteError, sum_of
 from common.paths import is_file
 from common.processors import available_processors
 from serve.batch import pipeline, rays
 from serve.batch.collection import Collection, FolderCollection, Item, collection_of
-from serve.batch.local import settings_of_words
+from serve.batch.local import predicts_mosaics, settings_of_words
 from serve.batch.manifest import FOLDER, Manifest
 from serve.batch.outputs import FORMATS, chosen_formats, needs_of
 from serve.batch.outputs.format import CONFIDENCES, OutputOptions
-from serve.batch.plan import Plan, Wanted, plan
+from serve.batch.photos import require_rasters
+from serve.batch.plan import Plan, Task, Wanted, plan
 from serve.batch.progress import Progress, summary
 from serve.batch.result import Legend
 from serve.batch.steps import Assignment, Uploader, part_name
 from serve.batch.storage import HALF, Folder
+from serve.batch.tiff import is_larger_than_photos, is_tiff, raster_options
 from serve.batch.worker import WANTED, Worker
 from serve.errors import RequestError
 from serve.model.deployment import PYTORCH, RUNTIMES
@@ -72,6 +73,8 @@ def build_parser() -> argparse.ArgumentParser:
     parser.add_argument("--upload", choices=UPLOADS, help="with --project: also put labels on its images")
     parser.add_argument("--tolerance", type=float, metavar="PIXELS", help="how far polygons may run beside the border")
     parser.add_argument("--mm-per-pixel", type=float, metavar="MM", help="scale of the photos, for measures in mm")
+    parser.add_argument("--bands", help="of a TIFF, those that are red, green, blue, such as 4,3,2")
+    parser.add_argument("--range", metavar="LOW,HIGH", help="of a TIFF, samples that become 0 and 255 (percentiles)")
     parser.add_argument("--device", choices=("cpu", "cuda"), help="where to compute (default: on GPUs, if any)")
     parser.add_argument("--runtime", choices=RUNTIMES, default=PYTORCH, help="what runs the network (%(default)s)")
     parser.add_argument("--workers", type=_positive, help="processes that predict (one a GPU, or one on the CPU)")
@@ -120,7 +123,7 @@ def _run(args: argparse.Namespace, photos: Collection, instance: Instance | None
     if not args.dry_run:
         rays.require_ray()
     items, left_out = photos.find()
-    output = Folder(args.output or DEFAULT_OUTPUT)
+    output = Folder((args.output or DEFAULT_OUTPUT).rstrip("/") or "/")
     if output.is_local:
         output = Folder(str(Path(output.address).resolve()))
     if isinstance(photos, FolderCollection) and f"{output.address}/".startswith(f"{photos.folder.address}/"):
@@ -134,6 +137,7 @@ def _run(args: argparse.Namespace, photos: Collection, instance: Instance | None
         manifest = Manifest(output)
         entries = [entry.name for entry in output.entries()]
         found = plan(items, manifest, assignment.wanted, set(entries))
+        found = replace(found, tasks=_mosaics_last(found.tasks, assignment, worker))
         _say_plan(found, items, photos, assignment, left_out)
         if args.dry_run:
             return 0
@@ -162,6 +166,8 @@ def _assignment(args: argparse.Namespace, photos: Collection, output: Folder) ->
     model, device = Path(args.model).resolve(), _device(args)
     if not is_file(model):
         raise RequestError(f"There is no checkpoint at {args.model}. Give the path of one as --model.")
+    if not args.ray_address:
+        _require_cards(args.workers, device)
     # Read here too: what is wrong with it, or with a setting, is said before anything starts.
     here = device if device == "cpu" or _has_gpu() else "cpu"
     worker = Worker.from_file(model, here, args.runtime, settings)
@@ -174,12 +180,51 @@ def _assignment(args: argparse.Namespace, photos: Collection, output: Folder) ->
     )
     told = worker.settings.to_dict() | {f"output {name}": value for name, value in options.to_dict().items()}
     told |= {WANTED: settings.get(WANTED), "runtime": args.runtime}
+    raster = raster_options(args.bands, args.range)
+    if raster is not None:
+        require_rasters()
+        told |= {f"samples {name}": value for name, value in raster.to_dict().items()}
     what = (*(each.name for each in formats), *([f"upload {args.upload}"] if args.upload else []))
     wanted = Wanted(sum_of(model), model.name, told, what)
     names = tuple(each.name for each in formats)
     needs = needs_of(formats) | (frozenset({CONFIDENCES}) if args.upload and options.confidence else frozenset())
-    assignment = Assignment(photos, output, model, device, args.runtime, settings, names, options, wanted, needs)
+    assignment = Assignment(
+        photos, output, model, device, args.runtime, settings, names, options, wanted, needs, raster=raster
+    )
     return assignment, worker
+
+
+def _require_cards(workers: int | None, device: str) -> None:
+    """Refuse more workers on GPUs than this machine has of them.
+
+    Raises:
+        RequestError: it says what to choose.
+    """
+    import torch
+
+    count = torch.cuda.device_count()
+    if device != "cpu" and count < (workers or 1):
+        have = f"{count} GPU{'' if count == 1 else 's'}" if count else "no GPU"
+        raise RequestError(
+            f"Each worker takes a GPU, and this machine has {have} for {workers or 1}. "
+            + (f"Ask for --workers {count}." if count else "Take --device cpu, or a cluster with --ray-address.")
+        )
+
+
+def _mosaics_last(tasks: Sequence[Task], assignment: Assignment, worker: Worker) -> list[Task]:
+    """The tasks, those of mosaics each alone, where they can be told before they are fetched.
+
+    Raises:
+        RequestError, SettingsError: there are some, which cannot be predicted with what is installed and set.
+    """
+    mosaics = set()
+    for task in tasks:
+        file = assignment.photos.file(task.item) if is_tiff(task.item.name) else None
+        if file is not None and file.folder.is_local and is_larger_than_photos(file.folder.path(file.name)):
+            mosaics.add(task.item.name)
+    if mosaics:
+        predicts_mosaics(worker)
+    return [replace(task, alone=True) if task.item.name in mosaics else task for task in tasks]
 
 
 def _work(
@@ -235,12 +280,13 @@ def _finish(
     """Write what is made of all photos together, and tell what came out; the exit status."""
     records = {item.name: manifest.records[item.name] for item in items if item.name in manifest.records}
     done = sorted(name for name, record in records.items() if record.is_done)
+    written = {file for name in done for file in records[name].result}
     for each in assignment.chosen:
         if each.merge is not None:
             folder = assignment.output.below(each.name)
-            parts = _Parts(
-                assignment.output, [part_name(each.merge.part, name) for name in done] if each.merge.part else []
-            )
+            names = [part_name(each.merge.part, name) for name in done] if each.merge.part else []
+            # A mosaic has none.
+            parts = _Parts(assignment.output, [name for name in names if name in written])
             each.merge.write(parts, legend, assignment.options, folder.create)
     print(summary(records, len(found.done), progress, legend), flush=True)
     print(f"Written: {assignment.output.address}", flush=True)

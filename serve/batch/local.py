@@ -6,35 +6,28 @@ import json
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
-from importlib.util import find_spec
 from pathlib import Path
 from time import perf_counter
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
-from common.data.images import IMAGE_SUFFIXES, ImageError, read_image
+from common.data.images import ImageError
 from common.data.reading import Patience, only_this_one
-from common.hrda import SettingsError
-from common.hrda.checks import received
+from common.hrda.checks import SettingsError, received
 from common.paths import is_file, is_folder
 from common.plain_yaml import read_yaml, settings_text
+from serve.batch.collection import SUFFIXES, passed_over
 from serve.batch.outputs.format import Format
-from serve.batch.outputs.georeference import place_of
 from serve.batch.outputs.writing import Tally, Writer
-from serve.batch.result import Photo, result_names
-from serve.batch.tiff import LARGEST_PHOTO, RasterOptions, is_orthomosaic
-from serve.batch.tiff import SUFFIXES as TIFF
+from serve.batch.photos import read_photo, require_rasters
+from serve.batch.result import result_names
+from serve.batch.tiff import RasterOptions, is_larger_than_photos, is_orthomosaic, is_tiff
 from serve.batch.worker import Worker
 from serve.errors import RequestError
 from serve.model.settings import said
 
 if TYPE_CHECKING:
     from serve.batch.orthomosaic import Mosaic
-
-SUFFIXES = IMAGE_SUFFIXES | {".gif"}
-"""Suffixes of the files that are predicted, in lower case. A project has no GIFs; of one the first picture counts."""
-MOST_NAMED = 5
-"""Names of what was passed over that are told."""
 
 
 def predict_local(
@@ -57,8 +50,9 @@ def predict_local(
         formats: what to write, each into a folder of its name. Without any it is `PHOTO.json`, an annotation in
             Supervisely's format an image, with no folder of its own.
         options: fields of `OutputOptions`.
-        raster: how samples of TIFF files become pixels; every one of them is then predicted as an orthomosaic, and
-            without it those that `is_orthomosaic` names.
+        raster: how samples of TIFF files become pixels. Without formats every one of them is then predicted as an
+            orthomosaic, and without it those that `is_orthomosaic` names; with formats those that are larger than
+            photos, and of the others the formats have the place.
 
     Returns:
         The files that were written.
@@ -70,12 +64,18 @@ def predict_local(
     found, left_out = find_images(source)
     if left_out:
         print(left_out, flush=True)
-    mosaics = [path for path in found if is_orthomosaic(path) or (raster and path.suffix.lower() in TIFF)]
+    if formats:
+        mosaics = [path for path in found if is_larger_than_photos(path)]
+    else:
+        mosaics = [path for path in found if is_orthomosaic(path) or (raster and is_tiff(path.name))]
     images = [path for path in found if path not in mosaics]
+    if raster:
+        require_rasters()
     predict = predicts_mosaics(worker) if mosaics else None
     folder = output / source.resolve().name if is_folder(source) else output
     make_folder(folder)
-    writer = Writer(folder, formats, worker.legend, worker.options(**options), draw=draw)
+    outputs = worker.options(**options)
+    writer = Writer(folder, formats, worker.legend, outputs, draw=draw)
     tally, begun = Tally(worker.legend), perf_counter()
     if worker.best_thresholds:
         print(
@@ -83,11 +83,11 @@ def predict_local(
             "--settings thresholds={} takes the most probable class, as at 0.5.",
             flush=True,
         )
-    names, unreadable = result_names([path.name for path in images]), []
+    names, unreadable = result_names([path.name for path in found]), []
     patience = Patience(lambda text: print(text, file=sys.stderr, flush=True))
     for number, path in enumerate(images, start=1):
         try:
-            image = patience.read(partial(read_image, path), path)
+            photo = patience.read(partial(read_photo, path, path.name, names[path.name], raster, print), path)
         except ImageError as error:
             if worker.settings.strict:
                 raise
@@ -97,13 +97,14 @@ def predict_local(
                 ) from error
             unreadable.append(str(error))
             continue
-        [result] = worker.results([Photo(path.name, names[path.name], image, *place_of(path))], writer.needs)
+        [result] = worker.results([photo], writer.needs)
         target, shares = writer.add(result), tally.add(result.labels)
         print(f"[{number}/{len(images)}] {path} -> {target}: {shares}", flush=True)
     writer.finish()
     for path in mosaics:
         try:
-            writer.files += predict(worker, path, folder, raster).files
+            mosaic = predict(worker, path, folder, raster, name=names[path.name], tolerance=outputs.tolerance)
+            writer.files += mosaic.files
         except RequestError as error:
             unreadable.append(str(error))
     if images:
@@ -124,13 +125,7 @@ def predicts_mosaics(worker: Worker) -> Callable[..., Mosaic]:
         RequestError: a package that it needs is not installed.
         SettingsError: as `predict_orthomosaic`.
     """
-    missing = [package for package in ("rasterio", "shapely") if find_spec(package) is None]
-    if missing:
-        raise RequestError(
-            f"An orthomosaic (a TIFF that is georeferenced or of more than {LARGEST_PHOTO / 1e6:.0f} megapixels) needs "
-            f"{' and '.join(missing)}, which this Python does not have. Install what it takes: pip install -r "
-            "requirements-batch.txt"
-        )
+    require_rasters()
     from serve.batch.orthomosaic import predict_orthomosaic, require_fitting
 
     require_fitting(worker.settings, worker.deployment.input_scale)
@@ -174,14 +169,6 @@ def find_images(source: Path) -> tuple[list[Path], str]:
     if source.suffix.lower() not in SUFFIXES:
         raise RequestError(f"{source} is not an image. Expected one of: {kinds}.")
     return [source], ""
-
-
-def passed_over(paths: Sequence[Path], one: str, several: str) -> list[str]:
-    """How many `paths` there are, called `one` or `several`, with the names of the first; empty without any."""
-    if not paths:
-        return []
-    names = [path.name for path in paths[:MOST_NAMED]] + ["…"] * (len(paths) > MOST_NAMED)
-    return [f"{len(paths)} {one if len(paths) == 1 else several} ({', '.join(names)})"]
 
 
 def settings_of_words(words: Sequence[str]) -> dict[str, Any]:

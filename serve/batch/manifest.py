@@ -15,9 +15,12 @@ from typing import Annotated, Any
 
 from common.hrda.checks import Count, FromList, NotNegative, PlainSettings, SettingsError, schema
 from serve.batch.storage import Folder
+from serve.errors import RequestError
 
 FOLDER = "manifest"
 """In the folder of the results."""
+MOSAICS = "orthomosaics"
+"""Folder beside it for results of mosaics, which no format of outputs is for."""
 _LINES = ".jsonl"
 _ALL = f"all{_LINES}"
 _MOST_HELD = 1000
@@ -55,6 +58,11 @@ class Record(PlainSettings):
     def pixels(self) -> int:
         """Of the photo."""
         return sum(self.counts)
+
+    @property
+    def is_mosaic(self) -> bool:
+        """Whether its results are those of a mosaic, whatever the formats."""
+        return any(name.startswith(f"{MOSAICS}/") for name in self.result)
 
     @property
     def is_done(self) -> bool:
@@ -133,7 +141,14 @@ class Manifest:
         return found if isinstance(found, dict) else {}
 
     def _read(self, name: str) -> Iterator[Record]:
-        for line in self._folder.read(name).decode(errors="replace").splitlines():
+        try:
+            content = self._folder.read(name)
+        except OSError as error:
+            raise RequestError(
+                f"What was done before cannot be read from {self._folder.address}/{name}: "
+                f"{str(error).partition(chr(10))[0][:300]}. See to it, or choose another --output."
+            ) from error
+        for line in content.decode(errors="replace").splitlines():
             try:
                 yield Record.from_dict(json.loads(line))
             except (ValueError, SettingsError):

@@ -53,6 +53,8 @@ class Mosaic:
     """Cloud-optimised GeoTIFF of class indices."""
     polygons: tuple[Path, ...]
     """GeoJSON in WGS 84, where the mosaic's place on the earth is known, and in its own coordinates."""
+    counts: tuple[int, ...]
+    """Pixels of each class, by index, without those that are empty."""
 
     @property
     def files(self) -> list[Path]:
@@ -66,6 +68,8 @@ def predict_orthomosaic(
     output: Path,
     options: RasterOptions | None = None,
     say: Callable[[str], None] = print,
+    name: str | None = None,
+    tolerance: float | None = None,
 ) -> Mosaic:
     """Predict a TIFF of any size.
 
@@ -76,13 +80,16 @@ def predict_orthomosaic(
             `mosaic.local.geojson` in its own coordinates.
         options: how its samples become pixels.
         say: gets sentences about what was chosen and how far the work is.
+        name: what the results are called in place of the file's own name without its suffix.
+        tolerance: how far polygons may run beside the border that was predicted, in pixels; None: as `OutputOptions`.
 
     Raises:
         SettingsError: settings that are not for mosaics, or bands that it does not have.
         RequestError: it cannot be read, the results cannot be written, or the memory does not suffice.
     """
     require_fitting(worker.settings, worker.deployment.input_scale)
-    labels = output / f"{source.stem}.labels.tif"
+    name, tolerance = name or source.stem, worker.options().tolerance if tolerance is None else tolerance
+    labels, counts = output / f"{name}.labels.tif", np.zeros(len(worker.legend.classes), np.int64)
     with opened(source, options or RasterOptions()) as raster, _half(labels) as rows, _half(labels) as half:
         for sentence in (f"{source}: {_described(raster)}", *raster.said):
             say(sentence)
@@ -90,7 +97,7 @@ def predict_orthomosaic(
         def predict(predictor: Predictor) -> None:
             with _label_file(rows, raster, worker.legend) as file:
                 pixels = RasterPixels(raster, predictor.device)
-                sink = _RowSink(worker, pixels, file, _Progress(raster.size[0], say))
+                sink = _RowSink(worker, pixels, file, _Progress(raster.size[0], say), counts)
                 predictor.sweep(pixels, sink)
                 sink.finish()
 
@@ -98,14 +105,14 @@ def predict_orthomosaic(
             worker.deployment.stream(predict, worker.settings)
             say("Writing the files of labels and polygons.")
             rasterio.shutil.copy(rows, half, driver="COG", **_COG)
-            polygons = write_polygons(half, output / source.stem, worker.legend, worker.options().tolerance)
+            polygons = write_polygons(half, output / name, worker.legend, tolerance)
             half.replace(labels)
         except (RasterioError, OSError) as error:
             raise RequestError(
                 f"The results of {source} cannot be written to {output}: {str(error)[:200]}. See to the disk, or "
                 "choose another --output."
             ) from error
-    return Mosaic(labels, polygons)
+    return Mosaic(labels, polygons, tuple(counts.tolist()))
 
 
 def require_fitting(settings: ServeSettings, input_scale: Scale) -> None:
@@ -188,15 +195,21 @@ class _RowSink:
         pixels: which of them count.
         file: gets the labels.
         progress: is told of the rows that are written.
+        counts: to which pixels of each class are added.
     """
 
     def __init__(
-        self, worker: Worker, pixels: RasterPixels, file: rasterio.io.DatasetWriter, progress: _Progress
+        self,
+        worker: Worker,
+        pixels: RasterPixels,
+        file: rasterio.io.DatasetWriter,
+        progress: _Progress,
+        counts: np.ndarray,
     ) -> None:
         deployment = worker.deployment
         rule = worker.settings.rule(deployment.classes, deployment.best_thresholds)
         self._thresholds, self._unwanted = dict(rule.thresholds), worker.unwanted
-        self._pixels, self._file, self._progress = pixels, file, progress
+        self._pixels, self._file, self._progress, self._counts = pixels, file, progress, counts
         self._sieve = _Sieve(rule.min_component, len(deployment.classes), self._write)
 
     def __call__(self, top: int, logits: Tensor) -> None:
@@ -212,6 +225,7 @@ class _RowSink:
 
     def _write(self, top: int, labels: np.ndarray) -> None:
         self._file.write(labels, 1, window=Window(0, top, labels.shape[1], len(labels)))
+        self._counts += np.bincount(labels.ravel(), minlength=EMPTY + 1)[: len(self._counts)]
         self._progress.done(top + len(labels))
 
 
@@ -302,7 +316,7 @@ def _label_file(path: Path, raster: Raster, legend: Legend) -> Iterator[rasterio
 @contextmanager
 def _half(path: Path) -> Iterator[Path]:
     """A name beside `path` for a file that is not whole yet, which is gone at the end of the block."""
-    half = path.with_name(f".{path.name}.{uuid.uuid4().hex}.tif")
+    half = path.with_name(f".{path.name}.{uuid.uuid4().hex}")
     try:
         yield half
     finally:

@@ -12,18 +12,21 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from common.hrda.prediction.runtime import sum_of
-from serve.batch import steps
+from common.hrda.files import sum_of
+from serve.batch import rays, steps
 from serve.batch.manifest import Record
 from serve.batch.plan import Task
 from serve.batch.steps import Assignment, Step
-from serve.batch.worker import Worker
 from serve.errors import CLIENT_ERRORS, RequestError
+
+if TYPE_CHECKING:
+    from serve.batch.worker import Worker
 
 TOGETHER = 8
 """Photos that are handed on together."""
+_AT_THE_END = 2
 _MOST_PIECES = 20_000
 _PIECE_BYTES = 32 * 2**20
 """Of what is handed on together; a photo that is larger goes alone."""
@@ -55,9 +58,11 @@ def stream(assignment: Assignment, tasks: Sequence[Task], machines: Machines) ->
     import ray
 
     _configure(ray)
-    rows = [{"tasks": pickle.dumps(piece)} for piece in _pieces(tasks)]
+    rows = [{"tasks": pickle.dumps(piece)} for piece in _pieces(tasks, machines.workers)]
     on_processor = {"num_cpus": 1, "max_retries": _RETRIES}
-    worker: Rows = {"num_cpus": 1, "num_gpus": 1} if machines.gpu else {"num_cpus": machines.threads}
+    each = {"CPU": 1.0, "GPU": 1.0} if machines.gpu else {"CPU": float(machines.threads)}
+    workers = min(machines.workers, len(rows))
+    rays.wait_for_room(workers, each)
     results = (
         ray.data.from_items(rows, override_num_blocks=len(rows))
         .map_batches(partial(_read, assignment), batch_size=None, **on_processor)
@@ -65,10 +70,11 @@ def stream(assignment: Assignment, tasks: Sequence[Task], machines: Machines) ->
             Predicting,
             # A worker needs no instance, whose code takes seconds to import.
             fn_constructor_args=(replace(assignment, photos=None, uploader=None), machines.threads),
-            compute=ray.data.ActorPoolStrategy(size=min(machines.workers, len(rows)), max_tasks_in_flight_per_actor=2),
+            compute=ray.data.ActorPoolStrategy(size=workers, max_tasks_in_flight_per_actor=2),
             batch_size=None,
             max_task_retries=_RETRIES,
-            **worker,
+            num_cpus=each["CPU"],
+            num_gpus=each.get("GPU"),
         )
         .map_batches(partial(_write, assignment), batch_size=None, **on_processor)
     )
@@ -98,10 +104,14 @@ class Predicting:
     """
 
     def __init__(self, assignment: Assignment, threads: int) -> None:
+        # Only here: processes that read and write wait for no torch.
         import torch
 
+        from serve.batch.worker import Worker
+
         torch.set_num_threads(threads)
-        self._assignment, self._worker, self._trouble = assignment, None, ""
+        self._assignment, self._trouble = assignment, ""
+        self._worker: Worker | None = None
         try:
             require_same(assignment.model, assignment.wanted.model)
             self._worker = Worker.from_file(
@@ -151,11 +161,14 @@ def _row(step: Step) -> Rows:
     return {"steps": [pickle.dumps(step, protocol=5)]}
 
 
-def _pieces(tasks: Sequence[Task]) -> list[list[Task]]:
-    """Tasks that are handed on together; those that may end a process each alone, and last."""
+def _pieces(tasks: Sequence[Task], workers: int) -> list[list[Task]]:
+    """Tasks that are handed on together; those that may end a process each alone, and last. Before the end the pieces
+    become small, so that all workers have something to do until then."""
     usual = [task for task in tasks if not task.alone]
     together = max(TOGETHER, -(-len(usual) // _MOST_PIECES))
-    pieces = [usual[first : first + together] for first in range(0, len(usual), together)]
+    last = max(len(usual) - workers * TOGETHER, 0) // together * together
+    pieces = [usual[first : first + together] for first in range(0, last, together)]
+    pieces += [usual[first : first + _AT_THE_END] for first in range(last, len(usual), _AT_THE_END)]
     return pieces + [[task] for task in tasks if task.alone]
 
 

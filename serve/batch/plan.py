@@ -13,6 +13,7 @@ from common.hrda.checks import received
 from serve.batch.collection import Item
 from serve.batch.manifest import Manifest, Record
 from serve.batch.result import result_names
+from serve.batch.storage import safe_name
 
 NEW, FAILED, CHANGED, MODEL, SETTINGS, FORMATS, GONE = (
     "without a result",
@@ -93,7 +94,9 @@ def plan(items: Sequence[Item], manifest: Manifest, wanted: Wanted, present: Col
         why[reason] += 1
         if reason in (MODEL, SETTINGS):
             changed[record.model, record.settings] += 1
-        name = names[item.name] if record is None else record.name
+        # A name that leads out of the folder is nobody's that this app wrote.
+        is_own = record is not None and record.name == safe_name(record.name)
+        name = record.name if is_own else names[item.name]
         tasks.append(Task(item, name, alone=reason == FAILED))
     changes = [_change(manifest.description(*key), wanted, count) for key, count in changed.items()]
     return Plan(tasks, done, dict(why), changes)
@@ -109,7 +112,7 @@ def _reason(record: Record, item: Item, wanted: Wanted, present: Collection[str]
         return MODEL
     if record.settings != wanted.settings_name:
         return SETTINGS
-    if not set(wanted.formats) <= set(record.formats):
+    if not record.is_mosaic and not set(wanted.formats) <= set(record.formats):
         return FORMATS
     return None if all(name in present for name in record.result) else GONE
 

@@ -112,5 +112,5 @@ def _failures(failures: Sequence[Record]) -> list[str]:
     if not failures:
         return []
     more = [f"  … and {len(failures) - _MOST_NAMED} more"] if len(failures) > _MOST_NAMED else []
-    named = [f"  {record.photo}: {record.reason}" for record in failures[:_MOST_NAMED]]
+    named = [f"  {record.photo}: {' '.join(record.reason.split())}" for record in failures[:_MOST_NAMED]]
     return ["Without a result:", *named, *more, "The same command tries them again."]

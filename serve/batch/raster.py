@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -9,7 +10,7 @@ from pathlib import Path
 import numpy as np
 import rasterio
 from rasterio.enums import ColorInterp, MaskFlags
-from rasterio.errors import RasterioError
+from rasterio.errors import NotGeoreferencedWarning, RasterioError
 from rasterio.windows import Window
 
 from common.hrda.checks import SettingsError
@@ -164,7 +165,8 @@ def opened(path: Path, options: RasterOptions) -> Iterator[Raster]:
         RequestError: it cannot be read.
         SettingsError: as `Raster`.
     """
-    with rasterio.Env(GDAL_CACHEMAX=CACHE_BYTES):
+    with rasterio.Env(GDAL_CACHEMAX=CACHE_BYTES), warnings.catch_warnings():
+        warnings.simplefilter("ignore", NotGeoreferencedWarning)
         try:
             dataset = rasterio.open(path.resolve(), driver="GTiff")
         except RasterioError as error:

@@ -8,7 +8,8 @@ import secrets
 import shutil
 import sys
 import tempfile
-from collections.abc import Iterator
+import time
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from importlib.util import find_spec
 from pathlib import Path
@@ -16,6 +17,8 @@ from pathlib import Path
 from serve.errors import RequestError
 
 _PREFIX = "hrda_ray_"
+_STARTING_S = 300.0
+"""How long machines of a cluster may take to come."""
 _OF_LOCAL = {
     # Nobody is told of its use.
     "RAY_USAGE_STATS_ENABLED": "0",
@@ -89,6 +92,36 @@ def ray_at(address: str) -> Iterator[None]:
     os.environ.update(_OF_DRIVER)
     with _connected(address=address):
         yield
+
+
+def wait_for_room(workers: int, each: Mapping[str, float], say: Callable[[str], None] = print) -> None:
+    """Wait until the cluster has room for workers, since its machines may still be starting.
+
+    Args:
+        workers: how many.
+        each: what each takes of one machine, by Ray's names.
+        say: gets a sentence before waiting.
+
+    Raises:
+        RequestError: it has none after minutes.
+    """
+    import ray
+
+    deadline, said = time.monotonic() + _STARTING_S, False
+    while (room := sum(_room(node["Resources"], each) for node in ray.nodes() if node["Alive"])) < workers:
+        what = " and ".join(f"{count:g} {name}" for name, count in each.items())
+        found = f"The cluster has room for {room} of {workers} workers ({what} each)"
+        if time.monotonic() > deadline:
+            raise RequestError(f"{found}. Start more machines, or ask for fewer with --workers.")
+        if not said:
+            say(f"{found}. It is waited for more machines.")
+            said = True
+        time.sleep(1)
+
+
+def _room(there: Mapping[str, float], each: Mapping[str, float]) -> int:
+    """Workers that one machine has room for."""
+    return min(int(there.get(name, 0) // count) for name, count in each.items())
 
 
 @contextmanager

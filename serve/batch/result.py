@@ -8,7 +8,7 @@ from pathlib import PurePosixPath
 
 import numpy as np
 
-from common.hrda.prediction.labelling import BACKGROUND
+from common.hrda.settings import BACKGROUND
 
 Transform = tuple[float, float, float, float, float, float]
 """(a, b, c, d, e, f) as of rasterio: the pixel corner (column, row) lies at x = a·column + b·row + c and
@@ -46,6 +46,8 @@ class Photo:
     """From pixels to coordinates of `crs`, of a georeferenced photo."""
     crs: str | None = None
     """Coordinate reference system as an authority's code ('EPSG:32633') or WKT, of a georeferenced photo."""
+    valid: np.ndarray | None = None
+    """H×W bool: pixels that are not empty; None where all count. What is empty becomes background."""
 
 
 @dataclass(frozen=True)

@@ -8,24 +8,29 @@ from dataclasses import dataclass, replace
 from functools import cached_property, partial
 from pathlib import Path
 from time import perf_counter
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
 from common.data.images import ImageError, decode_image
 from common.data.reading import Patience, only_this_one
-from common.hrda.files import WriteError
+from common.hrda.files import WriteError, sum_of
 from serve.batch.collection import Collection as Photos
-from serve.batch.collection import Item
-from serve.batch.manifest import FOLDER, Record
+from serve.batch.collection import Item, unreadable
+from serve.batch.manifest import FOLDER, MOSAICS, Record
 from serve.batch.outputs import FORMATS, parts_of
 from serve.batch.outputs.format import Format, OutputOptions, Part
+from serve.batch.photos import has_samples, read_photo
 from serve.batch.plan import Task, Wanted
 from serve.batch.result import Photo, Result
-from serve.batch.storage import Folder
-from serve.batch.worker import Worker
+from serve.batch.storage import FileAt, Folder
+from serve.batch.tiff import RasterOptions, is_larger_than_photos, is_tiff
 from serve.errors import CLIENT_ERRORS
+
+if TYPE_CHECKING:
+    # Brings torch, which reading and writing do without.
+    from serve.batch.worker import Worker
 
 LARGEST_BYTES = 2**31 - 2**20
 """Pixels of one photo that travel between processes, in bytes."""
@@ -70,6 +75,8 @@ class Assignment:
     needs: frozenset[str] = frozenset()
     """Fields of `Result` that must be there."""
     uploader: Uploader | None = None
+    raster: RasterOptions | None = None
+    """How samples of TIFF files become pixels, where the command says it."""
 
     @cached_property
     def chosen(self) -> tuple[Format, ...]:
@@ -88,7 +95,13 @@ class Step:
     content: str = ""
     """SHA-256 of its bytes."""
     photo: Photo | None = None
+    mosaic: FileAt | None = None
+    """In place of a photo: a file that is too large to be one."""
     result: Result | None = None
+    written: tuple[str, ...] = ()
+    """Of a mosaic: files of its results, below the folder of results."""
+    counts: tuple[int, ...] = ()
+    """Of a mosaic: pixels of each class."""
     seconds: float = 0.0
     reason: str = ""
     """Why it comes no further."""
@@ -102,26 +115,52 @@ def part_name(part: Part, photo: str) -> str:
 
 
 def read(assignment: Assignment, task: Task) -> Step:
-    """Fetch and decode a photo."""
+    """Fetch and decode a photo; a mosaic is read where it is predicted."""
     begun = perf_counter()
     try:
-        content = _bytes_of(assignment.photos, task.item)
-        image = decode_image(content, task.item.name)
-        if image.nbytes > LARGEST_BYTES:
-            raise ImageError(
-                f"The image {task.item.name} has too many pixels for a batch: {image.shape[0]} × {image.shape[1]}."
-            )
+        step = _of_tiff(assignment, task) or _of_bytes(assignment, task)
+        if step.photo is not None and step.photo.image.nbytes > LARGEST_BYTES:
+            height, width, _ = step.photo.image.shape
+            raise ImageError(f"The image {task.item.name} has too many pixels for a batch: {height} × {width}.")
     except ImageError as error:
-        away = _is_local(error) and not only_this_one(error)
+        file = assignment.photos.file(task.item)
+        away = (_is_local(error) and not only_this_one(error)) or (file is not None and file.folder.is_away())
         return Step(task, reason=f"{error} Its disk is away." if away else str(error), halt=away)
     except Exception as error:
         return Step(task, reason=_sentence(error))
-    photo = Photo(task.item.name, task.name, image)
-    return Step(task, hashlib.sha256(content).hexdigest(), photo, seconds=perf_counter() - begun)
+    return replace(step, seconds=perf_counter() - begun)
+
+
+def _of_bytes(assignment: Assignment, task: Task) -> Step:
+    return _decoded(task, _bytes_of(assignment.photos, task.item))
+
+
+def _decoded(task: Task, content: bytes) -> Step:
+    photo = Photo(task.item.name, task.name, decode_image(content, task.item.name))
+    return Step(task, hashlib.sha256(content).hexdigest(), photo)
+
+
+def _of_tiff(assignment: Assignment, task: Task) -> Step | None:
+    """A mosaic, or a photo with its place; None of what is neither."""
+    file = assignment.photos.file(task.item) if is_tiff(task.item.name) else None
+    if file is None:
+        return None
+    try:
+        with file.local() as path:
+            if is_larger_than_photos(path):
+                return Step(task, mosaic=file)
+            if not has_samples(path, assignment.raster):
+                # What was copied is not fetched again.
+                return None if file.folder.is_local else _decoded(task, path.read_bytes())
+            photo = read_photo(path, task.item.name, task.name, assignment.raster)
+            return Step(task, sum_of(path), photo)
+    except OSError as error:
+        raise unreadable(file, error) from error
 
 
 def predict(assignment: Assignment, worker: Worker, steps: Sequence[Step]) -> list[Step]:
-    """Predict photos that were read; the others stay as they are. One that fails costs no other its result."""
+    """Predict photos that were read, and mosaics; the others stay as they are. One that fails costs no other its
+    result."""
     ready = [step for step in steps if step.photo is not None]
     begun, needs = perf_counter(), assignment.needs
     try:
@@ -141,23 +180,57 @@ def predict(assignment: Assignment, worker: Worker, steps: Sequence[Step]) -> li
             step = replace(step, result=result, seconds=step.seconds + seconds)
         elif result is not None:
             step = replace(step, reason=result)
-        after.append(replace(step, photo=None))
+        after.append(_mosaic(assignment, worker, step) if step.mosaic else replace(step, photo=None))
     return after
+
+
+def _mosaic(assignment: Assignment, worker: Worker, step: Step) -> Step:
+    """Predict a mosaic from its file into its files, row by row: neither fits into memory."""
+    from serve.batch.local import predicts_mosaics
+
+    begun = perf_counter()
+    above, _, name = step.task.name.rpartition("/")
+    place = MOSAICS if not above else f"{MOSAICS}/{above}"
+    try:
+        predict = predicts_mosaics(worker)
+        with step.mosaic.local() as path, assignment.output.below(place).filled() as folder:
+            found = predict(
+                worker,
+                path,
+                folder,
+                assignment.raster,
+                say=lambda text: None,
+                name=name,
+                tolerance=assignment.options.tolerance,
+            )
+            content = sum_of(path)
+    except WriteError as error:
+        return replace(step, reason=f"{error} {error.remedy.capitalize()}.", halt=not error.is_of_its_name)
+    except Exception as error:
+        return replace(step, reason=_sentence(error))
+    return replace(
+        step,
+        content=content,
+        written=tuple(f"{place}/{file.name}" for file in found.files),
+        counts=found.counts,
+        seconds=step.seconds + perf_counter() - begun,
+    )
 
 
 def write(assignment: Assignment, step: Step) -> tuple[Record, bool]:
     """Write a result; what became of the photo, and whether that is a reason to end the run."""
-    begun, result, names = perf_counter(), step.result, []
+    begun, result, names, counts = perf_counter(), step.result, list(step.written), step.counts
     reason, halt = step.reason, step.halt
     if result is not None:
         try:
             names = _write_files(assignment, result)
             _upload(assignment, step, result)
+            counts = counts_of(result.labels, len(result.legend.classes))
         except WriteError as error:
-            reason, halt = f"{error} {error.remedy.capitalize()}.", True
+            reason, halt = f"{error} {error.remedy.capitalize()}.", not error.is_of_its_name
         except Exception as error:
             reason = _sentence(error)
-    wanted, done = assignment.wanted, result is not None and not reason
+    wanted, done = assignment.wanted, not reason
     record = Record(
         photo=step.task.item.name,
         name=step.task.name,
@@ -167,7 +240,7 @@ def write(assignment: Assignment, step: Step) -> tuple[Record, bool]:
         settings=wanted.settings_name,
         formats=wanted.formats if done else (),
         result=tuple(names) if done else (),
-        counts=counts_of(result.labels, len(result.legend.classes)) if done else (),
+        counts=counts if done else (),
         seconds=round(step.seconds + perf_counter() - begun, 4),
         reason="" if done else reason,
     )

@@ -5,13 +5,15 @@ from __future__ import annotations
 import io
 import os
 import re
+import shutil
 import uuid
-from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager, suppress
 from dataclasses import dataclass
 from functools import cached_property
 from importlib.util import find_spec
 from pathlib import Path, PurePosixPath
+from tempfile import TemporaryDirectory
 from typing import Any, BinaryIO
 from urllib.parse import urlsplit
 
@@ -19,11 +21,15 @@ from common.hrda.checks import received
 from common.hrda.files import WriteError, replacing
 from serve.errors import RequestError
 
-HALF = re.compile(r"(^|.*/)\.[^/]+\.[0-9a-f]{32}$")
-"""Names of files that a killed process was writing; see `common.hrda.files.replacing`."""
+HALF = re.compile(r"(^|.*/)\.[^/]+\.[0-9a-f]{32}(\.[a-z.]+)?$")
+"""Names of files that a killed process was writing, GDAL's beside them included; see `common.hrda.files.replacing`."""
 _URL = re.compile(r"^[a-z][a-z0-9+.-]+://")
+_CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f\u2028\u2029]")
 _WHOLE_OR_NOT = frozenset({"s3", "gcs", "abfs"})
 """pyarrow's names of stores whose files appear when they are whole."""
+_COPIES = "hrda_copy_"
+_COPIED_BYTES = 8 * 2**20
+"""In memory at a time."""
 
 
 @dataclass(frozen=True)
@@ -51,14 +57,17 @@ class Folder:
         """Whether it is a path on this machine."""
         return not _URL.match(self.address)
 
-    def entries(self) -> list[Entry]:
+    def entries(self, left_out: Callable[[OSError], None] = lambda error: None) -> list[Entry]:
         """All files in it and its subfolders, by name; none where there is no such folder.
 
+        Args:
+            left_out: gets what the system says of a folder that cannot be looked into.
+
         Raises:
-            RequestError: it cannot be looked into.
+            RequestError: the store cannot be looked into.
         """
         if self.is_local:
-            return sorted(self._local_entries(), key=lambda entry: entry.name)
+            return sorted(self._local_entries(left_out), key=lambda entry: entry.name)
         from pyarrow.fs import FileSelector, FileType
 
         system, base = self._remote
@@ -74,6 +83,17 @@ class Folder:
             ),
             key=lambda entry: entry.name,
         )
+
+    def is_away(self) -> bool:
+        """Whether it is a store that cannot be reached any more."""
+        if self.is_local:
+            return False
+        try:
+            system, base = self._remote
+            system.get_file_info(base)
+        except (OSError, RequestError):
+            return True
+        return False
 
     def stamp(self, name: str) -> str | None:
         """The `Entry.stamp` of a file; None where there is no such file."""
@@ -103,6 +123,44 @@ class Folder:
         with system.open_input_stream(_join(base, name)) as file:
             return file.read()
 
+    @contextmanager
+    def local(self, name: str) -> Iterator[Path]:
+        """A file as one of this machine, for a block: itself, or a copy among the temporary files.
+
+        Raises:
+            OSError: it cannot be copied.
+        """
+        if self.is_local:
+            yield self.path(name)
+            return
+        system, base = self._remote
+        with TemporaryDirectory(prefix=_COPIES) as folder:
+            path = Path(folder, PurePosixPath(name).name)
+            with system.open_input_stream(_join(base, name)) as source, path.open("wb") as target:
+                shutil.copyfileobj(source, target, _COPIED_BYTES)
+            yield path
+
+    @contextmanager
+    def filled(self) -> Iterator[Path]:
+        """A folder of this machine to write whole files into, which are in this one at the end of the block.
+
+        Raises:
+            WriteError: they cannot be put there.
+        """
+        if self.is_local:
+            path = Path(self.address)
+            try:
+                path.mkdir(parents=True, exist_ok=True)
+            except OSError as error:
+                raise WriteError(path, error) from error
+            yield path
+            return
+        with TemporaryDirectory(prefix=_COPIES) as folder:
+            yield Path(folder)
+            for path in sorted(Path(folder).iterdir()):
+                with path.open("rb") as file:
+                    self._store(path.name, file)
+
     def write(self, name: str, content: bytes) -> None:
         """Put a file in place, whole or not at all.
 
@@ -112,17 +170,20 @@ class Folder:
         if self.is_local:
             with replacing(self.path(name)) as file:
                 file.write(content)
-            return
+        else:
+            self._store(name, io.BytesIO(content))
+
+    def _store(self, name: str, source: BinaryIO) -> None:
         system, base = self._remote
         path = _join(base, name)
         try:
             if system.type_name in _WHOLE_OR_NOT:
-                _put(system, path, content)
+                _put(system, path, source)
                 return
             parent, _, last = path.rpartition("/")
             half = f"{parent}/.{last}.{uuid.uuid4().hex}"
             system.create_dir(parent, recursive=True)
-            _put(system, half, content)
+            _put(system, half, source)
             system.move(half, path)
         except OSError as error:
             raise WriteError(Path(f"{self.address}/{name}"), OSError(error.errno, _reason(error))) from error
@@ -167,11 +228,11 @@ class Folder:
     def __getstate__(self) -> dict[str, Any]:
         return {"address": self.address}
 
-    def _local_entries(self) -> Iterator[Entry]:
+    def _local_entries(self, left_out: Callable[[OSError], None]) -> Iterator[Entry]:
         root = Path(self.address)
         # Photos may lie behind links; a link that leads back to a folder above it would never end.
         seen: set[tuple[int, int]] = set()
-        for folder, folders, files in os.walk(root, followlinks=True):
+        for folder, folders, files in os.walk(root, onerror=left_out, followlinks=True):
             status = Path(folder).stat()
             if (status.st_dev, status.st_ino) in seen:
                 folders.clear()
@@ -183,9 +244,31 @@ class Folder:
                     yield Entry(path.relative_to(root).as_posix(), _stamp(path))
 
 
+@dataclass(frozen=True)
+class FileAt:
+    """A file of a folder. It goes to other processes."""
+
+    folder: Folder
+    name: str
+    """Below the folder."""
+
+    def read(self) -> bytes:
+        """As `Folder.read`."""
+        return self.folder.read(self.name)
+
+    def local(self) -> AbstractContextManager[Path]:
+        """As `Folder.local`."""
+        return self.folder.local(self.name)
+
+    def __str__(self) -> str:
+        return str(self.folder.path(self.name)) if self.folder.is_local else f"{self.folder.address}/{self.name}"
+
+
 def safe_name(name: str) -> str:
-    """`name` as a path below a folder: without '..' and the like, which could lead out of it."""
-    return "/".join(part for part in PurePosixPath(name).parts if part not in ("/", "..", "."))
+    """`name` as a path below a folder, in characters that can be written: without '..' and the like, which could lead
+    out of it, and with a mark in place of line breaks and of bytes that are no text."""
+    text = _CONTROL.sub("_", name.encode(errors="surrogateescape").decode(errors="replace"))
+    return "/".join(part for part in PurePosixPath(text).parts if part not in ("/", "..", "."))
 
 
 def _opened(address: str) -> tuple[Any, str]:
@@ -224,9 +307,9 @@ def _s3(bucket: str) -> Any:
     return fs.S3FileSystem(region=region, endpoint_override=endpoint)
 
 
-def _put(system: Any, path: str, content: bytes) -> None:
+def _put(system: Any, path: str, source: BinaryIO) -> None:
     with system.open_output_stream(path) as file:
-        file.write(content)
+        shutil.copyfileobj(source, file, _COPIED_BYTES)
 
 
 def _join(folder: str, name: str) -> str:

@@ -12,7 +12,7 @@ from pydantic import Field
 from common.hrda.checks import Expected, FromList, PlainSettings, require, schema
 
 LARGEST_PHOTO = 100_000_000
-"""Pixels up to which a TIFF without a place on the earth is predicted as a photo."""
+"""Pixels up to which a TIFF can be predicted as a photo."""
 SUFFIXES = frozenset({".tif", ".tiff"})
 _WIDTH, _HEIGHT = 256, 257
 _BESIDE = (".tfw", ".tifw", ".tiffw", ".wld")
@@ -59,13 +59,29 @@ def _numbers(name: str, text: str) -> list[int | float] | str:
         return text
 
 
+def is_tiff(name: str) -> bool:
+    """Whether a file is a TIFF by its name."""
+    return name.lower().endswith(tuple(SUFFIXES))
+
+
 def is_orthomosaic(path: Path) -> bool:
-    """Whether a file is a TIFF that is georeferenced or has more than `LARGEST_PHOTO` pixels.
+    """Whether a file is a TIFF that is georeferenced or larger than photos are.
 
     What cannot be read is none; whoever reads it as a photo says why.
     """
-    if path.suffix.lower() not in SUFFIXES:
-        return False
+    is_placed, pixels = _header(path)
+    return is_placed or pixels > LARGEST_PHOTO
+
+
+def is_larger_than_photos(path: Path) -> bool:
+    """Whether a file is a TIFF of more than `LARGEST_PHOTO` pixels; what cannot be read is none."""
+    return _header(path)[1] > LARGEST_PHOTO
+
+
+def _header(path: Path) -> tuple[bool, int]:
+    """Whether a TIFF is georeferenced, and how many pixels it has; (False, 0) of what is none."""
+    if not is_tiff(path.name):
+        return False, 0
     try:
         with path.open("rb") as file:
             header = file.read(8)
@@ -75,6 +91,6 @@ def is_orthomosaic(path: Path) -> bool:
             file.seek(directory.next)
             directory.load(file)
         is_placed = any(tag in directory for tag in _PLACED) or any(path.with_suffix(s).is_file() for s in _BESIDE)
-        return is_placed or directory[_WIDTH] * directory[_HEIGHT] > LARGEST_PHOTO
+        return is_placed, int(directory[_WIDTH] * directory[_HEIGHT])
     except (OSError, SyntaxError, ValueError, KeyError, TypeError, IndexError, struct.error, OverflowError):
-        return False
+        return False, 0

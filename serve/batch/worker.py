@@ -8,7 +8,7 @@ from typing import Any, Self
 
 import numpy as np
 
-from common.hrda import SettingsError
+from common.hrda.checks import SettingsError
 from common.hrda.prediction.predictor import Segmentation
 from common.hrda.sliding import Asked
 from common.plain_yaml import read_field
@@ -143,6 +143,8 @@ class Worker:
             labels = np.where(others, np.uint8(legend.background), labels)
             if confidences is not None:
                 confidences[others] = np.nan
+        if photo.valid is not None:
+            labels = np.where(photo.valid, labels, np.uint8(legend.background))
         return Result(
             photo.path,
             photo.name,

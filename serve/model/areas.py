@@ -8,9 +8,8 @@ from typing import Any
 
 import numpy as np
 
-from common.hrda import SettingsError
-from common.hrda.checks import closest, received
-from common.hrda.prediction.labelling import BACKGROUND
+from common.hrda.checks import SettingsError, closest, received
+from common.hrda.settings import BACKGROUND
 
 CONFIDENCE_TAG = "confidence"
 """Name of the tag that carries an area's confidence."""

@@ -14,7 +14,7 @@ import numpy as np
 import torch
 
 from common.hrda import Predictor, load_checkpoint
-from common.hrda.checks import SettingsError, received
+from common.hrda.checks import CheckpointError, SettingsError, received
 from common.hrda.metadata import NetworkMetadata
 from common.hrda.out_of_memory import is_out_of_memory
 from common.hrda.prediction.exported import no_export
@@ -29,7 +29,6 @@ from common.hrda.prediction.runtime import (
 )
 from common.hrda.settings import InferenceSettings
 from common.hrda.sliding import Asked, WindowNetwork
-from common.hrda.tensor_files import CheckpointError
 from serve.errors import OutOfMemory, RequestError
 from serve.model.settings import ServeSettings
 

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from common.hrda.files import WriteError
+from common.hrda.checks import CheckpointError
+from common.hrda.files import WriteError, sum_of
 from common.hrda.prediction.exported import read_export
-from common.hrda.prediction.runtime import RuntimeUnavailableError, export_checkpoint, sum_of
-from common.hrda.tensor_files import CheckpointError
+from common.hrda.prediction.runtime import RuntimeUnavailableError, export_checkpoint
 from serve.errors import RequestError
 from serve.model.deployment import EXPORTED, PYTORCH, require_runtime
 

@@ -102,6 +102,9 @@ class ProjectCollection:
         except Exception as error:
             raise ImageError(f"Cannot fetch the image {item.name}: {status_and_message(error)[1]}") from error
 
+    def file(self, item: Item) -> None:
+        """As of `serve.batch.collection.Collection`."""
+
 
 @dataclass(frozen=True)
 class ProjectUploader:

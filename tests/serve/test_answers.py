@@ -18,8 +18,8 @@ from rasterio.features import rasterize
 
 from common.hrda import Predictor, load_checkpoint
 from common.hrda.catalogue import MIT_SHAPES
+from common.hrda.checks import CheckpointError
 from common.hrda.prediction.runtime import TorchNetwork
-from common.hrda.tensor_files import CheckpointError
 from serve.__main__ import main
 from serve.answers import status_and_message
 from serve.batch.local import predict_local

@@ -9,9 +9,9 @@ import pytest
 import torch
 
 from common.hrda import CheckpointBundle, ModelSettings, build_segmentor, load_checkpoint, save_checkpoint
+from common.hrda.checks import CheckpointError
 from common.hrda.network import encoders
 from common.hrda.prediction.runtime import export_checkpoint
-from common.hrda.tensor_files import CheckpointError
 from serve.model.deployment import ONNXRUNTIME, Deployment
 from serve.model.settings import ServeSettings
 from tests.serve.conftest import serving

@@ -18,8 +18,8 @@ import requests
 import torch
 from supervisely.nn.utils import ModelSource, RuntimeType
 
+from common.hrda.files import sum_of
 from common.hrda.prediction.exported import METADATA_KEY, read_export
-from common.hrda.prediction.runtime import sum_of
 from serve.__main__ import main
 from serve.batch.worker import Worker
 from serve.errors import RequestError

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from common.hrda import HRDASegmentor, SelfTrainingSettings, SettingsError
 from common.hrda.catalogue import is_non_commercial
 from common.hrda.checkpoints import CheckpointBundle, bundle_of, is_checkpoint
+from common.hrda.checks import CheckpointError
 from common.hrda.metadata import WeightsOrigin
 from common.hrda.network.downloads import DownloadError, Progress
 from common.hrda.network.encoder_weights import (
@@ -25,7 +26,7 @@ from common.hrda.network.encoder_weights import (
     published_origin,
     read_encoder,
 )
-from common.hrda.tensor_files import CheckpointError, EncoderWeights, read_tensors
+from common.hrda.tensor_files import EncoderWeights, read_tensors
 from common.paths import at_home, is_file
 from common.plain_yaml import read_yaml
 from train.settings.training import AUTO, IMAGENET, RANDOM, TrainSettings

@@ -11,9 +11,9 @@ from common.data.images import ImageError
 from common.data.reading import Patience
 from common.data.validation import to_measure
 from common.hrda import load_checkpoint
+from common.hrda.checks import CheckpointError
 from common.hrda.files import replacing
 from common.hrda.out_of_memory import is_out_of_memory
-from common.hrda.tensor_files import CheckpointError
 from train.run.card import CardData, model_card
 from train.run.errors import draw_errors
 from train.run.folder import RunFolder

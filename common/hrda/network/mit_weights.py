@@ -11,12 +11,13 @@ from typing import Any
 from torch import Tensor, nn
 
 from common.hrda.catalogue import ENCODERS, MIT_SHAPES
+from common.hrda.checks import CheckpointError
 from common.hrda.network import downloads
 from common.hrda.network.downloads import Progress, RemoteFile
 from common.hrda.network.mit import HRDAMixVisionTransformer
 from common.hrda.network.outline import outline
 from common.hrda.network.reference_weights import convert_encoder_state_dict, find_encoder
-from common.hrda.tensor_files import CheckpointError, EncoderWeights, contained_weights, fitting, read_tensors
+from common.hrda.tensor_files import EncoderWeights, contained_weights, fitting, read_tensors
 
 PUBLISHED_URL = "https://download.openmmlab.com/mmsegmentation/v0.5/pretrain/segformer"
 """Where mmsegmentation publishes SegFormer's ImageNet weights of MiT, under its own names."""

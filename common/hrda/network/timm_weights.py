@@ -14,10 +14,10 @@ from torch import Tensor, nn
 from tqdm import tqdm
 
 from common.hrda.catalogue import ANY_OF_TIMM, ENCODERS
-from common.hrda.checks import received
+from common.hrda.checks import CheckpointError, received
 from common.hrda.network import from_timm
 from common.hrda.network.downloads import DownloadError, Progress
-from common.hrda.tensor_files import CheckpointError, EncoderWeights, contained_weights, fitting
+from common.hrda.tensor_files import EncoderWeights, contained_weights, fitting
 
 FILE = "model.safetensors"
 """What timm's weights are called on the hub."""

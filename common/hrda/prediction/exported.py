@@ -7,8 +7,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from common.hrda.checks import CheckpointError
 from common.hrda.metadata import ExportMetadata
-from common.hrda.tensor_files import CheckpointError
 from common.paths import is_file
 
 if TYPE_CHECKING:

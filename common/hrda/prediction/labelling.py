@@ -11,7 +11,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-BACKGROUND = 0
+from common.hrda.settings import BACKGROUND
 
 
 @dataclass(frozen=True)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import copy
 import functools
-import hashlib
 import importlib.util
 import json
 import logging
@@ -20,7 +19,7 @@ from torch import Tensor
 
 from common.hrda.checkpoints import load_checkpoint
 from common.hrda.checks import SettingsError, closest
-from common.hrda.files import replacing
+from common.hrda.files import replacing, sum_of
 from common.hrda.network.heads import HRDAHead
 from common.hrda.network.segmentor import HRDASegmentor
 from common.hrda.prediction.exported import (
@@ -346,9 +345,3 @@ def export_checkpoint(checkpoint: Path, path: Path) -> None:
         best_thresholds=bundle.best_thresholds,
         source=sum_of(checkpoint),
     )
-
-
-def sum_of(path: Path) -> str:
-    """The SHA-256 sum of a file, by which an export names its checkpoint."""
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()

@@ -3,35 +3,22 @@
 from __future__ import annotations
 
 import math
-import warnings
-from importlib.util import find_spec
-from pathlib import Path
+from typing import TYPE_CHECKING
 
 from serve.batch.outputs.format import OutputOptions
 from serve.batch.result import Result, Transform
 
+if TYPE_CHECKING:
+    from affine import Affine
+    from rasterio.crs import CRS
+
 _MM_PER_METRE = 1000.0
 _MOST_UNEQUAL = 1.01
 """Height and width of a pixel may differ by this factor and still have one scale."""
-_SUFFIXES = (".tif", ".tiff")
 
 
-def place_of(path: Path) -> tuple[Transform, str | None] | tuple[None, None]:
-    """Transform and coordinate reference system of a GeoTIFF, as `Photo` has them.
-
-    (None, None) of other photos, and without rasterio, which comes with requirements-batch.txt.
-    """
-    if path.suffix.lower() not in _SUFFIXES or find_spec("rasterio") is None:
-        return None, None
-    import rasterio
-
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", rasterio.errors.NotGeoreferencedWarning)
-        try:
-            with rasterio.open(path.resolve(), driver="GTiff") as file:
-                transform, crs = file.transform, file.crs
-        except rasterio.errors.RasterioError:
-            return None, None
+def place_of(transform: Affine, crs: CRS | None) -> tuple[Transform, str | None] | tuple[None, None]:
+    """Transform and coordinate reference system of an open GeoTIFF, as `Photo` has them; (None, None) without."""
     if transform.is_identity:
         return None, None
     authority = crs.to_authority() if crs else None

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 
-from common.hrda.prediction.labelling import mean_confidences
 from serve.batch.annotations import annotation
 from serve.batch.outputs.format import CONFIDENCES, File, Format, OutputOptions, json_bytes
 from serve.batch.result import Result
@@ -20,6 +19,9 @@ def _annotation(result: Result, options: OutputOptions) -> list[File]:
 
 def class_confidences(result: Result) -> list[float | None]:
     """Mean probability of each class over its pixels; None where it has none, or none that was asked for."""
+    # Brings torch, which a process that writes results does without.
+    from common.hrda.prediction.labelling import mean_confidences
+
     means = mean_confidences(result.labels, result.confidences, len(result.legend.classes))
     return [None if mean is None or math.isnan(mean) else mean for mean in means]
 

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from common.hrda import CheckpointBundle, ModelSettings, build_segmentor, load_checkpoint, save_checkpoint
-from common.hrda.checkpoints import CheckpointError
+from common.hrda.checks import CheckpointError
 from common.hrda.network.reference_weights import convert_reference_state_dict, infer_model_settings
 from common.hrda.network.segmentor import HRDASegmentor
 

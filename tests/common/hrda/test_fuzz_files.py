@@ -19,9 +19,9 @@ import torch
 from onnx import TensorProto
 
 from common.hrda import load_checkpoint
+from common.hrda.checks import CheckpointError
 from common.hrda.network.mit_weights import read_encoder
 from common.hrda.prediction.runtime import OnnxNetwork
-from common.hrda.tensor_files import CheckpointError
 from tests.common.hrda.test_hostile_files import SECRET, assert_says_nothing
 from tests.tiny import tiny_checkpoint, tiny_description, tiny_encoder, tiny_export, tiny_model
 

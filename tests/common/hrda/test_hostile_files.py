@@ -18,9 +18,9 @@ import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from common.hrda import load_checkpoint
+from common.hrda.checks import CheckpointError
 from common.hrda.network.mit_weights import read_encoder
 from common.hrda.prediction.runtime import OnnxNetwork
-from common.hrda.tensor_files import CheckpointError
 from serve.model.deployment import Deployment
 from serve.model.settings import ServeSettings
 from tests.tiny import (

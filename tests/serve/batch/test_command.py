@@ -3,43 +3,20 @@
 import json
 import os
 import shutil
-from collections.abc import Iterator
-from contextlib import nullcontext
+import subprocess
+import sys
 from pathlib import Path
-from types import SimpleNamespace
 
 import numpy as np
 import pytest
 from PIL import Image
 
 from common.hrda.files import WriteError
-from serve.__main__ import main
-from serve.batch import pipeline, rays, steps
+from serve.batch import pipeline, rays
 from serve.batch.storage import Folder, safe_name
 from serve.batch.worker import Worker
 
-ENDPOINT = "AWS_ENDPOINT_URL"
-
-
-@pytest.fixture(autouse=True)
-def inline(monkeypatch: pytest.MonkeyPatch) -> SimpleNamespace:
-    """The steps without processes; `.photos` were worked on."""
-    seen = SimpleNamespace(photos=[])
-
-    def stream(assignment, tasks, machines):
-        worker = Worker.from_file(assignment.model, assignment.device, assignment.runtime, assignment.settings)
-        for task in tasks:
-            seen.photos.append(task.item.name)
-            [step] = steps.predict(assignment, worker, [steps.read(assignment, task)])
-            record, halt = steps.write(assignment, step)
-            if halt:
-                raise pipeline.RequestError(record.reason)
-            yield record
-
-    monkeypatch.setattr(pipeline, "stream", stream)
-    monkeypatch.setattr("serve.batch.command._ray", lambda args, machines: nullcontext())
-    monkeypatch.setattr(rays, "require_ray", lambda: None)
-    return seen
+ROOT = Path(__file__).resolve().parents[3]
 
 
 @pytest.fixture
@@ -52,18 +29,6 @@ def photos(tmp_path: Path) -> Path:
     (folder / "night" / "broken.jpg").write_bytes(b"no picture")
     (folder / "notes.txt").write_text("nothing", encoding="utf-8")
     return folder
-
-
-@pytest.fixture
-def run(checkpoint: Path, tmp_path: Path, inline: SimpleNamespace):
-    """Run the command; its status and the photos that were worked on."""
-
-    def run(*words: object, source: object = tmp_path / "photos", output: object = tmp_path / "out"):
-        inline.photos.clear()
-        command = ["batch", "--model", checkpoint, "--input", source, "--output", output, "--device", "cpu", *words]
-        return main([str(word) for word in command]), sorted(inline.photos)
-
-    return run
 
 
 def files(folder: Path) -> list[str]:
@@ -141,6 +106,73 @@ def test_list_names_photos_from_anywhere(run, photos, tmp_path):
     assert files(tmp_path / "out") == ["masks/b.png", "masks/classes.json", "masks/night/a.png"]
 
 
+def test_whatever_a_photo_is_called_it_has_its_result(run, photos, tmp_path, capsys):
+    (photos / "night/broken.jpg").rename(photos / "\x1b[31mbroken.jpg")
+    longest = f"{'x' * 251}.png"
+    for name in ("line\nbreak.png", os.fsdecode(b"caf\xe9.png"), longest):
+        shutil.copy(photos / "a.png", photos / name)
+    words = ("--format", "masks,csv,pascal")
+    status, worked = run(*words)
+    assert (status, len(worked)) == (3, 7)
+    told = capsys.readouterr().out
+    assert "  _[31mbroken.jpg: " in told and "\x1b" not in told
+    masks = {path.name for path in (tmp_path / "out/masks").iterdir()}
+    assert masks >= {"line_break.png", "caf\ufffd.png", longest}
+    assert run(*words) == (3, ["_[31mbroken.jpg"])
+    names = (tmp_path / "out/pascal/ImageSets/Segmentation/val.txt").read_text(encoding="utf-8").splitlines()
+    assert len(names) == 6
+
+
+def test_name_that_no_result_can_have_costs_the_others_nothing(run, photos, tmp_path, capsys):
+    (photos / "b.png").mkdir()
+    shutil.copy(photos / "a.png", photos / "b.png/c.png")
+    shutil.copy(photos / "a.png", photos / f"{'x' * 251}.png")
+    assert run("--format", "masks")[0] == 3
+    capsys.readouterr()
+    assert run("--format", "supervisely")[0] == 3
+    told = capsys.readouterr().out
+    assert "was not written: file name too long. Give it a shorter name." in told
+    assert len(list((tmp_path / "out").glob("supervisely/**/*.json"))) == 4
+
+
+def test_folder_that_cannot_be_looked_into_is_told(run, photos, monkeypatch, capsys):
+    scan = os.scandir
+
+    def scandir(path):
+        if str(path).endswith("night"):
+            raise PermissionError(13, "Permission denied", str(path))
+        return scan(path)
+
+    monkeypatch.setattr(os, "scandir", scandir)
+    assert run() == (0, ["a.png", "b.jpg"])
+    assert "1 folder that cannot be looked into (night)" in capsys.readouterr().out
+    monkeypatch.setattr(os, "scandir", lambda path: scandir("night"))
+    assert run()[0] == 2
+    assert "cannot be looked into: Permission denied. Give this user the right to." in capsys.readouterr().err
+
+
+def test_manifest_that_names_places_elsewhere_is_not_followed(run, photos, tmp_path):
+    run()
+    path = tmp_path / "out/manifest/all.jsonl"
+    path.write_text(path.read_text().replace('"name": "a"', '"name": "../../elsewhere/a"'))
+    (tmp_path / "out/masks/a.png").unlink()
+    assert run() == (3, ["a.png", "night/broken.jpg"])
+    assert (tmp_path / "out/masks/a.png").is_file() and not (tmp_path / "elsewhere").exists()
+
+
+def test_manifest_that_cannot_be_read_is_told(run, photos, tmp_path, capsys):
+    (tmp_path / "out/manifest/all.jsonl").mkdir(parents=True)
+    (tmp_path / "out/manifest/all.jsonl/1.jsonl").touch()
+    (tmp_path / "out/manifest/2.jsonl").symlink_to("/proc/self/mem")
+    assert run() == (2, [])
+    assert "What was done before cannot be read" in capsys.readouterr().err
+
+
+def test_processes_that_read_and_write_wait_for_no_torch():
+    code = "import sys, serve.batch.pipeline; assert not {'torch', 'supervisely', 'skimage'} & {*sys.modules}"
+    subprocess.run([sys.executable, "-c", code], cwd=ROOT, check=True, timeout=120)
+
+
 def test_names_lead_to_nothing_outside_of_the_results():
     assert [safe_name(name) for name in ("../../a.png", "/etc/a.png", "./a/../b.png")] == [
         "a.png",
@@ -195,25 +227,6 @@ def test_two_commands_do_not_work_into_one_folder(run, photos, tmp_path, capsys)
         assert run()[0] == 2
     assert "Another serve batch works into" in capsys.readouterr().err
     assert run()[0] == 3
-
-
-@pytest.fixture
-def s3(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    """A server of S3 on this machine with the bucket `site`, which the environment names."""
-    from moto.server import ThreadedMotoServer
-    from pyarrow.fs import S3FileSystem
-
-    server = ThreadedMotoServer(ip_address="127.0.0.1", port=0, verbose=False)
-    server.start()
-    host, port = server.get_host_and_port()
-    for name in [name for name in os.environ if name.startswith("AWS_")]:
-        monkeypatch.delenv(name)
-    known = {"AWS_ACCESS_KEY_ID": "a", "AWS_SECRET_ACCESS_KEY": "b", ENDPOINT: f"http://{host}:{port}"}
-    for name, value in known.items():
-        monkeypatch.setenv(name, value)
-    S3FileSystem(region="us-east-1", endpoint_override=known[ENDPOINT], allow_bucket_creation=True).create_dir("site")
-    yield
-    server.stop()
 
 
 def test_photos_and_results_lie_in_s3(run, photos, s3, tmp_path, capsys):

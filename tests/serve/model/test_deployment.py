@@ -13,8 +13,7 @@ import pytest
 import torch
 
 from common.hrda import InferenceSettings, ModelSettings, Predictor, build_segmentor, load_checkpoint
-from common.hrda.checkpoints import CheckpointError
-from common.hrda.checks import SettingsError
+from common.hrda.checks import CheckpointError, SettingsError
 from common.hrda.prediction.runtime import TorchNetwork
 from serve.errors import OutOfMemory, RequestError
 from serve.model import deployment as deployment_module

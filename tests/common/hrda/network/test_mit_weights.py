@@ -4,9 +4,9 @@ import pytest
 import torch
 
 from common.hrda.catalogue import ENCODERS, MIT_SHAPES
+from common.hrda.checks import CheckpointError
 from common.hrda.network.encoders import build_encoder
 from common.hrda.network.mit_weights import load_encoder, published_weights, read_encoder
-from common.hrda.tensor_files import CheckpointError
 from tests.weights import encoder_state, save, under_segformer_names
 
 CLASSIFIER = {"head.weight": torch.zeros(1000, 256), "head.bias": torch.zeros(1000)}

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from common.hrda.checks import SettingsError
+from common.hrda.checks import CheckpointError, SettingsError
 from common.hrda.network import encoders
 from common.hrda.network.downloads import DownloadError
 from common.hrda.network.encoder_weights import (
@@ -21,7 +21,6 @@ from common.hrda.network.encoder_weights import (
     require_published,
 )
 from common.hrda.network.encoders import build_encoder
-from common.hrda.tensor_files import CheckpointError
 from tests.weights import NOWHERE
 
 NAME, IN_TIMM = "efficientnet_lite0", "tf_efficientnet_lite0.in1k"

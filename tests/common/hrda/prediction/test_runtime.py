@@ -10,10 +10,9 @@ from torch import nn
 
 from common.hrda import HRDASegmentor, InferenceSettings, ModelSettings, build_segmentor
 from common.hrda.catalogue import MIT_SHAPES
-from common.hrda.checks import SettingsError
+from common.hrda.checks import CheckpointError, SettingsError
 from common.hrda.prediction.runtime import OnnxNetwork, RuntimeUnavailableError, TorchNetwork, export_onnx
 from common.hrda.sliding import sliding_logits
-from common.hrda.tensor_files import CheckpointError
 
 CLASSES = ("__bg__", "crack", "patch")
 SETTINGS = {"model": {"crop_size": [128, 128], "encoder": "mit_b0"}, "input": {"short_edge": 64, "long_edge": 96}}

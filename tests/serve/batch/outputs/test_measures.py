@@ -8,9 +8,10 @@ import pytest
 import rasterio
 from PIL import Image
 
+from common.data.images import ImageError
 from serve.batch.outputs.format import OutputOptions
-from serve.batch.outputs.georeference import place_of
 from serve.batch.outputs.measures import CLASSES, COMPONENTS, measure
+from serve.batch.photos import read_photo
 from tests.serve.batch.outputs.drawn import arc, arm, bar, result_of
 
 MIDDLE = (150.3, 149.8)
@@ -139,8 +140,11 @@ def test_place_is_read_of_a_geotiff_and_of_nothing_else(tmp_path, recwarn):
         file.write(pixels)
     Image.fromarray(pixels.transpose(1, 2, 0)).save(plain)
     broken.write_bytes(b"II*\0no more")
-    assert place_of(path) == ((0.002, 0, 400000, 0, -0.002, 5700000), "EPSG:32633")
-    assert place_of(plain) == place_of(broken) == place_of(tmp_path / "photo.jpg") == (None, None)
+    placed, flat = (read_photo(each, each.name, each.stem) for each in (path, plain))
+    assert (placed.transform, placed.crs) == ((0.002, 0, 400000, 0, -0.002, 5700000), "EPSG:32633")
+    assert flat.transform is flat.crs is None
+    with pytest.raises(ImageError, match=r"broken\.tif"):
+        read_photo(broken, "broken.tif", "broken")
     assert not [each for each in recwarn if "georeference" in str(each.message).lower()]
 
 
