@@ -67,7 +67,11 @@ def replacing(path: Path, size: int | None = None) -> Iterator[BinaryIO]:
         WriteError: the disk is full or not writable, or `path` is a folder, a device or a pipe; what was there before
             is untouched.
     """
-    if path.exists() and not path.is_file():
+    try:
+        is_other = path.exists() and not path.is_file()
+    except OSError as error:
+        raise WriteError(path, error, size) from error
+    if is_other:
         # Whoever may rename in /dev would lose the device.
         raise WriteError(path, OSError(errno.EISDIR, "It is a folder, a device or a pipe"), size)
     temporary = path.with_name(f"{_half_name(path)}{uuid.uuid4().hex}")

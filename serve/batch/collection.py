@@ -52,7 +52,7 @@ class Collection(Protocol):
             ImageError: it cannot be read; where the system says why, as the cause.
         """
 
-    def file(self, item: Item) -> FileAt | None:
+    def file_of(self, item: Item) -> FileAt | None:
         """The file that a photo is; None where it is none, as on an instance."""
 
 
@@ -89,9 +89,9 @@ class FolderCollection:
 
     def read(self, item: Item) -> bytes:
         """As of `Collection`."""
-        return _content(self.file(item))
+        return _content(self.file_of(item))
 
-    def file(self, item: Item) -> FileAt:
+    def file_of(self, item: Item) -> FileAt:
         """As of `Collection`."""
         return FileAt(self.folder, item.place)
 
@@ -129,9 +129,9 @@ class ListCollection:
 
     def read(self, item: Item) -> bytes:
         """As of `Collection`."""
-        return _content(self.file(item))
+        return _content(self.file_of(item))
 
-    def file(self, item: Item) -> FileAt:
+    def file_of(self, item: Item) -> FileAt:
         """As of `Collection`."""
         return FileAt(*self._folder(item.place))
 
@@ -165,9 +165,9 @@ class OnePhoto:
 
     def read(self, item: Item) -> bytes:
         """As of `Collection`."""
-        return _content(self.file(item))
+        return _content(self.file_of(item))
 
-    def file(self, item: Item) -> FileAt:
+    def file_of(self, item: Item) -> FileAt:
         """As of `Collection`."""
         return FileAt(Folder(str(self.path.parent)), item.place)
 

@@ -219,7 +219,7 @@ def _mosaics_last(tasks: Sequence[Task], assignment: Assignment, worker: Worker)
     """
     mosaics = set()
     for task in tasks:
-        file = assignment.photos.file(task.item) if is_tiff(task.item.name) else None
+        file = assignment.photos.file_of(task.item) if is_tiff(task.item.name) else None
         if file is not None and file.folder.is_local and is_larger_than_photos(file.folder.path(file.name)):
             mosaics.add(task.item.name)
     if mosaics:

@@ -123,7 +123,7 @@ def read(assignment: Assignment, task: Task) -> Step:
             height, width, _ = step.photo.image.shape
             raise ImageError(f"The image {task.item.name} has too many pixels for a batch: {height} × {width}.")
     except ImageError as error:
-        file = assignment.photos.file(task.item)
+        file = assignment.photos.file_of(task.item)
         away = (_is_local(error) and not only_this_one(error)) or (file is not None and file.folder.is_away())
         return Step(task, reason=f"{error} Its disk is away." if away else str(error), halt=away)
     except Exception as error:
@@ -142,7 +142,7 @@ def _decoded(task: Task, content: bytes) -> Step:
 
 def _of_tiff(assignment: Assignment, task: Task) -> Step | None:
     """A mosaic, or a photo with its place; None of what is neither."""
-    file = assignment.photos.file(task.item) if is_tiff(task.item.name) else None
+    file = assignment.photos.file_of(task.item) if is_tiff(task.item.name) else None
     if file is None:
         return None
     try:

@@ -102,7 +102,7 @@ class ProjectCollection:
         except Exception as error:
             raise ImageError(f"Cannot fetch the image {item.name}: {status_and_message(error)[1]}") from error
 
-    def file(self, item: Item) -> None:
+    def file_of(self, item: Item) -> None:
         """As of `serve.batch.collection.Collection`."""
 
 
