@@ -1,6 +1,1 @@
 """Where Supervisely's SDK is bent: the only package of the app that touches private names of it."""
-
-from common.hrda.network import torchvision_operators
-
-# The SDK's upload mode iou_merge imports torchvision.
-torchvision_operators.ensure_importable()
