@@ -55,13 +55,16 @@ class PhotoCounts:
     def scores_of(self, name: str) -> dict[str, Score]:
         """Scores of a class at its best threshold, by the names of `SCORES`."""
         index = self.classes.index(name)
-        return {score: self._with_interval(lambda sums, s=score: _scores(sums)[s][..., index]) for score in SCORES}
+        return {
+            score: self._with_interval(lambda sums, s=score: scores_of_sums(sums)[s][..., index]) for score in SCORES
+        }
 
     def foreground(self) -> dict[str, Score]:
         """The same as means over the classes that the photos have; of one class its own scores."""
         present = self.present
         return {
-            score: self._with_interval(lambda sums, s=score: _mean(_scores(sums)[s][..., present])) for score in SCORES
+            score: self._with_interval(lambda sums, s=score: _mean(scores_of_sums(sums)[s][..., present]))
+            for score in SCORES
         }
 
     def mean_iou(self) -> Score:
@@ -82,10 +85,10 @@ class PhotoCounts:
         both = np.stack([self.counts, other.counts], axis=1)
 
         def gained(sums: np.ndarray) -> np.ndarray:
-            iou = _mean(_scores(sums)["iou"][..., present])
+            iou = _mean(scores_of_sums(sums)["iou"][..., present])
             return iou[..., 0] - iou[..., 1]
 
-        return _with_interval(both, gained)
+        return with_interval(both, gained)
 
     def worst(self, count: int) -> list[int]:
         """Places of the photos that cost most, the worst first: those with the most wrong pixels of the classes but the
@@ -97,7 +100,7 @@ class PhotoCounts:
         return [int(place) for place in order if wrong[place] > 0]
 
     def _with_interval(self, score: Callable[[np.ndarray], np.ndarray]) -> Score:
-        return _with_interval(self.counts, score)
+        return with_interval(self.counts, score)
 
 
 class PhotoTally:
@@ -131,9 +134,10 @@ class PhotoTally:
         # Half of the memory, and no photo has four thousand million pixels.
         self._photos.append((name, number, one.counts.astype(np.uint32)))
 
-    def photos(self) -> PhotoCounts:
-        """The counts of every photo at the best thresholds of all of them."""
-        best, one, rows = self.metrics.best(), SegmentationMetrics(self.metrics.classes), []
+    def photos(self, best: Sequence[int] | None = None) -> PhotoCounts:
+        """The counts of every photo at the thresholds of the numbers `best`; None: the best ones of all photos."""
+        best = self.metrics.best() if best is None else best
+        one, rows = SegmentationMetrics(self.metrics.classes), []
         for _, _, counts in self._photos:
             one.counts[...] = counts
             rows.append(one.counts_at(best))
@@ -147,7 +151,7 @@ class PhotoTally:
         )
 
 
-def _with_interval(counts: np.ndarray, score: Callable[[np.ndarray], np.ndarray]) -> Score:
+def with_interval(counts: np.ndarray, score: Callable[[np.ndarray], np.ndarray]) -> Score:
     """A score of summed counts (…×C×10) with its bootstrap interval over the photos, counts N×…×C×10."""
     value = float(np.nan_to_num(score(counts.sum(axis=0))))
     photos = len(counts)
@@ -163,7 +167,7 @@ def _with_interval(counts: np.ndarray, score: Callable[[np.ndarray], np.ndarray]
     return Score(value, float(low), float(high))
 
 
-def _scores(sums: np.ndarray) -> dict[str, np.ndarray]:
+def scores_of_sums(sums: np.ndarray) -> dict[str, np.ndarray]:
     """Scores (…×C) at the best threshold, by the names of `SCORES`; NaN for a class that is not there."""
     named = dict(zip(COUNTED, np.moveaxis(sums, -1, 0), strict=True))
     hits, predicted, true = named["hits"], named["predicted"], named["true"]

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from itertools import groupby
 from typing import Any
 
@@ -15,6 +16,8 @@ from common.hrda.checks import SettingsError
 from common.hrda.network.encoders import make_encoder
 from common.hrda.network.outline import outline
 from common.hrda.network.segmentor import HRDASegmentor
+
+_NORMS = (nn.BatchNorm2d, nn.SyncBatchNorm)
 
 
 def optimizer_groups(
@@ -106,6 +109,7 @@ class GuardedOptimizer:
     ) -> None:
         self.optimizer = optimizer
         self.scaler = scaler
+        self._norms = [module for model in models for module in model.modules() if isinstance(module, _NORMS)]
         self._clip_norm = clip_norm
         self._buffers = [buffer for model in models for buffer in model.buffers()]
         self._before: list[Tensor] = []
@@ -117,7 +121,9 @@ class GuardedOptimizer:
 
     def backward(self, loss: Tensor) -> None:
         """Add the gradients of a loss."""
-        self.scaler.scale(loss).backward()
+        # What is computed again on the way back was counted when it was computed first.
+        with _statistics_kept(self._norms):
+            self.scaler.scale(loss).backward()
 
     @torch.no_grad()
     def step(self, losses: Iterable[Tensor]) -> Tensor:
@@ -142,3 +148,19 @@ class GuardedOptimizer:
         for buffer, before in zip(self._buffers, self._before, strict=True):
             buffer.copy_(torch.where(finite, buffer, before))
         return finite
+
+
+@contextmanager
+def _statistics_kept(norms: Iterable[nn.Module]) -> Iterator[None]:
+    """Let batch norms leave their running statistics as they are within the block.
+
+    They are still handed over, with a momentum of 0: what is computed again must keep as many tensors as before.
+    """
+    former = [(norm, norm.momentum, norm.num_batches_tracked) for norm in norms]
+    for norm, _, _ in former:
+        norm.momentum, norm.num_batches_tracked = 0.0, None
+    try:
+        yield
+    finally:
+        for norm, momentum, count in former:
+            norm.momentum, norm.num_batches_tracked = momentum, count

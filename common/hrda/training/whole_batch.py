@@ -42,13 +42,17 @@ class WholeBatchNorm2d(nn.BatchNorm2d):
         mean = _Mean.apply(x.mean((0, 2, 3)), self.ranks)
         centred = x - mean[:, None, None]
         variance = _Mean.apply(centred.square().mean((0, 2, 3)), self.ranks)
-        with torch.no_grad():
-            values = x.numel() // x.shape[1] * self.ranks.count
-            self.num_batches_tracked += 1
-            self.running_mean.lerp_(mean, self.momentum)
-            self.running_var.lerp_(variance * values / (values - 1), self.momentum)
+        if self.num_batches_tracked is not None:
+            self._follow(mean.detach(), variance.detach(), x.numel() // x.shape[1] * self.ranks.count)
         scale = self.weight * (variance + self.eps).rsqrt()
         return centred * scale[:, None, None] + self.bias[:, None, None]
+
+    @torch.no_grad()
+    def _follow(self, mean: Tensor, variance: Tensor, values: int) -> None:
+        """Bring the running statistics nearer to those of a batch with so many values of each channel."""
+        self.num_batches_tracked += 1
+        self.running_mean.lerp_(mean, self.momentum)
+        self.running_var.lerp_(variance * values / (values - 1), self.momentum)
 
 
 class WholeBatchNormAct2d(WholeBatchNorm2d):

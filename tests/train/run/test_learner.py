@@ -83,13 +83,16 @@ def test_a_part_that_is_left_over_counts_by_its_size() -> None:
     torch.testing.assert_close(gradients(parts.student), gradients(whole.student), rtol=1e-4, atol=1e-6)
 
 
-def test_recomputed_activations_give_the_same_gradients() -> None:
-    kept, recomputed = (
-        learner("model.drop_path=0.5", f"compute.activation_checkpointing={flag}") for flag in ("false", "true")
-    )
+@pytest.mark.parametrize("encoder", ["mit_b0", "efficientnet_lite0"])
+def test_recomputed_activations_give_the_same_gradients_and_statistics(encoder: str) -> None:
+    own = (f"model.encoder={encoder}", "model.drop_path=0.5")
+    kept, recomputed = (learner(*own, f"compute.activation_checkpointing={flag}") for flag in ("false", "true"))
     for one in (kept, recomputed):
         one.learn(batch(), 0)
     assert torch.equal(gradients(kept.student), gradients(recomputed.student))
+    for first, second in ((kept.student, recomputed.student), (kept.teacher, recomputed.teacher)):
+        for (name, value), other in zip(first.named_buffers(), second.buffers(), strict=True):
+            assert torch.equal(value, other), name
 
 
 @pytest.mark.parametrize("precision", ["bfloat16"])
