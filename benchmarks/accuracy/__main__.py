@@ -18,12 +18,25 @@ from concurrent.futures import ThreadPoolExecutor, as_completed
 from pathlib import Path
 
 import cv2
+import numpy as np
 
-from benchmarks.accuracy.arms import ABLATIONS, ALL, ARMS, FIRST_PHASE, FOLDS, Training, first_phases, trainings
+from benchmarks.accuracy.arms import ABLATIONS, ALL, ARMS, FIRST_PHASES, FOLDS, Training, first_phases, trainings
 from benchmarks.accuracy.photos import Folds, labelled_photos, write_source
 from benchmarks.accuracy.picture import draw
 from benchmarks.accuracy.protocol import ROOT, Protocol
-from benchmarks.accuracy.scores import Figures, Photo, Predicted, predict, table, verdict
+from benchmarks.accuracy.scores import (
+    ELSEWHERE,
+    Elsewhere,
+    Figures,
+    Photo,
+    Predicted,
+    best_threshold,
+    by_threshold,
+    pixels_of,
+    predict,
+    table,
+    verdict,
+)
 from common.data.folders import ImageRecord, ProjectError, split_spec
 from common.data.images import read_image
 from common.data.project import open_project, prepare_labelled
@@ -42,7 +55,9 @@ def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
         prog="python -m benchmarks.accuracy",
         description=__doc__,
         formatter_class=argparse.RawDescriptionHelpFormatter,
-        epilog=f"What all arms but source-only go on from: {FIRST_PHASE}.\nArms of the comparison, all by default: "
+        epilog="What the arms go on from: "
+        + "; ".join(FIRST_PHASES)
+        + ".\nArms of the comparison, all by default: "
         + "; ".join(ARMS)
         + ".\nAblations: "
         + "; ".join(ABLATIONS)
@@ -51,6 +66,9 @@ def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     spec = "DIR[:DATASET]"
     parser.add_argument("--target", metavar=spec, default=f"{REAL}:target", help="unlabelled real photos")
     parser.add_argument("--labelled", metavar=spec, default=f"{REAL}:validation", help="labelled real photos")
+    parser.add_argument(
+        "--also", metavar=spec, action="append", default=[], help="other labelled photos to measure on; may be repeated"
+    )
     parser.add_argument(
         "--arms", nargs="+", choices=ALL, default=list(ARMS), metavar="ARM", help="default: no ablation"
     )
@@ -113,10 +131,15 @@ def compare(given: argparse.Namespace) -> None:
     columns: dict[str, list[Predicted]] = {}
     for arm in given.arms:
         for seed in given.seeds:
-            choosing, reporting = predicted(protocol, [t for t in wanted if (t.arm, t.seed) == (arm, seed)], truths)
-            results.setdefault(arm, []).append(Figures.of(choosing, reporting))
+            own = [training for training in wanted if (training.arm, training.seed) == (arm, seed)]
+            choosing, reporting = predicted(protocol, own, truths)
+            threshold = best_threshold(choosing) if choosing else protocol.own_threshold(own[0])
+            results.setdefault(arm, []).append(Figures.at(threshold, reporting))
             columns.setdefault(arm, reporting)
-    text = "\n".join([table(results), "", *verdict(results)])
+    parts = [table(results), "", *verdict(results)]
+    for spec in given.also:
+        parts += ["", f"On {spec}:", "", table(elsewhere(protocol, spec, given.arms, given.seeds, results), ELSEWHERE)]
+    text = "\n".join(parts)
     (out / "table.md").write_text(text + "\n", encoding="utf-8")
     print(text)
     shown = [truths[record.key] for fold in protocol.folds.reporting for record in fold][:PICTURE_PHOTOS]
@@ -152,12 +175,38 @@ def predicted(
     """Both halves as one arm and seed predicts them, in the order of the folds."""
     halves: tuple[list[Predicted], list[Predicted]] = ([], [])
     for training in parts:
-        for half, folds in zip(halves, (protocol.folds.choosing, protocol.folds.reporting), strict=True):
+        folds_of = (protocol.left_to_choose_on(training), protocol.folds.reporting)
+        for half, folds in zip(halves, folds_of, strict=True):
             records: list[ImageRecord] = [
                 record for number, fold in enumerate(folds) if training.fold in (None, number) for record in fold
             ]
-            half += predict(protocol.checkpoint(training), [truths[record.key] for record in records], protocol.device)
+            half.extend(
+                predict(protocol.checkpoint(training), (truths[record.key] for record in records), protocol.device)
+            )
     return halves
+
+
+def elsewhere(
+    protocol: Protocol, spec: str, arms: Sequence[str], seeds: Sequence[int], results: Mapping[str, Sequence[Figures]]
+) -> dict[str, list[Elsewhere]]:
+    """The arms on all labelled photos of another set, at the thresholds that were chosen before.
+
+    Of an arm with folds the first one is measured. Counts are kept: photos of a camera take minutes an arm.
+    """
+    folder = protocol.out / "also" / spec.strip("/").replace("/", "_")
+    photos = read_photos(spec, folder / "masks")
+    pixels = sum(pixels_of(photo.truth) for photo in photos.values())
+    found: dict[str, list[Elsewhere]] = {}
+    for arm in arms:
+        for place, seed in enumerate(seeds):
+            training = trainings([arm], [seed])[0]
+            file = folder / f"{training.name}.npy"
+            if not file.is_file():
+                file.parent.mkdir(parents=True, exist_ok=True)
+                counts = by_threshold(predict(protocol.checkpoint(training), photos.values(), protocol.device))
+                np.save(file, counts)
+            found.setdefault(arm, []).append(Elsewhere.at(results[arm][place].threshold, np.load(file), pixels))
+    return found
 
 
 if __name__ == "__main__":

@@ -9,7 +9,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from common.data.project import ImageRecord, open_project
+from common.hrda import InferenceSettings, Predictor, load_checkpoint
 from sandbox.synthetic.projects import CLASS_NAME, write_project
+from train.run.suggestions import suggest
 
 SOURCE_PHOTOS, SOURCE_SIDE, SOURCE_SEED = 300, 256, 0
 
@@ -61,9 +63,31 @@ def write_part(folder: Path, photos: Sequence[ImageRecord], meta: Path) -> None:
         # Numbered: photos of several datasets may have the same name.
         name = f"{number:04d}_{record.name}"
         for part, path in (("img", record.image_path), ("ann", record.annotation_path)):
-            link = folder / "ds" / part / (name if part == "img" else f"{name}.json")
+            link, wanted = folder / "ds" / part / (name if part == "img" else f"{name}.json"), path.resolve()
+            if link.is_symlink() and link.readlink() == wanted:
+                # A training may be reading it.
+                continue
             link.unlink(missing_ok=True)
-            link.symlink_to(path.resolve())
+            link.symlink_to(wanted)
+
+
+def ranked(photos: Sequence[ImageRecord], network: Path, file: Path) -> list[ImageRecord]:
+    """Photos as `python -m train suggest` would have them labelled, the most useful first.
+
+    Args:
+        photos: to choose from, none of them labelled yet.
+        network: a checkpoint, of whose teacher it is asked.
+        file: holds the order, once it is known.
+    """
+    if not file.is_file():
+        bundle = load_checkpoint(network)
+        windows = InferenceSettings.from_dict(bundle.settings["inference"])
+        predictor = Predictor(bundle.teacher or bundle.student, windows, input_scale=bundle.input_scale)
+        order = [one.photo for one in suggest(photos, (), predictor, len(photos))]
+        file.parent.mkdir(parents=True, exist_ok=True)
+        file.write_text(json.dumps(order), encoding="utf-8")
+    by_key = {record.key: record for record in photos}
+    return [by_key[key] for key in json.loads(file.read_text(encoding="utf-8"))]
 
 
 def labelled_photos(spec: str) -> list[ImageRecord]:
