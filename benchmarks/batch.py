@@ -67,7 +67,7 @@ def speed(folder: Path, count: int) -> None:
     """Plain loops, one worker and two, over the same photos."""
     photos, model = draw(folder / "photos", count, 512), checkpoint(folder / "model.pth", 256)
     print(f"{'':20} {'photos/s':>9} {'to one loop':>12} {'to two':>8} {'whole command':>14}")
-    few, paces = max(count // 10, 10), []
+    few, paces = max(count // 16, 10), []
     for loops in (1, 2):
         outs = [folder / f"loop{loops}{number}" for number in range(loops)]
         started = [Process(target=loop, args=(photos, model, out, few)) for out in outs]
@@ -77,7 +77,7 @@ def speed(folder: Path, count: int) -> None:
             process.join()
         paces.append(sum(map(pace, outs)))
         print(f"{f'plain loops: {loops}':22} {paces[-1]:7.2f} {paces[-1] / paces[0]:11.2f}×", flush=True)
-    part = draw(folder / "part", max(count // 5, 32), 512)
+    part = draw(folder / "part", max(count // 10, 32), 512)
     for workers, cores, source in ((1, 1, part), (1, 2, photos), (2, 2, photos)):
         out = folder / f"out{workers}{cores}"
         seconds, _ = command(source, model, out, workers, cores=cores)

@@ -23,6 +23,7 @@ from rasterio.windows import Window
 from torch import Tensor
 
 from common.hrda.checks import SettingsError
+from common.hrda.files import WriteError
 from common.hrda.pixels import IGNORE_LABEL, Scale, normalise
 from common.hrda.prediction.labelling import label_rows, remove_small_components
 from common.hrda.prediction.predictor import Predictor
@@ -86,6 +87,7 @@ def predict_orthomosaic(
     Raises:
         SettingsError: settings that are not for mosaics, or bands that it does not have.
         RequestError: it cannot be read, the results cannot be written, or the memory does not suffice.
+        WriteError: there is no room for its polygons.
     """
     require_fitting(worker.settings, worker.deployment.input_scale)
     name, tolerance = name or source.stem, worker.options().tolerance if tolerance is None else tolerance
@@ -107,6 +109,8 @@ def predict_orthomosaic(
             rasterio.shutil.copy(rows, half, driver="COG", **_COG)
             polygons = write_polygons(half, output / name, worker.legend, tolerance)
             half.replace(labels)
+        except WriteError:
+            raise
         except (RasterioError, OSError) as error:
             raise RequestError(
                 f"The results of {source} cannot be written to {output}: {str(error)[:200]}. See to the disk, or "

@@ -6,6 +6,7 @@ import logging
 import os
 import secrets
 import shutil
+import signal
 import sys
 import tempfile
 import time
@@ -126,12 +127,15 @@ def _room(there: Mapping[str, float], each: Mapping[str, float]) -> int:
 
 @contextmanager
 def _connected(**how: object) -> Iterator[None]:
+    ends = signal.getsignal(signal.SIGTERM)
     import ray
 
     logging.getLogger("ray").setLevel(logging.CRITICAL)
     try:
         with _quiet():
             ray.init(log_to_driver=False, logging_level=logging.CRITICAL, **how)
+        # Ray takes the signal for itself, and ends without what is done being noted.
+        signal.signal(signal.SIGTERM, ends)
     except (ConnectionError, ValueError, RuntimeError, OSError) as error:
         where = how["address"]
         remedy = (

@@ -7,6 +7,7 @@ from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
+from moto.server import ThreadedMotoServer
 
 from serve.__main__ import main
 from serve.batch import pipeline, rays, steps
@@ -49,9 +50,8 @@ def run(checkpoint: Path, tmp_path: Path, inline: SimpleNamespace) -> Callable[.
 
 
 @pytest.fixture
-def s3(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+def s3(monkeypatch: pytest.MonkeyPatch) -> Iterator[ThreadedMotoServer]:
     """A server of S3 on this machine with the bucket `site`, which the environment names."""
-    from moto.server import ThreadedMotoServer
     from pyarrow.fs import S3FileSystem
 
     server = ThreadedMotoServer(ip_address="127.0.0.1", port=0, verbose=False)
@@ -63,5 +63,5 @@ def s3(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     for name, value in known.items():
         monkeypatch.setenv(name, value)
     S3FileSystem(region="us-east-1", endpoint_override=known[ENDPOINT], allow_bucket_creation=True).create_dir("site")
-    yield
+    yield server
     server.stop()

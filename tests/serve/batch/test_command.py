@@ -3,18 +3,21 @@
 import json
 import os
 import shutil
+import signal
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 from PIL import Image
 
 from common.hrda.files import WriteError
-from serve.batch import pipeline, rays
+from serve.batch import pipeline, rays, steps
 from serve.batch.storage import Folder, safe_name
 from serve.batch.worker import Worker
+from serve.errors import RequestError
 
 ROOT = Path(__file__).resolve().parents[3]
 
@@ -247,6 +250,49 @@ def test_photos_and_results_lie_in_s3(run, photos, s3, tmp_path, capsys):
     assert "s3://nowhere/photos" in capsys.readouterr().err
 
 
+def test_store_that_goes_away_ends_the_run_and_what_is_done_stays(run, photos, s3, tmp_path, monkeypatch, capsys):
+    for name in ("a.png", "b.jpg", "night/a.png"):
+        Folder("s3://site/photos").write(name, (photos / name).read_bytes())
+    decode = steps.decode_image
+
+    def decode_and_leave(*args):
+        s3.stop()
+        return decode(*args)
+
+    monkeypatch.setattr(steps, "decode_image", decode_and_leave)
+    assert run(source="s3://site/photos") == (2, ["a.png", "b.jpg"])
+    assert "Cannot read the image s3://site/photos/b.jpg" in (told := capsys.readouterr().err)
+    assert "Its disk is away." in told
+    assert files(tmp_path / "out") == ["masks/a.png"]
+
+
+def test_machines_of_a_cluster_that_still_start_are_waited_for(monkeypatch):
+    import ray
+
+    machine = {"Alive": True, "Resources": {"CPU": 3.0}}
+    there, said = [[machine, machine | {"Alive": False}], [machine] * 2], []
+    monkeypatch.setattr(ray, "nodes", lambda: there.pop(0))
+    rays.wait_for_room(2, {"CPU": 2.0}, said.append)
+    assert said == ["The cluster has room for 1 of 2 workers (2 CPU each). It is waited for more machines."]
+    there.append([machine])
+    monkeypatch.setattr(rays, "_STARTING_S", -1.0)
+    with pytest.raises(RequestError, match=r"room for 0 of 1 workers \(1 CPU and 1 GPU each\).*--workers"):
+        rays.wait_for_room(1, {"CPU": 1.0, "GPU": 1.0})
+
+
+def test_signal_that_ends_the_command_stays_its_own(monkeypatch):
+    def init(**_):
+        signal.signal(signal.SIGTERM, signal.SIG_DFL)
+
+    monkeypatch.setitem(sys.modules, "ray", SimpleNamespace(init=init, shutdown=lambda: None))
+    before = signal.signal(signal.SIGTERM, note := lambda *_: None)
+    try:
+        with rays.ray_at("auto"):
+            assert signal.getsignal(signal.SIGTERM) is note
+    finally:
+        signal.signal(signal.SIGTERM, before)
+
+
 def test_without_ray_it_is_said_what_to_install(run, photos, monkeypatch, capsys):
     monkeypatch.undo()
     monkeypatch.setattr(rays, "find_spec", lambda name: None if name == "ray" else object())
@@ -279,10 +325,12 @@ def test_wrong_arguments_are_told_before_anything_is_read(run, words, message, c
         (["--settings", "strid=32"], "did you mean 'stride'?"),
         (["--tolerance", "-1"], "tolerance must be pixels from 0 to 100"),
         (["--model", "nowhere.pth"], "There is no checkpoint at nowhere.pth"),
+        (["--device", "cuda"], "Each worker takes a GPU, and this machine has no GPU for 1"),
         (["--input", "nowhere"], "There is no folder, photo or list of photos at 'nowhere'"),
     ],
 )
-def test_what_cannot_be_done_is_told_in_a_sentence(run, photos, words, message, tmp_path, capsys):
+def test_what_cannot_be_done_is_told_in_a_sentence(run, photos, words, message, tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr("torch.cuda.device_count", lambda: 0)
     assert run(*words) == (2, [])
     assert message in capsys.readouterr().err
     assert not (tmp_path / "out").exists()
