@@ -33,6 +33,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import supervisely.io.env as sly_env
+import supervisely.nn.inference.gui.serving_gui_template as page_module
 from supervisely import ProjectMeta
 from supervisely.nn.inference import SemanticSegmentation
 from supervisely.nn.inference.gui import ServingGUITemplate
@@ -41,11 +42,13 @@ from supervisely.nn.utils import ModelSource
 from common.allocator import give_back_freed_memory
 from common.hrda.checks import received
 from common.paths import is_file
+from common.replacing import replaced
 from serve.errors import RequestError, Unavailable
 from serve.gate.deploy_request import completed, runnable
 from serve.model.deployment import Deployment
 from serve.model.labels import model_meta
 from serve.model.pool import Pool
+from serve.sdk.experiments import Experiments
 
 _NO_MODEL = "No model is deployed. Choose one in the app, or call deploy_from_api."
 
@@ -76,7 +79,8 @@ class DeployingServer(SemanticSegmentation):
     def __init__(self, *, devices: str = "", **options: Any) -> None:
         self._served, self._devices = Served(), devices
         self._deploying, self._waking, self._dozing = threading.Lock(), threading.RLock(), threading.Lock()
-        super().__init__(**options)
+        with replaced(page_module, ExperimentSelector=Experiments):
+            super().__init__(**options)
 
     @property
     def deployment(self) -> Deployment | Pool | None:

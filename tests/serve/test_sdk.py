@@ -21,6 +21,7 @@ from serve.errors import RequestError
 from serve.model import deployment
 from serve.sdk import deploying, predicting
 from serve.sdk import server as sdk_server
+from serve.sdk.experiments import Experiments
 from serve.sdk.server import SdkServer
 from tests.common.web.compared import open_routes, unreviewed, unused
 from tests.serve.requests_of_clients import encoded, expected, finished, refused, to_mask, upload
@@ -240,7 +241,7 @@ def test_server_listens_where_it_was_told_once_our_routes_are_there(checkpoint, 
 def test_page_offers_experiments_and_paths_and_no_pretrained_models(page):
     assert page.pretrained_models == []
     assert page.gui.pretrained_models_table is None
-    assert page.gui.experiment_selector is not None
+    assert isinstance(page.gui.experiment_selector, Experiments), "with their names and foreground IoU"
     assert page.gui.external_models_selector is not None
     page._reset_gui_state()
     assert page.gui.model_source == ModelSource.CUSTOM

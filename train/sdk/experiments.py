@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
-from supervisely.app.widgets import ExperimentSelector
+from supervisely.app.widgets import ExperimentSelector, Text
 from supervisely.nn.experiments import ExperimentInfo
+
+from common.web.experiments import ScoredExperiments, ScoredRow
 
 REACHES = {
     "ExperimentSelector._experiment_infos": "the filters go by it",
@@ -13,8 +15,16 @@ REACHES = {
 """Private names of the SDK, and why they are needed."""
 
 
-class RenewableExperimentSelector(ExperimentSelector):
+class ExperimentRow(ScoredRow, ExperimentSelector.ModelRow):
+    """An experiment with its name and foreground IoU."""
+
+    text = Text
+
+
+class RenewableExperimentSelector(ScoredExperiments, ExperimentSelector):
     """A list of experiments that can be read anew."""
+
+    ModelRow, sdk_table = ExperimentRow, ExperimentSelector
 
     def renew(self, experiments: list[ExperimentInfo]) -> None:
         """Show `experiments` in place of those shown; the chosen one stays chosen if it is among them."""
