@@ -37,6 +37,7 @@ from train.page.result import ResultCard, error_picture
 from train.page.settings import SettingsSelector
 from train.page.start import StartCard
 from train.process import ProcessWatch, run_in_process
+from train.run.comparison import require_comparable
 from train.run.domains import Domains, uses_labelled_target
 from train.run.folder import RunFolder, resumable
 from train.run.readers import TensorBoardScalars, shown
@@ -141,10 +142,11 @@ class HRDATrainApp(DomainTrainApp):
         """Forget the stop of an earlier training."""
         self._stop.clear()
 
-    def linger(self) -> None:
+    def linger(self, *, somebody_watches: bool) -> None:
         """Compare with a run without target photos, at once where that was asked for, or while somebody may ask."""
         if self._comparison is not None:
-            self._comparison.linger(self.remote_dir, at_once=self.gui.training_process.compare_checkbox.is_checked())
+            at_once = self.gui.training_process.compare_checkbox.is_checked()
+            self._comparison.linger(self.remote_dir, at_once=at_once, somebody_watches=somebody_watches)
 
     def _answer_comparison(self, *, wanted: bool) -> None:
         if self._comparison is not None:
@@ -168,6 +170,8 @@ class HRDATrainApp(DomainTrainApp):
         try:
             settings = self.run_settings()
             self.gui.training_process.chosen_devices(settings)
+            if self.gui.training_process.compare_checkbox.is_checked():
+                require_comparable(settings)
             self._continues = self.gui.wants_to_continue
             self._check_interrupted(settings)
             inputs = self.gui.input_selector.get_inputs()
@@ -286,7 +290,14 @@ class HRDATrainApp(DomainTrainApp):
         if result.iteration == 0:
             raise Refused("Stopped before the first iteration. Nothing was trained.")
         self._comparison = Comparison(
-            self.api, self.team_id, self.gui.training_artifacts, self._stop, request, result, self._without_folders
+            self.api,
+            self.team_id,
+            self.gui.training_artifacts,
+            self._stop,
+            request,
+            result,
+            self._without_folders,
+            show_status,
         )
         self._comparison.show()
         self._comparison.hand_over(Path(self.output_dir))

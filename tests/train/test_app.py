@@ -61,7 +61,8 @@ class Training:
 @pytest.fixture(scope="module")
 def training(instance: Instance, production: App) -> Training:
     options = {"model_benchmark": {"enable": False}, "export": {"enable": True, "ONNXRuntime": True}}
-    request = {"app_state": instance.state(experiment_name="the first", options=options), "wait": False}
+    state = instance.state(experiment_name="the first", options=options, compare=True)
+    request = {"app_state": state, "wait": False}
     with ThreadPoolExecutor(STARTS) as pool:
         starts = list(pool.map(lambda _: production.post("train_from_api", request), range(STARTS)))
     assert any(answer.ok for answer in starts), f"{[answer.text for answer in starts]}\n{production.tail()}"
@@ -107,6 +108,8 @@ def test_launch_that_names_one_project_only_waits_for_a_person(production):
         ({"options": {"exports": {}}}, "In options: Unknown setting 'exports': did you mean 'export'?"),
         ({"options": [1]}, "options must be an object. Received: [1]."),
         ({"experiment_name": "a/b"}, "experiment_name must have no slashes"),
+        ({"compare": "yes"}, "compare must be true, false or be left out. Received: 'yes'."),
+        ({"compare": True, "hyperparameters": "mode: control"}, "Only a run in mode uda has target photos"),
     ],
 )
 def test_request_that_cannot_work_is_refused_with_a_sentence(instance, production, change, message):
@@ -195,6 +198,13 @@ def test_experiment_holds_everything_that_the_platform_expects(instance, trained
     assert (config["model"]["encoder"], config["model"]["decoder_channels"]) == ("mit_b0", 16)
 
 
+def test_comparison_that_a_script_asked_for_is_on_the_model_card(instance, trained):
+    """Nobody is at the page: it begins by itself, and the app ends after it."""
+    card = instance.read(trained, "README.md").read_text(encoding="utf-8")
+    assert re.search(r"With target photos the IoU is [+-][\d.]+ points against the run without them", card)
+    assert re.search(r"\| without target photos \| [\d.]+ \|", card)
+
+
 def test_checkpoint_of_the_experiment_loads_without_running_code(instance, trained):
     """The SDK writes model_info, model_meta and model_files into it on the way."""
     path = instance.read(trained, "checkpoints/best.pth")
@@ -257,6 +267,8 @@ def test_sdk_goes_on_from_an_experiment_with_the_app_state_that_the_page_wrote(i
     task_id = instance.api.nn.train.finetune(trained.task_id)["id"]
     written = json.loads(instance.read(trained, "app_state.json").read_text(encoding="utf-8"))
     assert written["options"]["export"] == {"enable": True, "ONNXRuntime": True, "TensorRT": False}
+    assert written["compare"] is True
+    written["compare"] = False
     instance.api.app.send_request(task_id, "train_from_api", {"app_state": written, "wait": False}, raise_error=True)
     instance.api.task.wait(task_id, instance.api.task.Status.FINISHED, wait_attempt_timeout_sec=1)
     experiments = get_experiment_infos(instance.api, instance.sandbox.team_id, "HRDA")

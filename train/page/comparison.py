@@ -21,7 +21,7 @@ from train.run.comparison import control_of
 from train.run.folder import RunFolder
 from train.run.readers import pace_and_rest
 from train.run.request import RunRequest
-from train.run.scores import Scores, how_far
+from train.run.scores import Scores, how_far, is_comparable, verdict
 from train.run.state import (
     Change,
     PhaseChanged,
@@ -49,6 +49,8 @@ class Comparison:
         request: of the finished run.
         result: what it left behind.
         readable: takes folders of this machine out of a text.
+        show_status: takes how the comparison stands, in a sentence and its kind, for the card of the start and for
+            whoever asks from a script.
     """
 
     def __init__(
@@ -60,9 +62,10 @@ class Comparison:
         request: RunRequest,
         result: RunResult,
         readable: Callable[[str], str],
+        show_status: Callable[[str, str], None],
     ) -> None:
         self._api, self._team_id, self._card, self._stop = api, team_id, card, stop
-        self._request, self._result, self._readable = request, result, readable
+        self._request, self._result, self._readable, self._show_status = request, result, readable, show_status
         self._folder = RunFolder(request.out)
         self._answered, self._is_wanted = threading.Event(), False
 
@@ -78,6 +81,8 @@ class Comparison:
             control = Scores.read(RunFolder(self._folder.control).scores)
             ended = how_far(self._result.iteration, self._request.settings.iterations)
             self._card.show_scores(scores, control, ended, self._folder.errors, f"{time.time():.0f}")
+            if control is not None and is_comparable(scores, control):
+                self._say(verdict(scores, control))
 
     def hand_over(self, experiment: Path) -> None:
         """Put model card, scores and pictures into the folder that is uploaded; without them the upload goes on."""
@@ -97,17 +102,22 @@ class Comparison:
         self._is_wanted = wanted
         self._answered.set()
 
-    def linger(self, remote_dir: str | None, *, at_once: bool) -> None:
+    def linger(self, remote_dir: str | None, *, at_once: bool, somebody_watches: bool) -> None:
         """Compare when asked, and return when there is nothing more to wait for.
 
         Args:
             remote_dir: of the experiment in Team Files, whose model card gets the verdict.
             at_once: it was asked for before the training.
+            somebody_watches: who is at the page may ask for it, and read the verdict there.
         """
         if not self.is_possible:
+            if at_once:
+                self._card.say_of_comparison("The comparison is left out, as the run was stopped.", "warning")
             return
         if at_once:
             self.answer(wanted=True)
+        elif not somebody_watches:
+            return
         else:
             minutes = LINGER_S // 60
             self._card.say_of_comparison(f"Not known yet. The app ends by itself in {minutes} minutes.")
@@ -116,6 +126,8 @@ class Comparison:
             self._answered.clear()
             self._card.offer_comparison(may_begin=False, may_end=False)
             self._compare(remote_dir)
+            if not somebody_watches:
+                return
             self._card.offer_comparison(may_begin=False, may_end=True)
             # The verdict is to be read here too, and not only on the model card.
             self._answered.wait(LINGER_S)
@@ -128,13 +140,17 @@ class Comparison:
         try:
             result = run_in_process(control_of(self._request), state=state, stop=self._stop)
             if result.iteration < self._request.settings.iterations:
-                self._card.say_of_comparison("The comparison was stopped.", "warning")
+                self._say("The comparison was stopped.", "warning")
                 return
             renew_comparison(self._folder.card)
             self.show()
             self._upload(remote_dir)
         except (SettingsError, ProjectError, TrainingError, WriteError) as error:
-            self._card.say_of_comparison(f"There is no comparison. {self._readable(str(error))}", "error")
+            self._say(f"There is no comparison. {self._readable(str(error))}", "warning")
+
+    def _say(self, sentence: str, kind: str = "info") -> None:
+        self._card.say_of_comparison(sentence, kind)
+        self._show_status(sentence, kind)
 
     def _tell(self, state: TrainingState, change: Change) -> None:
         if isinstance(change, PhaseChanged | Started | Timed | Progressed | Validated) and state.result is None:
@@ -142,16 +158,15 @@ class Comparison:
                 f"iteration {state.iteration} of {state.total_iterations}" if state.total_iterations else "preparing"
             )
             left = pace_and_rest(state.seconds_per_iteration, state.seconds_left)
-            self._card.say_of_comparison(f"Training without target photos: {place}{f', {left}' if left else ''}.")
+            self._say(f"Training without target photos: {place}{f', {left}' if left else ''}.")
 
     def _upload(self, remote_dir: str | None) -> None:
         if remote_dir is None:
             return
-        text = self._readable(self._folder.card.read_text(encoding="utf-8"))
         card = self._folder.card.with_name("uploaded_card.md")
-        card.write_text(text, encoding="utf-8")
         remote = f"{remote_dir.rstrip('/')}/{self._folder.card.name}"
         try:
+            card.write_text(self._readable(self._folder.card.read_text(encoding="utf-8")), encoding="utf-8")
             if self._api.file.exists(self._team_id, remote):
                 self._api.file.remove(self._team_id, remote)
             self._api.file.upload(self._team_id, str(card), remote)

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from supervisely.app import get_synced_data_dir
+from supervisely.app.widgets import Checkbox
 from supervisely.nn.utils import ModelSource
 
 from common.data.choice import RESERVED
@@ -17,6 +18,7 @@ from common.hrda.checks import closest, received
 from train.instance.domains import InputError, Inputs, check_apart, find
 from train.page.live import forget_error
 from train.page.samples import SampleSource
+from train.run.comparison import require_comparable
 from train.run.folder import Resumable, resumable
 from train.run.preparation import check_ignored
 from train.sdk.gui import DomainTrainGUI
@@ -61,6 +63,14 @@ class HRDATrainGUI(DomainTrainGUI):
         settings.on_change(lambda _: selector.show_missing())
         selector.show_missing()
         self._take_errors_back()
+        flow, model = self.step_flow, self.model_selector
+        for step, is_reselect, is_open in (
+            ("input_selector", False, True),
+            ("input_selector", True, False),
+            ("model_selector", False, False),
+            ("model_selector", True, True),
+        ):
+            flow.add_on_select_actions(step, [partial(model.compare_networks, is_open)], is_reselect=is_reselect)
         # The SDK turns the editor's lock over: whoever opened an earlier step again would find an open editor locked.
         for is_reselect in (False, True):
             lock = partial(setattr, settings.editor, "readonly", not is_reselect)
@@ -103,16 +113,13 @@ class HRDATrainGUI(DomainTrainGUI):
             super().load_from_app_state(app_state, click_cb, validate_steps)
 
     def show_start(self, app_state: dict[str, Any]) -> None:
-        """Show on the start card what an app state says of device and continuing."""
+        """Show on the start card what an app state says of device, continuing and comparing."""
+        start = self.training_process
         if app_state.get("device"):
-            self.training_process.choose_device(app_state["device"])
-        if "continue" not in app_state:
-            return
-        checkbox = self.training_process.continue_checkbox
-        if app_state["continue"]:
-            checkbox.check()
-        else:
-            checkbox.uncheck()
+            start.choose_device(app_state["device"])
+        _tick(start.compare_checkbox, app_state.get("compare") or False)
+        if "continue" in app_state:
+            _tick(start.continue_checkbox, app_state["continue"] or False)
 
     def check_state(self, app_state: dict[str, Any]) -> None:
         """Refuse settings, classes or a model that do not exist, and a mode without the domain that it needs.
@@ -134,6 +141,8 @@ class HRDATrainGUI(DomainTrainGUI):
         self._check_classes(app_state.get("classes"))
         check_ignored(settings.data.ignored_classes, app_state["classes"])
         self._check_start(app_state)
+        if app_state.get("compare"):
+            require_comparable(settings)
 
     def read_input(self, state: Any) -> Inputs:
         """The domains of an app state's `input`."""
@@ -156,12 +165,13 @@ class HRDATrainGUI(DomainTrainGUI):
 
     def _check_start(self, app_state: Mapping[str, Any]) -> None:
         name, device, go_on = (app_state.get(key) for key in ("experiment_name", "device", "continue"))
+        for key in ("continue", "compare"):
+            if not isinstance(app_state.get(key), bool | None):
+                raise ValueError(f"{key} must be true, false or be left out. Received: {received(app_state[key])}.")
         if name and (not isinstance(name, str) or set("\\/") & set(name)):
             raise ValueError(f"experiment_name must have no slashes: it names a folder. Received: {received(name)}.")
         if device is not None and not isinstance(device, str):
             raise ValueError(f"device must be 'cpu' or such as 'cuda:0', or be left out. Received: {received(device)}.")
-        if go_on is not None and not isinstance(go_on, bool):
-            raise ValueError(f"continue must be true, false or be left out. Received: {received(go_on)}.")
         if go_on and resumable(self.run_folder) is None:
             raise ValueError("There is no interrupted run to continue in this app. Leave continue out to start anew.")
 
@@ -207,6 +217,13 @@ class HRDATrainGUI(DomainTrainGUI):
                     raise ValueError(f"The class '{obj_class.name}' is of shape {shape}, which covers no area.")
             names = [obj_class.name for obj_class in drawable]
             raise ValueError(f"The source project has no class '{given}': {closest(str(given), names)}")
+
+
+def _tick(checkbox: Checkbox, is_ticked: bool) -> None:
+    if is_ticked:
+        checkbox.check()
+    else:
+        checkbox.uncheck()
 
 
 def describe_run(run: Resumable) -> str:

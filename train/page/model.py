@@ -18,7 +18,8 @@ from supervisely.nn.training.gui.model_selector import ModelSelector
 from supervisely.nn.utils import ModelSource
 
 from common.hrda import SettingsError
-from common.hrda.catalogue import DEFAULT, DEFAULT_ON_CPU
+from common.hrda.catalogue import DEFAULT, DEFAULT_ON_CPU, ENCODERS, is_non_commercial
+from common.replacing import replaced
 from common.web.guide import LINK
 from train.page.encoder_weights import EncoderWeightsChoice, describe_weights
 from train.page.latest import LatestOnly
@@ -26,12 +27,16 @@ from train.page.live import forget_error, put, send
 from train.page.memory_plan import best_card, describe_need, fits, gib, memory_of
 from train.page.pace import PaceEstimate
 from train.page.start_weights import StartWeightsSelector
-from train.sdk.gui import replaced
 from train.settings.training import TrainSettings
 
-MEMORY, PACE = "Memory", "An iteration"
+SIZE, LICENCE, MEMORY, PACE = "Parameters (M)", "Licence of the weights", "Memory", "An iteration"
 """Names of columns."""
 _UNKNOWN, _NOT_INSTALLED = "…", "not installed"
+_WORKING = "Working out the memory…"
+_GUIDANCE = (
+    "As a rule, more parameters make a network more accurate and slower. Estimate measures how long an iteration of "
+    f"the chosen one takes here. The default is {DEFAULT}, and {DEFAULT_ON_CPU} on a machine without a graphics card."
+)
 
 
 def first_choice() -> str:
@@ -57,6 +62,7 @@ class HRDAModelSelector(ModelSelector):
         self.weights = EncoderWeightsChoice()
         self._settings = TrainSettings()
         self._asks_servers = True
+        self._compares = False
         self._figures: dict[str, str] = {}
         self._paces: dict[str, str] = {}
         self.pace = PaceEstimate(lambda: _with(self._settings, self._chosen_network()), self._show_pace)
@@ -101,7 +107,7 @@ class HRDAModelSelector(ModelSelector):
         self._figures, self._paces = {}, {}
         self.pace.forget()
         self._show_figures()
-        self.memory_text.set("Working out the memory…", "info")
+        self.memory_text.set(_WORKING, "info")
         self._estimating.order()
 
     def show_network(self) -> None:
@@ -117,12 +123,20 @@ class HRDAModelSelector(ModelSelector):
         elif chosen in self._figures:
             self.memory_text.set(*describe_need(_with(self._settings, chosen), best_card()))
         else:
+            self.memory_text.set(_WORKING, "info")
             self._estimating.order()
 
     @property
     def widgets_to_disable(self) -> list:
         """What cannot be changed once the step is done."""
         return [*super().widgets_to_disable, *self.weights.widgets]
+
+    def compare_networks(self, wanted: bool) -> None:
+        """Work out what all networks take while somebody may choose among them, and only what the chosen one does
+        otherwise: all of them take most of a minute of a processor."""
+        self._compares = wanted
+        if wanted:
+            self._estimating.order()
 
     def wait(self, timeout: float | None = None) -> bool:
         """Wait until the memory is worked out; False if that took more than `timeout` seconds."""
@@ -174,11 +188,12 @@ class HRDAModelSelector(ModelSelector):
 
     def _tabs(self, titles: list[str], descriptions: list[str], contents: list[Widget]) -> RadioTabs:
         table, custom = contents
+        guidance = Text(_GUIDANCE, font_size=13, widget_id="model_guidance")
         return RadioTabs(
             titles=titles,
             descriptions=["A new network", "Go on from what was trained before"],
             contents=[
-                Container([table, self.memory_text, self.pace.container, self.weights.container]),
+                Container([table, guidance, self.memory_text, self.pace.container, self.weights.container]),
                 custom.content,
             ],
             widget_id="model_tabs",
@@ -213,20 +228,30 @@ class HRDAModelSelector(ModelSelector):
             self._show_figures()
             if name == chosen:
                 self.show_need()
+            if not self._compares:
+                return
 
     def _show_pace(self, network: str, pace: str) -> None:
         self._paces[network] = pace
         self._show_figures()
 
     def _show_figures(self) -> None:
-        # Only what is shown: the rows of the widget itself are what experiments say of their model.
+        # Only what is shown, in columns that fit: the widget's own rows are what experiments say of their model.
         table = copy.deepcopy(DataJson()[self.pretrained_models_table.widget_id]["tableData"])
         for row in (row for kinds in table.values() for rows in kinds.values() for row in rows):
-            meta = row.pop("meta")
-            name = meta["model_name"]
-            row |= {MEMORY: self._figures.get(name, _UNKNOWN), PACE: self._paces.get(name, ""), "meta": meta}
+            whole = dict(row)
+            name = whole["meta"]["model_name"]
+            row.clear()
+            row |= {"Model": whole["Model"], SIZE: whole[SIZE], LICENCE: short_licence(name)}
+            row |= {MEMORY: self._figures.get(name, _UNKNOWN), PACE: self._paces.get(name, ""), "meta": whole["meta"]}
         put(self.pretrained_models_table, tableData=table)
         send()
+
+
+def short_licence(encoder: str) -> str:
+    """The licence of an encoder's published weights in a word or two."""
+    licence = ENCODERS[encoder].weights_licence
+    return "non-commercial" if is_non_commercial(licence) else licence.partition(" (")[0]
 
 
 def _with(settings: TrainSettings, encoder: str) -> TrainSettings:

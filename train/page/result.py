@@ -18,7 +18,7 @@ from common.web.guide import LINK
 from train.page.live import put, send
 from train.page.previews import SUFFIXES
 from train.run.errors import COLOURS, WORST
-from train.run.scores import HEADINGS, Row, Scores, below_table, compared, is_comparable, table, verdict
+from train.run.scores import HEADINGS, Row, Scores, below_table, compared, is_comparable, table
 from train.run.unlabelled import CHOSEN_WITHOUT_LABELS
 
 ROUTE = "errors"
@@ -64,15 +64,16 @@ class ResultCard(TrainingArtifacts):
         self.compare_button = Button("Compare without target photos", show_loading=False, widget_id="compare_button")
         self.end_button = Button("End the app", plain=True, show_loading=False, widget_id="end_app")
         self.compare_text = Text("", widget_id="compare_text")
+        self.compare_table = Text("", widget_id="compare_table")
         buttons = Flexbox([self.compare_button, self.end_button], widget_id="compare_buttons")
         self.compare_field = Field(
-            Container([self.compare_text, buttons], gap=8),
+            Container([self.compare_text, self.compare_table, buttons], gap=8),
             "What the target photos brought",
-            "Trains once more with the same settings and without them, and takes as long again",
+            "Known once the same settings are trained without target photos too, which takes as long again",
         )
         self.next_text = Text("", widget_id="open_in_serve")
         self.next_field = Field(self.next_text, "Open in Serve HRDA")
-        ours = (self.best_field, self.table_field, self.errors_field, self.compare_field)
+        ours = (self.best_field, self.table_field, self.compare_field, self.errors_field)
         for field in (*ours, self.next_field):
             field.hide()
         shown = list(self.display_widgets)
@@ -100,10 +101,7 @@ class ResultCard(TrainingArtifacts):
         self._ended = f", {ended}"
         parts = [html_table(table(scores)), f"<div>{below_table(scores)}</div>"]
         if control is not None and is_comparable(scores, control):
-            sentence = verdict(scores, control)
-            parts += [html_table(compared(scores, control))]
-            self.compare_text.set(escape(sentence, quote=False), "info")
-            self.compare_field.show()
+            self.compare_table.set(html_table(compared(scores, control)), "text")
         self.table_text.set("".join(parts), "text")
         self.table_field.show()
         drawn = html_errors(scores, pictures, version)
@@ -148,7 +146,7 @@ class ResultCard(TrainingArtifacts):
 
 def html_table(rows: Sequence[Row]) -> str:
     """The table as the page shows it."""
-    cell = "padding: 4px 16px 4px 0; white-space: nowrap"
+    cell = "padding: 4px 16px 4px 0; white-space: nowrap; border: 0"
     head = "".join(f'<th style="{cell}; text-align: left">{escape(title)}</th>' for title in HEADINGS)
     body = "".join(
         "<tr>"
@@ -156,7 +154,8 @@ def html_table(rows: Sequence[Row]) -> str:
         + "</tr>"
         for row in rows
     )
-    return f'<div style="overflow-x: auto"><table><tr>{head}</tr>{body}</table></div>'
+    table = f'<table style="border-collapse: collapse"><tr>{head}</tr>{body}</table>'
+    return f'<div style="overflow-x: auto">{table}</div>'
 
 
 def html_errors(scores: Scores, pictures: Path, version: str) -> str:

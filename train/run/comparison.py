@@ -15,18 +15,19 @@ from train.run.folder import RunFolder, resumable
 from train.run.initial_weights import recorded_pretrained
 from train.run.request import RunRequest
 from train.run.state import RunResult, Said, TrainingState
+from train.settings.training import TrainSettings
 
 
-def require_comparable(request: RunRequest) -> None:
+def require_comparable(settings: TrainSettings) -> None:
     """Make sure that there is something to leave out.
 
     Raises:
         SettingsError: the run does not adapt.
     """
-    if request.settings.mode != "uda":
+    if settings.mode != "uda":
         raise SettingsError(
             "Only a run in mode uda has target photos that can be left out for comparison. "
-            f"Received: mode {request.settings.mode}."
+            f"Received: mode {settings.mode}."
         )
 
 
@@ -79,7 +80,7 @@ def run_compared(
     Raises:
         SettingsError, ProjectError, TrainingError: as `train.run.engine.run`.
     """
-    require_comparable(request)
+    require_comparable(request.settings)
     if ranks.from_first(lambda: is_complete(request.out)):
         result = kept_result(request.out)
         state.apply(Said(f"{request.out} holds a finished run: only the one without target photos is trained."))

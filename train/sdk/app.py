@@ -23,11 +23,12 @@ from supervisely import is_production, logger
 from supervisely.app.fastapi.websocket import WebsocketManager
 from supervisely.nn.training import resume_manifest
 
+from common.replacing import replaced
 from common.web.browsers import tell_each_alone
-from train.sdk.gui import DomainTrainGUI, Refused, replaced
+from train.sdk.gui import DomainTrainGUI, Refused
 from train.sdk.starting import StartedTrainApp
 
-__all__ = ["DomainTrainApp", "DomainTrainGUI", "Refused", "Split", "SplitItem", "replaced"]
+__all__ = ["DomainTrainApp", "DomainTrainGUI", "Refused", "Split", "SplitItem"]
 
 REACHES = {
     # Overridden
@@ -110,8 +111,8 @@ class DomainTrainApp(StartedTrainApp):
     def uploaded(self) -> None:
         """The experiment is in Team Files; the app is about to end."""
 
-    def linger(self) -> None:
-        """The experiment is in Team Files and somebody is at the page: what is asked for there now can still be done.
+    def linger(self, *, somebody_watches: bool) -> None:
+        """The experiment is in Team Files: what was asked for, or is asked for at the page now, can still be done.
         Raises nothing."""
 
     def kept_folders(self) -> Sequence[Path]:
@@ -130,6 +131,7 @@ class DomainTrainApp(StartedTrainApp):
             "model": self.gui.model_selector.to_state() or state["model"],
             "input": self.gui.input_selector.get_inputs().to_state(),
             "device": self.device,
+            "compare": self.gui.training_process.compare_checkbox.is_checked(),
         }
 
     def _prepare_working_dir(self) -> None:
@@ -205,8 +207,8 @@ class DomainTrainApp(StartedTrainApp):
     def _finalize(self, experiment_info: dict, resume: bool = False) -> None:
         try:
             self._finalize_patiently(experiment_info, resume)
-            if self._somebody_watches and not self.is_leaving:
-                self.linger()
+            if not self.is_leaving:
+                self.linger(somebody_watches=self._somebody_watches)
             self.uploaded()
         finally:
             # From here on the SDK ends the app by itself.
