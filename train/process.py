@@ -241,12 +241,16 @@ class _LogFollower(threading.Thread):
 def _reason(returncode: int, last_line: str, folder: RunFolder, settings: TrainSettings) -> str:
     """Why a child ended without a word, and what to do."""
     kept = resumable(folder.out)
-    goes_on = f"'continue' goes on from iteration {kept.iteration}." if kept else "Nothing was saved: start again."
+    goes_on = f"'Continue' goes on from iteration {kept.iteration}." if kept else "Nothing was saved: start again."
     if returncode == -signal.SIGKILL:
+        data = settings.data
+        sizes = {"data.workers": data.workers, "data.memory_cache_mb": data.memory_cache_mb}
+        # What can be no lower is not advised.
+        lower = [f"{name} ({size})" for name, size in sizes.items() if size]
+        lower += [f"batch_size ({settings.batch_size})" if settings.batch_size > 1 else "model.crop_size"]
         return (
             "The training process was ended by the system (signal 9), most often because main memory ran out. Lower "
-            f"data.workers ({settings.data.workers}), data.memory_cache_mb ({settings.data.memory_cache_mb}) or "
-            f"batch_size ({settings.batch_size}). {goes_on}"
+            f"{' or '.join(lower)}. {goes_on}"
         )
     if returncode < 0:
         name = signal.strsignal(-returncode)

@@ -104,7 +104,7 @@ def test_killed_training_goes_on_from_its_last_checkpoint(domains, tmp_path):
 
     state = TrainingState()
     state.subscribe(kill)
-    with pytest.raises(TrainingError, match=r"signal 9.*data\.workers \(1\).*'continue' goes on from iteration 2"):
+    with pytest.raises(TrainingError, match=r"signal 9.*data\.workers \(1\).*'Continue' goes on from iteration 2"):
         train(domains, tmp_path, state)
     assert state.phase == "failed"
     assert state.failure.startswith("The training process was ended by the system")

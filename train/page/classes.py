@@ -13,11 +13,11 @@ from supervisely.nn.training.gui.classes_selector import ClassesSelector
 
 from common.data.choice import RESERVED, background_twice, named, pronoun
 from common.data.project import DRAWABLE
+from common.replacing import replaced
 from common.web.guide import LINK
 from train.instance.facts import ClassFacts, DomainFacts
 from train.page.domain_view import percent
 from train.page.live import put, send
-from train.sdk.app import replaced
 
 _COLUMNS = [
     "Class", "Images in source", "Pixels in source", "Images in validation", "Pixels in validation", "To note",

@@ -37,12 +37,12 @@ _NO_VALIDATION = "Choose a validation project: labelled photos that are not lear
 _NOTHING_LABELLED = "I have no labelled photos"
 _FIELDS = {
     "source": ("Source", "Labelled photos to learn from, of the project above."),
-    "target": ("Target", "Photos to adapt to. Not labelled: annotations are ignored."),
+    "target": ("Target", "Photos to adapt to. They need no labels; those that they have are not looked at."),
     "validation": ("Validation", "Labelled photos to measure on. They should look like the target."),
     "labelled_target": (
         "Labelled target",
-        "Not needed. Photos of the target that have labels: some of the crops with labels are of them, as many as "
-        "data.labelled_target_share says.",
+        "Not needed. Labelled photos of the target are learnt from along with the source: data.labelled_target_share "
+        "of the crops are of them.",
     ),
 }
 _INVITATIONS = {

@@ -16,13 +16,13 @@ from supervisely.nn.training.gui.hyperparameters_selector import Hyperparameters
 
 from common.hrda import SettingsError
 from common.plain_yaml import read_yaml
+from common.replacing import replaced
 from common.web.guide import LINK
 from train.page.latest import LatestOnly
 from train.page.live import forget_error, put, send
 from train.page.samples import SampleSource, SamplesView
 from train.page.settings_form import CUSTOM, FormField, SettingsForm
 from train.page.settings_help import explained, words
-from train.sdk.app import replaced
 from train.settings.presets import DEFAULT_PRESET, differences, presets
 from train.settings.training import TrainSettings
 from train.settings.yaml_text import get_values, set_value, set_values
@@ -289,14 +289,17 @@ class SettingsSelector(HyperparametersSelector):
             [
                 Field(Container([self._preset_select, self._preset_text], gap=4), "Preset", "Replaces all settings"),
                 self.form.container,
-                Text(words(), "text", font_size=13, widget_id="settings_words"),
-                Text(_NETWORK, "info", font_size=13, widget_id="network_text"),
             ],
             gap=12,
             **narrow,
         )
+        # Beside the end of the form, which is longer than the editor.
+        below = [
+            Text(_NETWORK, "info", font_size=13, widget_id="network_text"),
+            Text(words(), "text", font_size=13, widget_id="settings_words"),
+        ]
         columns = Container(
-            [form, Container([self.editor, self._problem], **narrow)],
+            [form, Container([self.editor, self._problem, *below], **narrow)],
             "horizontal",
             gap=24,
             fractions=["2", "3"],

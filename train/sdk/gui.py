@@ -3,11 +3,8 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
-from contextlib import contextmanager
 from html import escape
 from pathlib import Path
-from types import ModuleType
 from typing import Any, Self
 
 import requests
@@ -145,7 +142,7 @@ class DomainTrainGUI(TrainGUI):
         raise NotImplementedError
 
     def show_start(self, app_state: dict[str, Any]) -> None:
-        """Show on the start card what an app state says of device and continuing."""
+        """Show on the start card what an app state says of device, continuing and comparing."""
         raise NotImplementedError
 
     def fit_to_launch(self, app_state: dict[str, Any]) -> dict[str, Any]:
@@ -251,23 +248,6 @@ class DomainTrainGUI(TrainGUI):
 
     def _steps_with_button(self) -> list[Any]:
         return [self.input_selector, self.model_selector, self.classes_selector, self.hyperparameters_selector]
-
-
-@contextmanager
-def replaced(module: ModuleType, **parts: Any) -> Iterator[None]:
-    """Let names of `module` stand for something else within the block: the SDK looks its parts up by them.
-
-    Raises:
-        AttributeError: the module has no such name any more.
-    """
-    before = {name: getattr(module, name) for name in parts}
-    for name, part in parts.items():
-        setattr(module, name, part)
-    try:
-        yield
-    finally:
-        for name, part in before.items():
-            setattr(module, name, part)
 
 
 def _read_state(app_state: Any) -> Any:

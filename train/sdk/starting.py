@@ -16,8 +16,9 @@ from fastapi import FastAPI, Request
 from supervisely import Api, EventType, is_production, logger
 
 from common.hrda.checks import received
+from common.replacing import replaced
 from train.sdk.benchmark import BenchmarkedTrainApp
-from train.sdk.gui import Refused, replaced
+from train.sdk.gui import Refused
 
 REACHES = {
     # Overridden

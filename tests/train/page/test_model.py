@@ -24,14 +24,14 @@ from tests.weights import NOWHERE, Server, free_to_use, publishing, save
 from train.instance.former_checkpoints import find_former_checkpoint, find_former_checkpoints
 from train.page import model as model_module
 from train.page.encoder_weights import OWN
-from train.page.model import MEMORY, HRDAModelSelector
+from train.page.model import LICENCE, MEMORY, HRDAModelSelector
 from train.page.start_weights import EXPERIMENTS, FORMER
 from train.run.initial_weights import load_initial_weights
 from train.settings.training import TrainSettings
 
 MODELS = json.loads((Path(model_module.__file__).parents[1] / "models.json").read_text(encoding="utf-8"))
 NARROW = TrainSettings.from_yaml("model: {crop_size: [128, 128], decoder_channels: 16, attention_channels: 16}")
-LIMIT_S = 120
+LIMIT_S = 300
 OLD, NEW = "/HRDA/11_roads/iter_100.pth", "/HRDA/12_cracks/best.pth"
 
 
@@ -46,15 +46,15 @@ class Team:
     def upload(self, path: Path, remote: str) -> None:
         self.api.file.upload(self.sandbox.team_id, str(path), remote)
 
-    def add_experiment(self, task_id: int) -> str:
-        """File an experiment as another task's training does; returns its folder."""
+    def add_experiment(self, task_id: int, metrics: object = None) -> str:
+        """File an experiment as another task's training does, with what it says of its scores; returns its folder."""
         folder = f"/experiments/3_cracks/{task_id}_HRDA/"
         info = {
             "experiment_name": f"experiment {task_id}", "framework_name": "HRDA", "model_name": "mit_b0",
             "task_type": "semantic segmentation", "project_id": 3, "task_id": task_id, "model_meta": "model_meta.json",
             "model_files": {"config": "config.yaml"}, "checkpoints": ["checkpoints/best.pth", "checkpoints/last.pth"],
             "best_checkpoint": "best.pth", "hyperparameters": "hyperparameters.yaml", "artifacts_dir": folder,
-            "datetime": "2026-01-01 10:00:00",
+            "datetime": "2026-01-01 10:00:00", "evaluation_metrics": metrics,
         }  # fmt: skip
         path = self.folder / "experiment_info.json"
         path.write_text(json.dumps(info), encoding="utf-8")
@@ -81,7 +81,9 @@ def team(tmp_path_factory) -> Iterator[Team]:
 @pytest.fixture(scope="module")
 def card(team) -> HRDAModelSelector:
     """One for all tests: the ids of its widgets are fixed, so there can be only one in a process."""
-    return HRDAModelSelector(team.api, "HRDA", MODELS, {"model_selector": {"default_model": "mit_b1"}})
+    made = HRDAModelSelector(team.api, "HRDA", MODELS, {"model_selector": {"default_model": "mit_b1"}})
+    made.compare_networks(True)
+    return made
 
 
 @pytest.fixture(autouse=True)
@@ -123,6 +125,40 @@ def test_sentence_follows_the_chosen_network(card):
     card.pretrained_models_table.set_by_model_name("mit_b4")
     card.show_need()
     assert card.memory_text.text.startswith("Training mit_b4")
+
+
+def test_networks_that_nobody_can_choose_are_not_worked_out(card):
+    """That would take a processor from the training."""
+    card.compare_networks(False)
+    card.show_settings(NARROW)
+    assert card.wait(LIMIT_S)
+    chosen = card.get_model_name()
+    assert {name for name, memory in column().items() if "GiB" in memory} == {chosen}
+    assert card.memory_text.text.startswith(f"Training {chosen} ")
+    card.compare_networks(True)
+    assert card.wait(LIMIT_S)
+    assert all("GiB" in memory for memory in column().values())
+
+
+def test_sentence_is_of_no_other_network_while_its_own_is_worked_out(card):
+    card.show_settings(NARROW)
+    # As while the background is still at others.
+    card._figures = {}
+    card.pretrained_models_table.set_by_model_name("mit_b3")
+    card.show_need()
+    assert not card.memory_text.text.startswith("Training mit_b") or "mit_b3" in card.memory_text.text
+    assert card.wait(LIMIT_S)
+    assert card.memory_text.text.startswith("Training mit_b3")
+
+
+def test_table_says_the_licence_of_the_weights_in_a_word(card):
+    [rows] = DataJson()["model_table"]["tableData"]["semantic segmentation"].values()
+    licences = {row["Model"]: row[LICENCE] for row in rows}
+    for name, spec in ENCODERS.items():
+        assert (licences[name] == "non-commercial") == ("non-commercial" in spec.weights_licence)
+        assert spec.weights_licence.endswith("non-commercial use only") or spec.weights_licence.startswith(
+            licences[name]
+        )
 
 
 def test_page_says_whether_the_card_suffices(card, monkeypatch: pytest.MonkeyPatch):
@@ -226,6 +262,31 @@ def test_what_is_new_since_the_start_of_the_app_is_found(team, card):
     assert selector.get_selected_checkpoint_path().startswith("/experiments/3_cracks/21_HRDA/")
     assert card.get_model_name() == "mit_b0"
     assert "/HRDA/13_new/best.pth" in [item["value"] for item in DataJson()["former_checkpoint"]["items"]]
+
+
+def test_experiments_are_told_apart_by_name_task_date_and_foreground_iou(team, card):
+    """Also where their files say something else than a score there: anybody may have written them."""
+    scores = {31: {"mIoU": 0.7, "mBestIoU": 0.4251}, 32: {"mBestIoU": "<b>"}, 33: [1], 34: {"mBestIoU": 0.9}}
+    for task_id, metrics in scores.items():
+        team.add_experiment(task_id, metrics)
+    selector = card.experiment_selector
+    selector.refresh()
+    shown = {}
+    for task_id in scores:
+        cells = [json.loads(cell) for cell in selector.get_selected_row_by_task_id(task_id).to_table_row()]
+        ids = [[cell["widget_id"], *cell["widgets"]] for cell in cells]
+        texts = [" ".join(DataJson()[one].get("text", "") for one in each if one in DataJson()) for each in ids]
+        shown[task_id] = dict(zip(selector.COLUMNS, texts, strict=True))
+        assert f"experiment {task_id}" in shown[task_id]["EXPERIMENT"] and "mit_b0" in shown[task_id]["EXPERIMENT"]
+        assert str(task_id) in shown[task_id]["TASK"] and "2026-01-01" in shown[task_id]["TASK"]
+    assert [row["FOREGROUND IOU"] for row in shown.values()] == ["42.5%", "not measured", "not measured", "90.0%"]
+    selector.search("experiment 33")
+    assert DataJson()[selector.table.widget_id]["total"] == 1
+    selector.search("")
+    by_iou = selector.COLUMNS.index("FOREGROUND IOU")
+    selector.table.sort(by_iou, "desc")
+    first = DataJson()[selector.table.widget_id]["data"][0]["items"]
+    assert first == selector.get_selected_row_by_task_id(34).to_table_row()
 
 
 def test_choice_cannot_be_changed_once_the_step_is_done(card):
