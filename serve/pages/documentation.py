@@ -20,7 +20,8 @@ _ERRORS = {
 _STYLE = (
     "body{font:14px/1.5 system-ui,sans-serif;color:#333;margin:24px;max-width:1100px}"
     "table{border-collapse:collapse;width:100%}td,th{text-align:left;vertical-align:top;padding:4px 12px 4px 0;"
-    "border-bottom:1px solid #e3e6ea}code,pre{background:#f5f6f8}pre{padding:10px;overflow-x:auto}"
+    "border-bottom:1px solid #e3e6ea}td:first-child{white-space:nowrap}code,pre{background:#f5f6f8}"
+    "pre{padding:10px;overflow-x:auto}"
 )
 
 
@@ -57,11 +58,14 @@ def openapi(routes: Sequence[Route]) -> dict[str, Any]:
 
 
 def docs_page(routes: Sequence[Route], address: str) -> str:
-    """The same for a person."""
+    """The same for a person: what takes images from anywhere first, what only monitors ask last."""
+    first_what_people_look_for = sorted(
+        described(routes), key=lambda route: (route.access is Access.OPEN, route.media != FORM)
+    )
     rows = "".join(
         f"<tr><td><code>{route.method} {escape(route.path)}</code></td><td>{escape(route.effect)}"
         f"{escape(_needs(route))}</td><td>{escape(route.needed_by)}</td></tr>"
-        for route in described(routes)
+        for route in first_what_people_look_for
     )
     example = escape(f"curl -F files=@photo.jpg {address}/inference_image")
     return _page(

@@ -61,6 +61,7 @@ def test_description_is_openapi_of_the_reviewed_routes(running, described):
     }
     assert all(f"{route.method} {route.path}<" in docs for route in own)
     assert f"curl -F files=@photo.jpg {running.url}/inference_image" in docs
+    assert docs.index("POST /inference_image<") < docs.index("POST /get_status<") < docs.index("GET /healthz<")
 
 
 def test_description_says_what_a_request_needs(running, described):
