@@ -18,10 +18,10 @@ import supervisely as sly
 from common.data.project import ProjectError, open_project
 from common.hrda.files import WriteError
 from common.processors import available_processors
-from sandbox.demo import arms, domains, report
+from sandbox.demo import arms, domains, page, report
 from sandbox.demo.ending import ended_by_signals
 from sandbox.demo.processes import App, DemoError, app, free_port
-from sandbox.demo.watched import ROOT, Watched
+from sandbox.demo.watched import INDEX, ROOT, Watched
 from sandbox.server import Sandbox, running
 
 SETTINGS = Path(__file__).with_name("settings.yaml")
@@ -102,6 +102,8 @@ def demonstrate(given: argparse.Namespace) -> None:
     for spec in filter(None, chosen.values()):
         domains.require_photos(spec)
     make_anew(given.out)
+    # Whoever opens the page before there is anything to see is told when there will be.
+    page.Page(given.out / INDEX, "HRDA demo").show(is_whole=False, now=page.now(what_comes_when(given)))
     specs = domains.generate(given.out / "projects", chosen, say)
     classes = shared_classes(specs)
     with running(given.out / "instance") as sandbox, contextlib.ExitStack() as until_end:
@@ -151,7 +153,7 @@ def what_comes_when(given: argparse.Namespace) -> str:
         else "then it ends, as the comparison is left out"
     )
     return (
-        f"On two idle cores: after {MINUTES['first']} minutes the first pictures in {given.out / 'index.html'}, "
+        f"On two idle cores: after {MINUTES['first']} minutes the first pictures in {given.out / INDEX}, "
         f"which a browser opens; after {MINUTES['hrda']} minutes HRDA is trained, deployed and measured; {last}. "
         f"Logs of everything that runs: {given.out / 'logs'}"
     )

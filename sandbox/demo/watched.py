@@ -11,6 +11,8 @@ import numpy as np
 from sandbox.demo import page, progress, report
 
 ROOT = Path(__file__).resolve().parents[2]
+INDEX = "index.html"
+"""The page, in the folder of the demo."""
 Measured = Mapping[str, tuple[report.ArmResult, list[np.ndarray]]]
 
 
@@ -24,7 +26,7 @@ class Watched:
     """
 
     def __init__(self, given: argparse.Namespace, classes: Sequence[str], say: Callable[[str], None]) -> None:
-        self.page = page.Page(given.out / "index.html", f"HRDA demo: {', '.join(classes)}, seed {given.seed}")
+        self.page = page.Page(given.out / INDEX, f"HRDA demo: {', '.join(classes)}, seed {given.seed}")
         self.summary = ""
         self.say = say
         self.out = given.out

@@ -153,6 +153,20 @@ def test_what_comes_when_is_what_the_page_of_the_demo_says() -> None:
     assert "comparison with" not in demo.what_comes_when(demo.parse(["--no-compare"]))
 
 
+def test_page_says_from_the_beginning_what_comes_when(tmp_path: Path, monkeypatch) -> None:
+    given = demo.parse(["--out", str(tmp_path / "out")])
+
+    def not_yet(*_) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(domains, "generate", not_yet)
+    with pytest.raises(KeyboardInterrupt):
+        demo.demonstrate(given)
+    seen = Outside()
+    seen.feed((tmp_path / "out" / "index.html").read_text())
+    assert demo.what_comes_when(given) in seen.text
+
+
 @pytest.mark.parametrize(("compare", "left_out"), [("", False), ("COMPARE=0", True), ("COMPARE=1", False)])
 def test_make_passes_on_what_is_left_out(compare: str, left_out: bool) -> None:
     command = ["make", "--dry-run", "--assume-old=.venv/ready", "demo", *filter(None, [compare])]
