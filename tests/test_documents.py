@@ -82,7 +82,10 @@ RUN: dict[str, tuple[Step, ...]] = {
         Step("python -m serve predict", ("photo.jpg -> results/masks/photo.png: ", "Written: results")),
         Step("import pandas", ("photo.jpg has", "max_width_mm")),
     ),
-    "docs/import.md": (Step("mkdir -p raw", ("4 photos, 0 with labels. Imported as raw_project.",)),),
+    "docs/import.md": (
+        Step(".venv/bin/python -m train import mine", ("2 photos, 2 with labels. Imported as mine_project.",)),
+        Step("mkdir -p raw", ("4 photos, 0 with labels. Imported as raw_project.",)),
+    ),
     "docs/orthomosaics.md": (
         Step(
             ".venv/bin/python -m serve predict mosaic.tif",
@@ -381,6 +384,13 @@ def test_outputs_are_written_and_read_as_their_page_says(reader, served):
 
 
 def test_importing_does_what_its_page_says(reader, trained):
+    for folder in ("images", "masks"):
+        (trained / "mine" / folder).mkdir(parents=True)
+    for photo in sorted((trained / "photos/checked/img").iterdir())[:2]:
+        shutil.copy(photo, trained / "mine" / "images")
+        mask = np.zeros(read_image(photo).shape[:2], np.uint8)
+        mask[10] = 1
+        cv2.imwrite(str(trained / "mine" / "masks" / f"{photo.stem}.png"), mask)
     assert_answered("docs/import.md", reader.read("docs/import.md"))
 
 
