@@ -101,7 +101,7 @@ class Visit:
         if SCREENS is None:
             return
         folder = Path(SCREENS)
-        folder.mkdir(parents=True, exist_ok=True)
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
         # Transitions end, and charts are drawn.
         self.page.wait_for_timeout(2500)
         picture = Image.open(io.BytesIO((locator or self.page).screenshot())).convert("RGB")

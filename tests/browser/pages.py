@@ -19,6 +19,19 @@ WATCH_CLICKS = """
   }).observe(document.querySelector(selector), { childList: true, characterData: true, subtree: true });
 }
 """
+WIDTHS = (1440, 1100)
+# Texts that end in "…" because their box is too narrow, and texts that reach beyond the window. Editors scroll.
+CUT = """
+() => [...document.querySelectorAll('.card *')]
+  .filter((e) => e.offsetParent && !e.children.length && e.innerText?.trim() && !e.closest('.CodeMirror'))
+  // A chart's menu is there before it is opened, and unseen.
+  .filter((e) => !e.closest('.apexcharts-menu'))
+  .filter((e) => {
+    const style = getComputedStyle(e);
+    const hides = style.overflowX === 'hidden' && e.scrollWidth > e.clientWidth + 1;
+    return hides || e.getBoundingClientRect().right > window.innerWidth + 1;
+  }).map((e) => e.innerText.trim())
+"""
 
 
 class AppPage:
@@ -46,6 +59,15 @@ class AppPage:
         select.locator("input").first.click()
         options = self.page.locator(".el-select-dropdown__item:visible")
         options.get_by_text(option, exact=True).first.click()
+
+    def look(self, name: str, card: str) -> None:
+        """A picture of a card for whoever looks, in both widths, in which no text is cut."""
+        before = self.page.viewport_size
+        for width in WIDTHS:
+            self.page.set_viewport_size({"width": width, "height": before["height"]})
+            self.visit.screen(f"widths/{name}-{width}", self.card(card), photos=True)
+            assert self.page.evaluate(CUT) == []
+        self.page.set_viewport_size(before)
 
     def unlocked(self, title: str) -> None:
         """Wait until a card can be used."""
@@ -108,9 +130,10 @@ class TrainPage(AppPage):
 class ServePage(AppPage):
     """The page of Serve HRDA."""
 
-    MODEL, SERVE = "Select Model", "Serve Model"
+    MODEL, SERVE, THRESHOLDS, TRY = "Select Model", "Serve Model", "Thresholds", "Try a photo"
 
-    def experiment(self, task_id: int) -> None:
-        """Choose an experiment by the task that made it."""
+    def experiment(self, task_id: int) -> Any:
+        """Choose an experiment by the task that made it; its row."""
         row = self.card(self.MODEL).locator(".fast-table tbody tr", has_text=str(task_id))
         row.locator(".el-radio__input").first.click()
+        return row

@@ -31,23 +31,10 @@ SETTINGS = {
 }
 PHOTOS, SIZE = 4, (64, 96)
 TRAINING_MS = 180_000
-WIDTHS = (1440, 1100)
 # The SDK marks an error by an icon of this kind.
 RED = """
 (card) => [...card.querySelectorAll('i.zmdi-alert-circle')]
   .filter((e) => e.offsetParent).map((e) => e.parentElement.innerText.trim()).filter((text) => text)
-"""
-# Texts that end in "…" because their box is too narrow, and texts that reach beyond the window. Editors scroll.
-CUT = """
-() => [...document.querySelectorAll('.card *')]
-  .filter((e) => e.offsetParent && !e.children.length && e.innerText?.trim() && !e.closest('.CodeMirror'))
-  // A chart's menu is there before it is opened, and unseen.
-  .filter((e) => !e.closest('.apexcharts-menu'))
-  .filter((e) => {
-    const style = getComputedStyle(e);
-    const hides = style.overflowX === 'hidden' && e.scrollWidth > e.clientWidth + 1;
-    return hides || e.getBoundingClientRect().right > window.innerWidth + 1;
-  }).map((e) => e.innerText.trim())
 """
 
 
@@ -90,26 +77,17 @@ def wait_for_no_red(page, card, text=""):
     )
 
 
-def look(page, name, card):
-    """A picture for whoever looks, in both widths, in which no text is cut."""
-    for width in WIDTHS:
-        page.page.set_viewport_size({"width": width, "height": 900})
-        page.visit.screen(f"{name}-{width}", page.card(card), photos=True)
-        assert page.page.evaluate(CUT) == []
-    page.page.set_viewport_size({"width": 1280, "height": 900})
-
-
 def test_photos_that_are_missing_are_said_and_forgotten_once_chosen(page):
     page.select(page.PHOTOS)
     wait_for_red(page, page.PHOTOS, "Choose a validation project")
-    look(page, "mistake-photos", page.PHOTOS)
+    page.look("mistake-photos", page.PHOTOS)
     page.domain("Validation", "val")
     # What the target lacks is said in red as soon as it is known.
     wait_for_no_red(page, page.PHOTOS, "Choose a validation project")
     page.select(page.PHOTOS)
     page.unlocked(page.MODEL)
     page.field(page.PHOTOS, "Target").get_by_text("Mode 'uda' needs target photos").wait_for()
-    look(page, "no-target-photos", page.PHOTOS)
+    page.look("no-target-photos", page.PHOTOS)
 
 
 def test_model_and_classes_that_are_missing_are_said_and_forgotten_once_chosen(page):
@@ -120,7 +98,7 @@ def test_model_and_classes_that_are_missing_are_said_and_forgotten_once_chosen(p
     model.get_by_text("Pretrained models").first.click()
     wait_for_no_red(page, page.MODEL)
     page.model("mit_b0")
-    look(page, "model", page.MODEL)
+    page.look("model", page.MODEL)
     page.select(page.MODEL)
     page.unlocked(page.CLASSES)
     tick = page.card(page.CLASSES).locator(".classes-table tbody tr", has_text="crack").locator(".el-checkbox__input")
@@ -157,7 +135,7 @@ def test_number_that_cannot_be_is_said_at_its_field_and_gone_when_mended(page, t
         arg=page.card(page.SETTINGS).element_handle(),
     )
     if typed == "abc":
-        look(page, "mistake-settings", page.SETTINGS)
+        page.look("mistake-settings", page.SETTINGS)
     page.number("Iterations", "20000")
     field.get_by_text("Iterations must be").wait_for(state="hidden")
     wait_for_no_red(page, page.SETTINGS, "Iterations")
@@ -170,7 +148,7 @@ def test_adaptation_without_target_is_said_before_the_start(page):
         "(card) => card.innerText.split('needs target photos').length === 3",
         arg=page.card(page.SETTINGS).element_handle(),
     )
-    look(page, "no-target-settings", page.SETTINGS)
+    page.look("no-target-settings", page.SETTINGS)
     missing = page.field(page.PHOTOS, "Target").get_by_text("Mode 'uda' needs target photos")
     missing.wait_for()
     page.field(page.SETTINGS, "Adaptation").locator(".el-switch").click()
@@ -188,6 +166,22 @@ def test_adaptation_without_target_is_said_before_the_start(page):
     page.select(page.SETTINGS)
     page.unlocked(page.START)
     assert red(page, page.SETTINGS) == []
+
+
+def test_estimate_says_what_an_iteration_takes_here(page):
+    """With the settings and the network that are chosen, measured by the button on the model card."""
+    model = page.card(page.MODEL)
+    table = model.locator(".beautiful-table").first
+    titles = table.locator("th").all_inner_texts()
+    model.get_by_role("button", name="Estimate").click()
+    model.get_by_text(
+        re.compile(r"mit_b0 takes about [\d.]+ s an iteration here with these settings: 3000 iterations take about \d")
+    ).wait_for(timeout=TRAINING_MS)
+    row = table.locator("tr", has_text="mit_b0")
+    cells = dict(zip(titles, row.locator("td").all_inner_texts(), strict=True))
+    assert re.search(r"[\d.]+ s$", cells["An iteration"].strip()), cells
+    assert re.match(r"[\d.]+ GiB", cells["Memory"].strip()), cells
+    page.look("estimate", page.MODEL)
 
 
 def test_name_that_cannot_be_is_said_at_the_start_and_forgotten_once_changed(page):
@@ -211,7 +205,7 @@ def test_crash_is_said_once_and_what_continues_keeps_curves_and_validations(page
     wait_for_red(page, page.START, "was ended by the system")
     progress.get_by_text("step Training says why").wait_for()
     assert page.points() >= before
-    look(page, "crash", page.START)
+    page.look("crash", page.START)
     page.visit.load()
     wait_for_red(page, page.START, "was ended by the system")
     assert page.page.locator(".el-dialog:visible, .el-message-box:visible").count() == 0

@@ -15,7 +15,6 @@ from tests.train.apps import HYPERPARAMETERS, running_instance, started
 
 PHOTOS = LEAST_PHOTOS + 1
 TRAINING_MS = 180_000
-WIDTHS = (1440, 1100)
 
 
 @pytest.fixture(scope="module")
@@ -40,7 +39,7 @@ def test_comparison_from_the_button_to_the_verdict(visit, instance):
         assert card.locator("tr", has_text="crack").locator("td").count() == 6
         card.get_by_text("best.pth, 2 iterations").wait_for()
         look_at_errors(page, card)
-        look(page, card, "result")
+        page.look("result", page.RESULT)
         compare.click()
         card.get_by_text(re.compile("Target photos (brought|cost)|No difference can be told")).wait_for(
             timeout=TRAINING_MS
@@ -48,7 +47,7 @@ def test_comparison_from_the_button_to_the_verdict(visit, instance):
         assert card.locator("tr", has_text="without target photos").locator("td").count() == 6
         end = card.get_by_role("button", name="End the app")
         end.wait_for()
-        look(page, card, "result-compared")
+        page.look("result-compared", page.RESULT)
         page.visit.check()
         # Waiting for the process alone would hold up the page's own request.
         with page.page.expect_response(re.compile("/end_app/")):
@@ -73,10 +72,3 @@ def look_at_errors(page, card):
     assert re.search(r"/errors/1_errors\.jpg", opened.value.url)
     assert opened.value.evaluate("document.images[0].naturalWidth") == 96
     opened.value.close()
-
-
-def look(page, card, name):
-    for width in WIDTHS:
-        page.page.set_viewport_size({"width": width, "height": 900})
-        page.visit.screen(f"{name}-{width}", card, photos=True)
-    page.page.set_viewport_size({"width": 1280, "height": 900})
