@@ -21,7 +21,7 @@ from sandbox.demo import demonstration as demo
 from sandbox.demo import domains
 from sandbox.synthetic.projects import write_project
 from sandbox.testing import running_sandbox
-from tests.browser.pages import WATCH_CLICKS, ServePage, TrainPage
+from tests.browser.pages import WATCH_CLICKS, WIDTHS, ServePage, TrainPage
 
 SETTINGS = {
     "iterations": 3000,
@@ -204,12 +204,9 @@ def test_serve_page_deploys_the_experiment_and_predicts(visit, folder, sandbox, 
         row.get_by_text("by hand", exact=True).wait_for()
         row.get_by_text(re.compile(r"^\d+\.\d%$")).wait_for()
         opened.screen("serve-1-experiment")
-        page.look("serve-experiment", page.MODEL)
         page.card(page.SERVE).get_by_role("button", name="SERVE").click()
         page.card(page.SERVE).get_by_text("Model has been successfully loaded").wait_for(timeout=TRAINING_MS)
         opened.screen("serve-2-deployed")
-        page.look("serve-deployed", page.SERVE)
-        page.look("serve-thresholds", page.THRESHOLDS)
         try_photo(page, app.address, task, folder)
         opened.check()
         image = projects["target"].images(api)[0]
@@ -233,6 +230,7 @@ def try_photo(page, address, task, folder):
     assert frame.locator("#curl").inner_text().startswith(f"curl -F files=@photo.jpg {address}/inference_image")
     assert f"api.nn.connect({task})" in frame.locator("#sdk").inner_text()
     slider.fill("0.30")
-    fits = "document.documentElement.scrollHeight <= window.innerHeight"
-    assert frame.locator("body").evaluate(fits), "there is nothing to scroll in the frame"
-    page.look("serve-try", page.TRY)
+    for width in WIDTHS:
+        page.page.set_viewport_size({"width": width, "height": 900})
+        page.visit.screen(f"widths/serve-try-{width}", page.card(page.TRY), photos=True)
+    page.page.set_viewport_size({"width": 1280, "height": 900})
