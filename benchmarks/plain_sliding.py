@@ -8,7 +8,7 @@ from torch import Tensor
 
 from common.hrda import InferenceSettings
 from common.hrda.network.heads import resize
-from common.hrda.sliding import WindowNetwork
+from common.hrda.sliding import WindowNetwork, crop_weights
 from common.hrda.windows import BOX_GRID, LOGIT_STRIDE, MIN_SIDE, Box, window_boxes
 
 
@@ -21,19 +21,22 @@ def plain_sliding_logits(network: WindowNetwork, images: Tensor, settings: Infer
     settings = settings.complete(network.crop_size)
     total, count = 0, 0
     for box in window_boxes(tuple(padded_size), settings.window, settings.stride):
-        logits = plain_crop_logits(network, box.crop(images))
+        logits = plain_crop_logits(network, box.crop(images), detail_overlap=settings.detail_overlap)
+        weights = crop_weights(tuple(logits.shape[-2:]), settings.blending).to(logits)[None, None]
         around = _around(box, padded_size)
-        total = total + F.pad(logits, around)
-        count = count + F.pad(torch.ones_like(logits[:, :1]), around)
+        total = total + F.pad(logits * weights, around)
+        count = count + F.pad(weights, around)
     return (total / count)[..., :height, :width]
 
 
-def plain_crop_logits(network: WindowNetwork, images: Tensor) -> Tensor:
-    """Logits B×C×H×W of one crop an image, all its high-resolution windows in one batch."""
+def plain_crop_logits(network: WindowNetwork, images: Tensor, *, detail_overlap: bool = True) -> Tensor:
+    """Logits B×C×H×W of one crop an image, all its high-resolution windows in one batch; these overlap by half, or lie
+    side by side."""
     context, attention = network.context_logits(network.context_images(images))
     size = images.shape[-2:]
     window = (network.crop_size[0] // 2, network.crop_size[1] // 2)
-    boxes = window_boxes(size, window, (window[0] // 2, window[1] // 2))
+    stride = (window[0] // 2, window[1] // 2) if detail_overlap else window
+    boxes = window_boxes(size, window, stride)
     decoded = network.detail_logits(torch.cat([box.crop(images) for box in boxes])).chunk(len(boxes))
     cells = [size[0] // LOGIT_STRIDE, size[1] // LOGIT_STRIDE]
     total, count = 0, 0

@@ -36,6 +36,7 @@ INSTANCE_VARIABLES = ("SERVER_ADDRESS", "API_TOKEN", "TEAM_ID")
 EPILOG = """\
 examples:
   python -m serve predict photo.jpg --model model.pth --draw --output predictions
+  python -m serve predict photos --model model.pth --settings preset=balanced
   python -m serve predict photos --model model.pth --settings stride=256 window=512 flip=true
   python -m serve predict photos --model model.pth --format masks,coco,csv --output results
   python -m serve batch --model model.pth --input photos --output results --format masks,csv --workers 2

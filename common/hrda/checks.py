@@ -270,7 +270,9 @@ def _said(info: FieldInfo) -> bool:
 
 
 def _choices(info: FieldInfo) -> tuple[Any, ...]:
-    return get_args(info.annotation) if get_origin(info.annotation) is Literal else ()
+    kinds = get_args(info.annotation) if get_origin(info.annotation) in (Union, types.UnionType) else (info.annotation,)
+    named = [kind for kind in kinds if kind is not type(None)]
+    return get_args(named[0]) if len(named) == 1 and get_origin(named[0]) is Literal else ()
 
 
 def _phrase(annotation: Any, metadata: Iterable[Any] = ()) -> str:

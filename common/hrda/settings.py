@@ -26,7 +26,7 @@ from common.hrda.checks import (
     schema,
 )
 
-Preset = Literal["exact", "fast"]
+Preset = Literal["exact", "balanced", "fast"]
 Blending = Literal["uniform", "gaussian"]
 Precision = Literal["float32", "bfloat16", "float16"]
 PseudoLabelRule = Literal["published", "per_class", "class_balanced"]
@@ -58,6 +58,8 @@ def _views(count: int) -> int:
 
 BACKGROUND = 0
 """Index of the class that is no finding."""
+BALANCED_TRUST = 0.5
+"""Probability from which the preset `balanced` trusts the context: the knee in docs/benchmarks.md."""
 LONGEST_EDGE = 16384
 """Longest side in pixels of what a network may be trained on."""
 PhotoFactor = Annotated[float, Field(ge=0.1, le=4)]
@@ -128,11 +130,17 @@ class InferenceSettings(PlainSettings):
     """How many windows go through the network at once. Bounds the memory."""
     preset: Preset = "exact"
     """What is left open above and below: 'exact' is a stride of half the window and overlapping high-resolution
-    windows, as published; 'fast' lays them side by side at both resolutions, for about a fifth of the work."""
+    windows, as published; 'fast' lays them side by side at both resolutions, for about a quarter of the work;
+    'balanced' has a stride of half the window, and high-resolution windows side by side, only where the context does
+    not see one class alone: about a third of the work where most of a photo is background."""
     detail_overlap: bool | None = None
     """Whether the high-resolution windows in a crop overlap by half; None: as the preset says."""
-    blending: Blending = "uniform"
-    """How crops are averaged where they overlap: 'uniform' as published, 'gaussian' trusts their middles more."""
+    trust_context: Fraction | None = None
+    """Probability from which the context alone is trusted: a high-resolution window in which it gives one class at
+    least so much at every pixel is left out. 1: none is left out; None: as the preset says."""
+    blending: Blending | None = None
+    """How crops are averaged where they overlap: 'uniform' as published, 'gaussian' trusts their middles more; None: as
+    the preset says."""
     flip: bool = False
     """Predict every window also mirrored left to right and average: a little better for twice the time."""
     scales: _scales(0.1) = (1.0,)
@@ -149,12 +157,17 @@ class InferenceSettings(PlainSettings):
         Raises:
             SettingsError: the stride is larger than the window, which would leave pixels out.
         """
-        is_fast = self.preset == "fast"
         window = self.window or tuple(crop_size)
-        stride = self.stride or (window if is_fast else (window[0] // 2, window[1] // 2))
-        overlap = not is_fast if self.detail_overlap is None else self.detail_overlap
+        stride = self.stride or (window if self.preset == "fast" else (window[0] // 2, window[1] // 2))
+        overlap = self.preset == "exact" if self.detail_overlap is None else self.detail_overlap
         own = {f.name: getattr(self, f.name) for f in fields(InferenceSettings)}
-        return InferenceSettings(**own | {"window": window, "stride": stride, "detail_overlap": overlap})
+        is_balanced = self.preset == "balanced"
+        trust = self.trust_context
+        if trust is None:
+            trust = BALANCED_TRUST if is_balanced else 1.0
+        blending = self.blending or ("gaussian" if is_balanced else "uniform")
+        complete = {"window": window, "stride": stride, "detail_overlap": overlap, "trust_context": trust}
+        return InferenceSettings(**own | complete | {"blending": blending})
 
 
 @schema

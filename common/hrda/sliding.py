@@ -9,6 +9,7 @@ forgotten: time grows with the number of pixels, memory with the image's width.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass
 from typing import NamedTuple, Protocol, Self
 
 import torch
@@ -90,12 +91,28 @@ def pad_to(pixels: Tensor, box: Box) -> Tensor:
     return F.pad(pixels, (0, box.right - box.left - width, 0, box.bottom - box.top - height))
 
 
+@dataclass
+class WindowTally:
+    """How many windows went through a network, and how many did not need to."""
+
+    computed: int = 0
+    """Of both resolutions."""
+    left_out: int = 0
+    """High-resolution windows in whose place the context was trusted."""
+
+    @property
+    def share_left_out(self) -> float:
+        """Share of all windows that were left out, 0 to 1."""
+        return self.left_out / max(self.computed + self.left_out, 1)
+
+
 @torch.no_grad()
 def sweep(
     network: WindowNetwork,
     photos: Iterable[tuple[Pixels, RowSink]],
     settings: InferenceSettings,
     before_batch: Asked = lambda: None,
+    tally: WindowTally | None = None,
 ) -> None:
     """Predict images of any sizes; they share the batches of windows.
 
@@ -104,10 +121,11 @@ def sweep(
         photos: images and where their rows go. An image's buffers are made when its turn comes.
         settings: windows, and how many of them go through the network at once.
         before_batch: called before each batch of windows.
+        tally: counts the windows.
     """
-    waiting, active = iter(photos), []
+    waiting, active, tally = iter(photos), [], tally or WindowTally()
     while True:
-        # As many images as fill a batch with what they need next, and no more: each holds buffers.
+        # As many images as fill a batch with what they may need next, and no more: each holds buffers.
         while sum(len(one.missing) for one in active) < settings.batch_size:
             photo = next(waiting, None)
             if photo is None:
@@ -115,28 +133,33 @@ def sweep(
             active.append(_ImageSweep(network, *photo, settings))
         if not active:
             return
-        _run_missing(network, active, settings.batch_size, before_batch)
+        _run_missing(network, active, settings.batch_size, before_batch, tally)
         for one in active:
-            one.finish_row()
+            tally.left_out += one.finish_row()
         active = [one for one in active if not one.is_done]
 
 
 @torch.no_grad()
 def finished_rows(
-    network: WindowNetwork, pixels: Pixels, settings: InferenceSettings, before_batch: Asked = lambda: None
+    network: WindowNetwork,
+    pixels: Pixels,
+    settings: InferenceSettings,
+    before_batch: Asked = lambda: None,
+    tally: WindowTally | None = None,
 ) -> Iterator[Tensor]:
     """Rows of one image, as `sweep` hands them over, computed when they are asked for: C×rows×W float32 each."""
     came: list[Tensor] = []
+    tally = tally or WindowTally()
     one = _ImageSweep(network, pixels, lambda _, logits: came.append(logits), settings)
     while not one.is_done:
-        _run_missing(network, [one], settings.batch_size, before_batch)
-        one.finish_row()
+        _run_missing(network, [one], settings.batch_size, before_batch, tally)
+        tally.left_out += one.finish_row()
         yield from came
         came.clear()
 
 
 def count_windows(size: tuple[int, int], crop_size: tuple[int, int], settings: InferenceSettings) -> int:
-    """How many windows of both resolutions go through the network for an image.
+    """How many windows of both resolutions go through the network for an image, where none is left out.
 
     Args:
         size: height and width of the image.
@@ -218,15 +241,38 @@ class _ImageSweep:
         layout = _Layout.of(pixels.size, network.crop_size, settings)
         self._size, self._crop, self._tops, self._lefts, self._detail_boxes = layout
         self._weights = crop_weights(self._crop, settings.blending)
-        self._num_classes, self._row = network.num_classes, 0
+        self._num_classes, self._row, self._trusted = network.num_classes, 0, settings.trust_context
         self.is_done = False
         """Whether all rows were handed over."""
         self._details: dict[Box, Tensor] = {}
         self._contexts: dict[Box, tuple[Tensor, Tensor]] = {}
+        self._left_out: set[Box] = set()
         self._sums: Tensor | None = None
         self._counts: Tensor | None = None
         self.missing = self._jobs()
-        """What must go through the network before the present row of crops can be finished."""
+        """What may have to go through the network before the present row of crops can be finished."""
+
+    def needed(self, *, is_context: bool) -> list[_Job]:
+        """The missing windows of one resolution that must go through the network: first all contexts, and when they
+        are there the high-resolution windows in which these are not to be trusted."""
+        jobs = [job for job in self.missing if job.is_context == is_context]
+        if is_context or self._trusted == 1 or not jobs:
+            return jobs
+        unsure = self._unsure()
+        self._left_out = (self._left_out | {job.box for job in jobs}) - unsure
+        return [job for job in jobs if job.box in unsure]
+
+    def _unsure(self) -> set[Box]:
+        """High-resolution windows of the present crops in which the context gives no class `trust_context` all over."""
+        probabilities = torch.stack([self._contexts[crop][0] for crop in self._present]).softmax(1)
+        lowest = [box.scaled_down(BOX_GRID).crop(probabilities).amin((-2, -1)).amax(1) for box in self._detail_boxes]
+        unsure = (torch.stack(lowest, dim=1) < self._trusted).tolist()
+        return {
+            box
+            for crop, flags in zip(self._present, unsure, strict=True)
+            for box, flag in zip(self._details_of(crop), flags, strict=True)
+            if flag
+        }
 
     def pixels(self, job: _Job) -> Tensor:
         """What the network gets for a job: 3×h×w."""
@@ -240,8 +286,12 @@ class _ImageSweep:
         else:
             self._details[job.box] = answer[0]
 
-    def finish_row(self) -> None:
-        """Add up the present row of crops, hand over the rows that are complete, and go on to the next."""
+    def finish_row(self) -> int:
+        """Add up the present row of crops, hand over the rows that are complete, and go on to the next.
+
+        Returns:
+            How many windows no further row can need, and were left out.
+        """
         top = self._tops[self._row]
         for crop in self._present:
             self._add(crop)
@@ -254,13 +304,16 @@ class _ImageSweep:
             self._sink(top + start, self._finished(slice(start, min(start + _TOGETHER, height))))
         if is_last:
             self.missing, self.is_done = [], True
-            return
+            return len(self._left_out)
         for rows in () if self._sums is None else (self._sums, self._counts):
             for plane in rows if rows.ndim == 3 else (rows,):
                 plane[: self._crop[0] - done] = plane[done:].clone()
                 plane[self._crop[0] - done :] = 0
         self._details = {box: logits for box, logits in self._details.items() if box.top >= end}
         self.missing = self._jobs()
+        open_boxes = {box for box in self._left_out if box.top >= end}
+        count, self._left_out = len(self._left_out) - len(open_boxes), open_boxes
+        return count
 
     def _finished(self, rows: slice) -> Tensor:
         """Logits C×rows×W of rows of the buffer."""
@@ -281,13 +334,14 @@ class _ImageSweep:
         return [_Job(True, crop) for crop in crops] + [_Job(False, box) for box in details]
 
     def _add(self, crop: Box) -> None:
-        pieces = (
+        context, attention = (each[None] for each in self._contexts[crop])
+        pieces = [
             (relative, self._details[box][None])
             for relative, box in zip(self._detail_boxes, self._details_of(crop), strict=True)
-        )
-        detail = average_overlaps(pieces, self._crop)
-        context, attention = self._contexts[crop]
-        fused = self._network.fuse(context[None], attention[None], detail)
+            if box in self._details
+        ]
+        detail = average_overlaps(pieces, self._crop, None if len(pieces) == len(self._detail_boxes) else context)
+        fused = self._network.fuse(context, attention, detail)
         logits = F.interpolate(fused.float(), self._crop, mode="bilinear", align_corners=False)[0]
         if self._sums is None:
             self._sums = logits.new_zeros(len(logits), self._crop[0], self._size[1])
@@ -313,17 +367,26 @@ def crop_weights(size: tuple[int, int], blending: str) -> Tensor:
     return rows[:, None] * columns
 
 
-def _run_missing(network: WindowNetwork, images: Sequence[_ImageSweep], batch_size: int, before_batch: Asked) -> None:
-    groups: dict[tuple[bool, tuple[int, int]], list[tuple[_ImageSweep, _Job]]] = {}
-    for image in images:
-        for job in image.missing:
-            size = (job.box.bottom - job.box.top, job.box.right - job.box.left)
-            groups.setdefault((job.is_context, size), []).append((image, job))
-    for (is_context, _), jobs in groups.items():
-        for first in range(0, len(jobs), batch_size):
-            before_batch()
-            batch = jobs[first : first + batch_size]
-            pixels = torch.stack([image.pixels(job) for image, job in batch])
-            answers = network.context_logits(pixels) if is_context else (network.detail_logits(pixels),)
-            for (image, job), *answer in zip(batch, *answers, strict=True):
-                image.take(job, *answer)
+def _run_missing(
+    network: WindowNetwork,
+    images: Sequence[_ImageSweep],
+    batch_size: int,
+    before_batch: Asked,
+    tally: WindowTally,
+) -> None:
+    # Which high-resolution windows are needed is known when the contexts are there.
+    for is_context in (True, False):
+        groups: dict[tuple[int, int], list[tuple[_ImageSweep, _Job]]] = {}
+        for image in images:
+            for job in image.needed(is_context=is_context):
+                size = (job.box.bottom - job.box.top, job.box.right - job.box.left)
+                groups.setdefault(size, []).append((image, job))
+        for jobs in groups.values():
+            for first in range(0, len(jobs), batch_size):
+                before_batch()
+                batch = jobs[first : first + batch_size]
+                tally.computed += len(batch)
+                pixels = torch.stack([image.pixels(job) for image, job in batch])
+                answers = network.context_logits(pixels) if is_context else (network.detail_logits(pixels),)
+                for (image, job), *answer in zip(batch, *answers, strict=True):
+                    image.take(job, *answer)

@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import NamedTuple
 
+import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 LOGIT_STRIDE = 4
@@ -63,17 +65,20 @@ def window_boxes(size: tuple[int, int], window: tuple[int, int], stride: tuple[i
     ]
 
 
-def average_overlaps(pieces: Iterable[tuple[Box, Tensor]], size: tuple[int, int]) -> Tensor:
+def average_overlaps(pieces: Iterable[tuple[Box, Tensor]], size: tuple[int, int], rest: Tensor | None = None) -> Tensor:
     """Average pieces where they overlap.
 
     Args:
-        pieces: windows in pixels with their logits B×C×h×w, all at one stride; together they cover the image.
+        pieces: windows in pixels with their logits B×C×h×w, all at one stride; together they cover the image, or what
+            they leave is in `rest`.
         size: (H, W) of the image in pixels.
+        rest: logits B×C×h×w of the whole image at any stride, for where no piece lies.
 
     Returns:
         B×C×H×W at that stride. Work and memory touched are those of the pieces, not of image times pieces.
     """
     total = count = None
+    cells = [side // LOGIT_STRIDE for side in size]
     for window, piece in pieces:
         stride = window.stride_of(piece)
         box = window.scaled_down(stride)
@@ -83,4 +88,7 @@ def average_overlaps(pieces: Iterable[tuple[Box, Tensor]], size: tuple[int, int]
             count = piece.new_zeros(cells)
         box.crop(total).add_(piece)
         box.crop(count).add_(1)
-    return total / count
+    if rest is None:
+        return total / count
+    rest = F.interpolate(rest, cells, mode="bilinear", align_corners=False)
+    return rest if total is None else torch.where(count > 0, total / count, rest)

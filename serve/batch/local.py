@@ -109,6 +109,8 @@ def predict_local(
             unreadable.append(str(error))
     if images:
         print(tally.summary(perf_counter() - begun), flush=True)
+    if worker.left_out:
+        print(worker.left_out, flush=True)
     print(f"Written: {folder}", flush=True)
     if unreadable:
         raise RequestError(

@@ -87,6 +87,12 @@ class Worker:
         return [found.labels for found in self.deployment.predict(images, self.settings)]
 
     @property
+    def left_out(self) -> str:
+        """Which share of the windows it left out so far, as a sentence; empty where it computed all."""
+        share = self.deployment.tally.share_left_out
+        return f"{share:.0%} of the windows were left out: the context was sure there (trust_context)." if share else ""
+
+    @property
     def legend(self) -> Legend:
         """What the class indices of its results mean."""
         return Legend(tuple(self.deployment.classes), tuple(map(tuple, self.deployment.palette)))

@@ -28,7 +28,7 @@ from common.hrda.prediction.runtime import (
     why_not_compiled,
 )
 from common.hrda.settings import InferenceSettings
-from common.hrda.sliding import Asked, WindowNetwork
+from common.hrda.sliding import Asked, WindowNetwork, WindowTally
 from serve.errors import OutOfMemory, RequestError
 from serve.model.settings import ServeSettings
 
@@ -75,6 +75,8 @@ class Deployment:
         self._build = build
         self.networks: dict[tuple[str, bool], WindowNetwork] = {}
         """The networks in use, by precision and whether they are compiled."""
+        self.tally = WindowTally()
+        """Windows that were computed, and left out, for all requests so far."""
         self._turn = threading.Lock()
         self._told = False
         # A file that does not fit is found now and not by the first request.
@@ -172,6 +174,7 @@ class Deployment:
             input_scale=self.input_scale if settings.input_scale == "trained" else None,
             long_side=settings.long_side,
             before_batch=before_batch,
+            tally=self.tally,
         )
 
     def _in_turn(self, settings: ServeSettings, work: Callable[[Predictor], T], before_batch: Asked) -> T:

@@ -21,6 +21,7 @@ from common.data.validation import ValidationPhoto
 from common.hrda import HRDASegmentor, InferenceSettings, SelfTrainingSettings
 from common.hrda.pixels import IGNORE_LABEL
 from common.hrda.prediction.predictor import PhotoPixels
+from common.hrda.prediction.runtime import TorchNetwork
 from common.hrda.sliding import sweep
 from common.hrda.training.pseudo_labels import pseudo_labels
 from train.run.preparation import PreparedData
@@ -192,7 +193,7 @@ def believe(
         labels[rows] = pseudo.labels[0].cpu().numpy()
         confidence[rows] = pseudo.confidence[0].cpu().numpy()
 
-    sweep(teacher, [(PhotoPixels(image, device), take)], inference)
+    sweep(TorchNetwork(teacher, device), [(PhotoPixels(image, device), take)], inference)
     return labels, confidence
 
 

@@ -11,8 +11,9 @@ import torch
 
 from common.data.folders import ImageRecord
 from common.data.images import read_image
-from common.hrda import HRDASegmentor, Predictor
+from common.hrda import Predictor
 from common.hrda.pixels import normalise, resize_image
+from common.hrda.prediction.runtime import TorchNetwork
 
 
 @dataclass(frozen=True)
@@ -85,9 +86,9 @@ def look_at(image: np.ndarray, predictor: Predictor) -> Look:
 @torch.inference_mode()
 def features_of(image: np.ndarray, predictor: Predictor) -> np.ndarray:
     """The encoder's features of a whole RGB image H×W×3 uint8 at the size of a training crop, mean over each map: D."""
-    model: HRDASegmentor = predictor.model
-    pixels = torch.from_numpy(resize_image(image, model.crop_size)).to(predictor.device)
-    maps = model.backbone(normalise(pixels.permute(2, 0, 1)[None]))
+    network: TorchNetwork = predictor.model
+    pixels = torch.from_numpy(resize_image(image, network.crop_size)).to(predictor.device)
+    maps = network.features(normalise(pixels.permute(2, 0, 1)[None]))
     return torch.cat([each.mean((2, 3))[0] for each in maps]).float().cpu().numpy()
 
 

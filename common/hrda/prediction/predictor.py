@@ -10,6 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from common.hrda.network.segmentor import HRDASegmentor
 from common.hrda.pixels import Scale, fit_scale, normalise, resize_image, scaled_size
 from common.hrda.prediction.labelling import (
     LabelRows,
@@ -18,6 +19,7 @@ from common.hrda.prediction.labelling import (
     mean_confidences,
     remove_small_components,
 )
+from common.hrda.prediction.runtime import TorchNetwork
 from common.hrda.prediction.scales import average, scaled_sizes
 from common.hrda.settings import InferenceSettings
 from common.hrda.sliding import (
@@ -25,6 +27,7 @@ from common.hrda.sliding import (
     Pixels,
     RowSink,
     WindowNetwork,
+    WindowTally,
     count_windows,
     finished_rows,
     pad_to,
@@ -85,13 +88,16 @@ class Predictor:
     """Predicts images of any size with a trained model.
 
     Args:
-        model: a segmentor, put into eval mode and moved to `device`, or another `WindowNetwork` that runs there.
+        model: a segmentor, put into eval mode and moved to `device`, or another `WindowNetwork` that runs there. A
+            segmentor is rearranged for prediction as it is now (`TorchNetwork`): its encoder is shared, changes of its
+            decoder later on are not seen.
         settings: windows; the defaults are the model's own crop and half of it.
         device: where to compute.
         input_scale: to which images are scaled first, keeping their aspect ratio, as in training: (short_edge,
             long_edge) in pixels, a factor of their own resolution, or None for that.
         long_side: images whose longest side would still be larger are scaled down to it; None: never.
         before_batch: called before each batch of windows; what it raises ends the prediction.
+        tally: counts the windows; None: one of its own.
 
     Example:
         >>> predictor = Predictor(model, InferenceSettings(window=(512, 512)), device="cuda")
@@ -106,12 +112,17 @@ class Predictor:
         input_scale: Scale = None,
         long_side: int | None = None,
         before_batch: Asked = lambda: None,
+        tally: WindowTally | None = None,
     ) -> None:
         self.device = torch.device(device)
-        self.model = model.to(self.device).eval() if isinstance(model, nn.Module) else model
+        if isinstance(model, nn.Module):
+            model = model.to(self.device).eval()
+        self.model = TorchNetwork(model, self.device) if isinstance(model, HRDASegmentor) else model
         self.settings = settings or InferenceSettings()
         self.input_scale = input_scale
         self.long_side = long_side
+        self.tally = WindowTally() if tally is None else tally
+        """Windows that were computed, and left out."""
         self._before_batch = before_batch
         self._network = MirroredNetwork(self.model) if self.settings.flip else self.model
 
@@ -227,13 +238,13 @@ class Predictor:
         """
         if self.settings.scales != (1.0,):
             raise ValueError("Several scales are averaged of images in memory alone.")
-        sweep(self._network, [(pixels, sink)], self.settings, self._before_batch)
+        sweep(self._network, [(pixels, sink)], self.settings, self._before_batch, self.tally)
 
     def _run(self, images: Sequence[np.ndarray], sinks: Sequence[RowSink]) -> None:
         """Predict images at the input scale; every sink gets the rows of its image, averaged over the scales."""
         if self.settings.scales == (1.0,):
             photos = (PhotoPixels(image, self.device) for image in images)
-            sweep(self._network, zip(photos, sinks, strict=True), self.settings, self._before_batch)
+            sweep(self._network, zip(photos, sinks, strict=True), self.settings, self._before_batch, self.tally)
             return
         for image, sink in zip(images, sinks, strict=True):
             passes = [
@@ -243,7 +254,8 @@ class Predictor:
             average(image.shape[:2], passes, sink)
 
     def _rows(self, image: np.ndarray) -> Iterator[Tensor]:
-        return finished_rows(self._network, PhotoPixels(image, self.device), self.settings, self._before_batch)
+        pixels = PhotoPixels(image, self.device)
+        return finished_rows(self._network, pixels, self.settings, self._before_batch, self.tally)
 
     def _scaled(self, images: Sequence[np.ndarray]) -> list[np.ndarray]:
         """RGB images at the input scale."""

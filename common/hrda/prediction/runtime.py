@@ -88,6 +88,11 @@ class TorchNetwork:
     fuse = staticmethod(HRDAHead.fuse)
 
     @torch.inference_mode()
+    def features(self, images: Tensor) -> list[Tensor]:
+        """The encoder's features at strides 4, 8, 16 and 32 of images B×3×h×w float32, in the network's precision."""
+        return self._encode(self._images(images))
+
+    @torch.inference_mode()
     def detail_logits(self, images: Tensor) -> Tensor:
         """Logits B×C×h/4×w/4 float32 of high-resolution windows B×3×h×w float32; B×C×h/2×w/2 with a fine branch."""
         images = self._images(images)

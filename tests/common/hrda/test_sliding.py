@@ -13,10 +13,11 @@ from torch import Tensor
 from benchmarks.plain_sliding import plain_sliding_logits
 from common.hrda import InferenceSettings, ModelSettings, Predictor, build_segmentor
 from common.hrda.network.heads import HRDAHead
+from common.hrda.network.segmentor import HRDASegmentor
 from common.hrda.pixels import IMAGENET_MEAN, IMAGENET_STD, denormalise, fit_scale, normalise
 from common.hrda.prediction.labelling import LabelRule
 from common.hrda.prediction.predictor import MirroredNetwork
-from common.hrda.sliding import TensorPixels, count_windows, crop_weights, sliding_logits, sweep
+from common.hrda.sliding import TensorPixels, WindowTally, count_windows, crop_weights, sliding_logits, sweep
 from common.hrda.windows import Box, average_overlaps, window_boxes, window_starts
 
 
@@ -77,11 +78,87 @@ def test_distinct_windows_equal_the_plain_two_level_sliding(
 
 
 @pytest.mark.parametrize("size", [(64, 64), (1, 90), (100, 170), (170, 100), (130, 128)])
-def test_a_real_network_gives_the_plain_two_level_logits(predictor: Predictor, size: tuple[int, int]) -> None:
+def test_a_real_network_gives_the_plain_two_level_logits(
+    segmentor: HRDASegmentor, predictor: Predictor, size: tuple[int, int]
+) -> None:
     images = torch.randn(1, 3, *size)
     with torch.no_grad():
-        plain = plain_sliding_logits(predictor.model, images, predictor.settings)
+        plain = plain_sliding_logits(segmentor, images, predictor.settings)
     assert float((predictor.logits(images) - plain).abs().max()) <= 1e-4
+
+
+class SureNetwork(PlacedNetwork):
+    """Its context is sure of the first class where the first channel is high, and of nothing elsewhere."""
+
+    def context_logits(self, images: Tensor) -> tuple[Tensor, Tensor]:
+        logits, attention = super().context_logits(images)
+        return torch.cat([20 * logits[:, :1], torch.zeros_like(logits[:, 1:])], dim=1), attention
+
+
+def half_sure(size: tuple[int, int]) -> Tensor:
+    """An image of whose left half the context is sure."""
+    image = 0.01 * torch.randn(1, 3, *size)
+    image[:, 0, :, : size[1] // 2] += 1
+    return image
+
+
+def plain_leaving_out(network: PlacedNetwork, image: Tensor, settings: InferenceSettings) -> Tensor:
+    """A row of crops after the other: what none of its contexts is unsure of is not computed, and the context stands
+    for it where no other window lies."""
+    settings, size = settings.complete(network.crop_size), tuple(image.shape[-2:])
+    half = tuple(side // 2 for side in network.crop_size)
+    step = tuple(side // 2 for side in half) if settings.detail_overlap else half
+    details: dict[Box, Tensor] = {}
+    total, count = torch.zeros(1, 3, *size), torch.zeros(size)
+    boxes = window_boxes(size, settings.window, settings.stride)
+    for top in sorted({box.top for box in boxes}):
+        row = [box for box in boxes if box.top == top]
+        contexts = {crop: network.context_logits(network.context_images(crop.crop(image))) for crop in row}
+        for crop, (context, _) in contexts.items():
+            for box in window_boxes(settings.window, half, step):
+                sure = box.scaled_down(8).crop(context.softmax(1)).amin((-2, -1)).max() >= settings.trust_context
+                if not sure:
+                    place = box.moved(crop.top, crop.left)
+                    details[place] = network.detail_logits(place.crop(image))
+        for crop, (context, attention) in contexts.items():
+            detail = F.interpolate(context, [side // 4 for side in settings.window], mode="bilinear")
+            pieces, times = torch.zeros_like(detail), torch.zeros(detail.shape[-2:])
+            for box in window_boxes(settings.window, half, step):
+                found = details.get(box.moved(crop.top, crop.left))
+                if found is not None:
+                    box.scaled_down(4).crop(pieces).add_(found)
+                    box.scaled_down(4).crop(times).add_(1)
+            detail = torch.where(times > 0, pieces / times, detail)
+            fused = F.interpolate(network.fuse(context, attention, detail), settings.window, mode="bilinear")
+            weights = crop_weights(settings.window, settings.blending)
+            crop.crop(total).add_(fused * weights)
+            crop.crop(count).add_(weights)
+    return total / count
+
+
+@pytest.mark.parametrize("preset", ["exact", "balanced", "fast"])
+@pytest.mark.parametrize("size", [(64, 64), (96, 160), (200, 264)])
+def test_high_resolution_is_left_out_where_the_context_is_sure(preset: str, size: tuple[int, int]) -> None:
+    settings = InferenceSettings(preset=preset, trust_context=0.9)
+    image, network, tally, rows = half_sure(size), SureNetwork(), WindowTally(), []
+    sweep(network, [(TensorPixels(image[0]), lambda _, logits: rows.append(logits))], settings, tally=tally)
+    torch.testing.assert_close(torch.cat(rows, dim=1), plain_leaving_out(SureNetwork(), image, settings)[0])
+    assert tally.computed == network.windows
+    assert tally.computed + tally.left_out == count_windows(size, network.crop_size, settings)
+    assert size == (64, 64) or 0 < tally.share_left_out < 1
+
+
+@pytest.mark.parametrize("preset", ["exact", "balanced", "fast"])
+def test_nothing_is_left_out_where_the_context_is_unsure_or_not_trusted(preset: str) -> None:
+    """And then every preset is its plain windows."""
+    image = half_sure((96, 160))
+    for network, trust in ((PlacedNetwork(), 0.999), (SureNetwork(), 1.0)):
+        settings = InferenceSettings(preset=preset, trust_context=trust)
+        predictor = Predictor(network, settings)
+        plain = plain_sliding_logits(network, image, settings)
+        torch.testing.assert_close(predictor.logits(image), plain, atol=1e-5, rtol=0)
+        predictor.predict([np.zeros((96, 160, 3), np.uint8)])
+        assert predictor.tally.computed > 0 == predictor.tally.left_out
 
 
 def test_each_distinct_window_is_computed_once() -> None:
@@ -197,10 +274,15 @@ def test_average_touches_only_the_pieces_places() -> None:
 
 
 @pytest.fixture(scope="module")
-def predictor() -> Predictor:
+def segmentor() -> HRDASegmentor:
     torch.manual_seed(0)
     settings = ModelSettings(encoder="mit_b0", num_classes=3, crop_size=(64, 64), decoder_channels=16)
-    return Predictor(build_segmentor(settings), InferenceSettings(batch_size=3))
+    return build_segmentor(settings)
+
+
+@pytest.fixture(scope="module")
+def predictor(segmentor: HRDASegmentor) -> Predictor:
+    return Predictor(segmentor, InferenceSettings(batch_size=3))
 
 
 @pytest.mark.parametrize("size", [(1, 1), (1, 90), (70, 50), (64, 64), (100, 75)])

@@ -31,6 +31,7 @@ def test_share_that_drops_out_for_a_moment_costs_no_photo(tmp_path, monkeypatch,
     legend = Legend(("__bg__", "crack"), ((0, 0, 0), (220, 20, 60)))
     worker = SimpleNamespace(
         best_thresholds={},
+        left_out="",
         settings=SimpleNamespace(strict=False),
         legend=legend,
         options=OutputOptions,

@@ -8,6 +8,7 @@ import pytest
 import yaml
 
 from common.hrda.checks import SettingsError
+from common.hrda.settings import BALANCED_TRUST
 from serve.model.settings import SDK_SETTINGS, ServeSettings, read_settings, without_client_arguments, without_foreign
 
 SHIPPED = Path(__file__).parents[3] / "serve" / "inference_settings.yaml"
@@ -58,7 +59,7 @@ def test_values_are_read_in_every_form_that_clients_send(given, read):
         ({"batch_size": 0}, "positive whole number"),
         ({"batch_size": True}, "positive whole number"),
         ({"input_scale": "orginal"}, "did you mean 'original'"),
-        ({"preset": "quick"}, "expected one of: exact, fast"),
+        ({"preset": "quick"}, "expected one of: balanced, exact, fast"),
         ({"precision": "bf16"}, "did you mean 'bfloat16'"),
         ({"blending": "gauss"}, "did you mean 'gaussian'"),
         ({"detail_overlap": 1}, "true, false or null"),
@@ -94,8 +95,14 @@ def test_preset_decides_only_what_is_left_open():
     assert (fast.stride, fast.detail_overlap) == ((128, 192), False)
     exact = ServeSettings().complete((128, 192))
     assert (exact.stride, exact.detail_overlap) == ((64, 96), True)
-    mixed = ServeSettings(preset="fast", stride=(64, 64)).complete((128, 192))
-    assert (mixed.stride, mixed.detail_overlap) == ((64, 64), False)
+    assert exact.trust_context == fast.trust_context == 1
+    assert exact.blending == fast.blending == "uniform"
+    balanced = ServeSettings(preset="balanced").complete((128, 192))
+    assert (balanced.stride, balanced.detail_overlap) == ((64, 96), False)
+    assert (balanced.trust_context, balanced.blending) == (BALANCED_TRUST, "gaussian")
+    mixed = ServeSettings(preset="fast", stride=(64, 64), trust_context=0.8).complete((128, 192))
+    assert (mixed.stride, mixed.detail_overlap, mixed.trust_context) == ((64, 64), False, 0.8)
+    assert ServeSettings(preset="balanced", trust_context=1).complete((128, 192)).trust_context == 1
 
 
 def test_a_threshold_for_a_class_that_is_not_there_is_refused():

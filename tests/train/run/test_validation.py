@@ -1,11 +1,15 @@
+import copy
+
 import numpy as np
 import pytest
 import torch
 from PIL import Image
 
+from benchmarks.plain_sliding import plain_sliding_logits
 from common.data.transforms import InputScale
 from common.data.validation import validation_photos
 from common.hrda import InferenceSettings, ModelSettings, Predictor, build_segmentor
+from common.hrda.pixels import normalise
 from common.metrics import SegmentationMetrics
 from train.run.validation import measure
 
@@ -70,6 +74,28 @@ def test_what_is_measured_is_what_serving_answers(model, labelled, scale, infere
     assert np.array_equal(measured.counts, expected.counts)
     assert "ods/crack" in measured.compute()
     assert all(np.array_equal(ours, theirs) for ours, theirs in zip(kept, seen, strict=True))
+
+
+def test_network_is_measured_as_it_serves_and_left_as_it_was(model, labelled):
+    """Going on from a validation depends on weights, their layout and the modes of all modules."""
+    scale, device = InputScale(long_edge=None, short_edge=None), torch.device("cpu")
+    student = copy.deepcopy(model).to(memory_format=torch.channels_last).train()
+    before = {name: (value.clone(), value.stride()) for name, value in student.state_dict().items()}
+    found = measure(student, labelled, CLASSES, inference=InferenceSettings(), scale=scale, device=device).compute()
+    assert all(module.training for module in student.modules())
+    for name, value in student.state_dict().items():
+        assert torch.equal(value, before[name][0]) and value.stride() == before[name][1], name
+    plain = SegmentationMetrics(CLASSES)
+    for photo in validation_photos(labelled):
+        with torch.no_grad():
+            logits = plain_sliding_logits(model, pixels_of(photo.image), InferenceSettings())[0]
+        plain.update(logits.argmax(0).numpy().astype(np.uint8), photo.truth, logits.softmax(0).numpy())
+    for name, value in plain.compute().items():
+        assert found[name] == pytest.approx(value, abs=1e-4), name
+
+
+def pixels_of(image):
+    return normalise(torch.from_numpy(image).permute(2, 0, 1)[None])
 
 
 def test_photo_that_cannot_be_counted_ends_the_measurement_with_its_error(model, labelled):

@@ -12,6 +12,7 @@ from common.hrda import HRDASegmentor, InferenceSettings, ModelSettings, build_s
 from common.hrda.catalogue import MIT_SHAPES
 from common.hrda.checks import CheckpointError, SettingsError
 from common.hrda.prediction.runtime import OnnxNetwork, RuntimeUnavailableError, TorchNetwork, export_onnx
+from common.hrda.settings import PRESETS
 from common.hrda.sliding import sliding_logits
 
 CLASSES = ("__bg__", "crack", "patch")
@@ -107,7 +108,7 @@ def test_whole_images_are_the_same_in_onnx_runtime(model: HRDASegmentor, exporte
     assert network.metadata.best_thresholds == {CLASSES[1]: 0.4}
 
 
-def test_serving_refines_as_training_does_at_both_presets(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_serving_refines_as_training_does_at_all_presets(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A fine branch folded, exported, and in windows of whole photos."""
     monkeypatch.setitem(MIT_SHAPES, "mit_b0", (32, (1, 1, 1, 1)))
     torch.manual_seed(1)
@@ -125,9 +126,11 @@ def test_serving_refines_as_training_does_at_both_presets(tmp_path: Path, monkey
         torch.testing.assert_close(network.detail_logits(window), detail, atol=tolerance, rtol=0)
         for found, wanted in zip(network.context_logits(window), context, strict=True):
             torch.testing.assert_close(found, wanted, atol=tolerance, rtol=0)
-        for preset in ("exact", "fast"):
-            expected = sliding_logits(model, photo, InferenceSettings(preset=preset))
-            found = sliding_logits(network, photo, InferenceSettings(preset=preset))
+        for preset in PRESETS:
+            # Random weights are never sure: at a third the context is trusted in some windows.
+            settings = InferenceSettings(preset=preset, trust_context=0.34 if preset == "balanced" else None)
+            expected = sliding_logits(model, photo, settings)
+            found = sliding_logits(network, photo, settings)
             torch.testing.assert_close(found, expected, atol=tolerance, rtol=0, msg=f"{name}, {preset}")
 
 
