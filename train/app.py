@@ -170,11 +170,11 @@ class HRDATrainApp(DomainTrainApp):
         try:
             settings = self.run_settings()
             self.gui.training_process.chosen_devices(settings)
-            if self.gui.training_process.compare_checkbox.is_checked():
-                require_comparable(settings)
             self._continues = self.gui.wants_to_continue
             self._check_interrupted(settings)
             inputs = self.gui.input_selector.get_inputs()
+            if self.gui.training_process.compare_checkbox.is_checked():
+                require_comparable(settings, inputs.validation is not None)
             check_target(settings, inputs)
             found = find(self.api, inputs)
             check_apart(found, settings.mode)

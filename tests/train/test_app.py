@@ -110,6 +110,7 @@ def test_launch_that_names_one_project_only_waits_for_a_person(production):
         ({"experiment_name": "a/b"}, "experiment_name must have no slashes"),
         ({"compare": "yes"}, "compare must be true, false or be left out. Received: 'yes'."),
         ({"compare": True, "hyperparameters": "mode: control"}, "Only a run in mode uda has target photos"),
+        ({"compare": True, "input": {"target": {"project_id": 2}, "validation": "none"}}, "Received: no validation"),
     ],
 )
 def test_request_that_cannot_work_is_refused_with_a_sentence(instance, production, change, message):

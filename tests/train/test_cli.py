@@ -11,6 +11,7 @@ import yaml
 
 from sandbox.synthetic.projects import write_project
 from train.__main__ import main
+from train.run import engine
 from train.run.learner import Learner
 from train.run.readers import ChangeLines
 from train.run.state import Said, TrainingState, decode
@@ -104,6 +105,25 @@ def test_mistake_is_one_sentence_and_exit_code_2(arguments, more, message, capsy
     errors = refused([*arguments, *more], capsys)
     assert message in errors
     assert len(errors.splitlines()) == 1
+
+
+def test_missing_folders_are_told_before_weights_are_fetched(arguments, capsys, monkeypatch):
+    """Without internet the fetch takes minutes to fail."""
+    monkeypatch.setattr(engine, "choose_start", lambda *_, **__: pytest.fail("weights are fetched first"))
+    assert "Received: nowhere" in refused([*arguments, "--source", "nowhere"], capsys)
+    assert "no source" in refused(without(arguments, "--source"), capsys)
+
+
+def test_comparison_needs_labelled_photos_to_measure_on(arguments, capsys):
+    """It was found out after the whole first training."""
+    errors = refused([*without(arguments, "--val"), "--target", "nowhere", "--compare", "--mode", "uda"], capsys)
+    assert "Name such photos as validation, or leave the comparison out" in errors
+
+
+def without(arguments, name):
+    """The arguments less one and its value."""
+    at = arguments.index(name)
+    return [*arguments[:at], *arguments[at + 2 :]]
 
 
 @pytest.mark.parametrize("minutes", ["0", "-1", "nan", "inf", "1e300", "long"])

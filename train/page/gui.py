@@ -142,7 +142,7 @@ class HRDATrainGUI(DomainTrainGUI):
         check_ignored(settings.data.ignored_classes, app_state["classes"])
         self._check_start(app_state)
         if app_state.get("compare"):
-            require_comparable(settings)
+            require_comparable(settings, inputs.validation is not None)
 
     def read_input(self, state: Any) -> Inputs:
         """The domains of an app state's `input`."""

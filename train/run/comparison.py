@@ -18,16 +18,25 @@ from train.run.state import RunResult, Said, TrainingState
 from train.settings.training import TrainSettings
 
 
-def require_comparable(settings: TrainSettings) -> None:
-    """Make sure that there is something to leave out.
+def require_comparable(settings: TrainSettings, is_measured: bool) -> None:
+    """Make sure that there is something to leave out, and something to measure on what that changes.
+
+    Args:
+        settings: of the run.
+        is_measured: whether it has labelled photos to measure on.
 
     Raises:
-        SettingsError: the run does not adapt.
+        SettingsError: the run does not adapt, or has no validation.
     """
     if settings.mode != "uda":
         raise SettingsError(
             "Only a run in mode uda has target photos that can be left out for comparison. "
             f"Received: mode {settings.mode}."
+        )
+    if not is_measured:
+        raise SettingsError(
+            "A comparison is of scores on labelled photos. Name such photos as validation, or leave the comparison out. "
+            "Received: no validation."
         )
 
 
@@ -80,7 +89,7 @@ def run_compared(
     Raises:
         SettingsError, ProjectError, TrainingError: as `train.run.engine.run`.
     """
-    require_comparable(request.settings)
+    require_comparable(request.settings, request.domains.val is not None)
     if ranks.from_first(lambda: is_complete(request.out)):
         result = kept_result(request.out)
         state.apply(Said(f"{request.out} holds a finished run: only the one without target photos is trained."))

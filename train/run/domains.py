@@ -65,12 +65,9 @@ def open_projects(settings: TrainSettings, domains: Domains, take: Callable[...,
         SettingsError: as `domains_of_mode`.
         ProjectError: a folder is no project, or has no photos.
     """
-    learn_from, adapt_to = domains_of_mode(settings.mode, domains)
-    more_from = domains.labelled_target if uses_labelled_target(settings) else None
-    compared_on = None if domains.val or adapt_to else domains.target
-    for spec in filter(None, (learn_from, domains.val, adapt_to, more_from, compared_on)):
-        # Before one of the others is imported, which may take minutes.
-        split_spec(spec)
+    learn_from, adapt_to, more_from, compared_on = _needed(settings, domains)
+    # Before one of the others is imported, which may take minutes.
+    require_domains(settings, domains)
     return Opened(
         source=open_project(take(learn_from)),
         target=open_project(take(adapt_to, labelled=False)) if adapt_to else None,
@@ -78,6 +75,25 @@ def open_projects(settings: TrainSettings, domains: Domains, take: Callable[...,
         labelled_target=open_project(take(more_from)) if more_from else None,
         compared=open_project(take(compared_on, labelled=False)) if compared_on else None,
     )
+
+
+def require_domains(settings: TrainSettings, domains: Domains) -> None:
+    """Make sure, without opening any, that the folders that a run needs are given and there.
+
+    Raises:
+        SettingsError: as `domains_of_mode`.
+        ProjectError: a folder is not there.
+    """
+    for spec in filter(None, (domains.val, *_needed(settings, domains))):
+        split_spec(spec)
+
+
+def _needed(settings: TrainSettings, domains: Domains) -> tuple[str, str | None, str | None, str | None]:
+    """What a run learns from, adapts to, learns from besides, and compares networks on for want of a validation."""
+    learn_from, adapt_to = domains_of_mode(settings.mode, domains)
+    more_from = domains.labelled_target if uses_labelled_target(settings) else None
+    compared_on = None if domains.val or adapt_to else domains.target
+    return learn_from, adapt_to, more_from, compared_on
 
 
 def domains_of_mode(mode: str, domains: Domains) -> tuple[str, str | None]:

@@ -14,6 +14,7 @@ from common.data.images import ImageError
 from common.data.reading import Patience
 from common.hrda.training.ranks import ALONE, Ranks
 from train.run.device import find_device
+from train.run.domains import require_domains
 from train.run.feed import Feed, what_to_do
 from train.run.folder import RunFolder, RunState
 from train.run.initial_weights import Start, choose_start, on_this_machine, recorded_pretrained, require_start
@@ -132,6 +133,8 @@ def begin(
 
     require_learnable(settings, ranks)
     require_start(settings, init_checkpoint)
+    # Before published weights are fetched, which without internet takes minutes to fail.
+    require_domains(settings, request.domains)
     before = held.enter_context(folder.claimed(resume=request.resume, say=say))
     if before is not None:
         before.require_settings(settings)
