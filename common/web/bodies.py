@@ -167,7 +167,9 @@ def read_object(text: bytes | str, name: str = "The request's body", example: st
     try:
         content = json.loads(text)
     except (ValueError, RecursionError) as error:
-        reason = "too deeply nested" if isinstance(error, RecursionError) else str(error)
+        reason = "too deeply nested" if isinstance(error, RecursionError) else "a number has too many digits"
+        if isinstance(error, json.JSONDecodeError | UnicodeDecodeError):
+            reason = str(error)
         raise Refusal(400, f"{name} must be JSON: {reason}.") from None
     if not isinstance(content, dict):
         raise Refusal(400, f"{name} must be a JSON object: {example}. Received: {received(content)}.")

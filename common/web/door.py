@@ -71,10 +71,26 @@ class Door:
 
     def _headers(self, scope: Scope) -> dict[bytes, str]:
         found: dict[bytes, str] = {}
+        # The connection bounds only heads that come in parts: one that is read whole at once gets past it.
+        size = len(scope.get("raw_path", b"")) + len(scope.get("query_string", b""))
+        size += sum(len(name) + len(value) for name, value in scope["headers"])
+        if size > self._settings.max_header_kb * 2**10:
+            raise Refusal(
+                431,
+                f"The head of the request is too large: at most {self._settings.max_header_kb} kilobytes are read. "
+                f"Received: {size} bytes.",
+            )
         for name, value in scope["headers"]:
             if name in found and name in _ONCE:
                 raise Refusal(400, f"The request has the header {name.decode()} twice. Send it once.")
             found[name] = value.decode("latin-1").strip()
+        if b"content-length" in found and b"transfer-encoding" in found:
+            # A proxy that goes by the other one would take the rest of the body for a request of somebody else.
+            raise Refusal(
+                400,
+                "The request says the length of its body in two ways, content-length and transfer-encoding. Send one.",
+                (("Connection", "close"),),
+            )
         return found
 
     def _check_sender(self, scope: Scope, headers: dict[bytes, str]) -> None:

@@ -229,3 +229,26 @@ def test_headers_that_decide_come_once(name):
     scope = {"type": "http", "method": "POST", "path": "/get_session_info", "headers": twice}
     with pytest.raises(Refusal, match=f"header {name} twice"):
         Door(routes_of(SERVE), DoorSettings(), {}).admit(scope)
+
+
+def test_length_of_a_body_is_said_in_one_way():
+    """What follows a body that two programs read differently would pass as a request that nobody checked."""
+    headers = [(b"host", b"127.0.0.1"), (b"content-length", b"2"), (b"transfer-encoding", b"chunked")]
+    scope = {"type": "http", "method": "POST", "path": "/is_running", "headers": headers}
+    with pytest.raises(Refusal, match="in two ways") as refusal:
+        Door(routes_of(SERVE), DoorSettings(), {}).admit(scope)
+    assert ("Connection", "close") in refusal.value.headers, "nothing behind it is read"
+
+
+@pytest.mark.parametrize(
+    "head",
+    [
+        {"headers": [(b"host", b"127.0.0.1"), (b"x", b"a" * 2**15)]},
+        {"headers": [(b"host", b"127.0.0.1")], "query_string": b"a" * 2**15},
+    ],
+)
+def test_head_that_is_read_whole_at_once_is_bounded_too(head):
+    scope = {"type": "http", "method": "GET", "path": "/healthz", **head}
+    with pytest.raises(Refusal, match="at most 32 kilobytes") as refusal:
+        Door(routes_of(SERVE), DoorSettings(), {}).admit(scope)
+    assert refusal.value.status == 431

@@ -130,6 +130,7 @@ UUID = {"inference_request_uuid": "nobody"}
         ("inference_image_id", b"{", 400, ["must be JSON"]),
         ("inference_image_id", b"\xff\xfe\x00", 400, ["must be JSON"]),
         ("inference_image_id", b"[" * 100_000, 400, ["too deeply nested"]),
+        ("inference_image_id", b'{"state": ' + b"9" * 6000 + b"}", 400, ["too many digits"]),
         ("inference_image_id", b'{"state":' + b"9" * 5000 + b"}", 400, ["must be JSON"]),
         ("inference_image_id", b"[]", 400, ["must be a JSON object", "Received: []"]),
         ("inference_image_id", b"null", 400, ["must be a JSON object"]),
