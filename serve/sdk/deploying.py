@@ -235,7 +235,10 @@ class DeployingServer(SemanticSegmentation):
         if is_file(path):
             return checkpoint
         if sly_env.team_id(raise_not_found=False) is None:
-            raise RequestError(f"A checkpoint in Team Files needs TEAM_ID. Received: {received(path)}.")
+            raise RequestError(
+                f"There is no checkpoint at {received(path)} on this machine; one in Team Files needs TEAM_ID in the "
+                "app's environment."
+            )
         try:
             return super()._download_custom_model(checkpoint, log_progress, model_source)
         except FileNotFoundError as error:

@@ -209,7 +209,7 @@ def test_other_model_is_deployed_by_request_and_a_bad_one_is_explained(running, 
         assert post(running, "get_session_info").json()["checkpoint_name"] == "best.pth"
         mask = to_mask(upload(running, encoded(image)).json()["annotation"], ["__bg__", "joint"])
         np.testing.assert_array_equal(mask, expected(running, image))
-        refused(deploy(tmp_path / "missing.pth"), "missing.pth", "needs TEAM_ID")
+        refused(deploy(tmp_path / "missing.pth"), "There is no checkpoint at", "missing.pth", "needs TEAM_ID")
         for nowhere in ("x" * 5000, "y/" * 3000, "a\0b"):
             answer = deploy(nowhere)
             refused(answer, "needs TEAM_ID")
