@@ -35,8 +35,8 @@ def require_comparable(settings: TrainSettings, is_measured: bool) -> None:
         )
     if not is_measured:
         raise SettingsError(
-            "A comparison is of scores on labelled photos. Name such photos as validation, or leave the comparison out. "
-            "Received: no validation."
+            "A comparison is of scores on labelled photos. Name such photos as validation, or leave the comparison "
+            "out. Received: no validation."
         )
 
 
