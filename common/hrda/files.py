@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import errno
-import glob
 import hashlib
 import os
 import shutil
@@ -103,8 +102,8 @@ def sum_of(path: Path) -> str:
 
 
 def remove_halves(path: Path) -> None:
-    """Remove what a killed process has left of `path` while it was writing."""
-    for half in path.parent.glob(f"{glob.escape(_half_name(path))}*"):
+    """Remove what a killed process has left of files while it was writing; the name of `path` may be a pattern."""
+    for half in path.parent.glob(f"{_half_name(path)}*"):
         half.unlink(missing_ok=True)
 
 
