@@ -212,13 +212,16 @@ def check(url: str, reach: Reach, *, name: str = "The address", deadline: Deadli
     schemes = ("http", "https") if reach.http else ("https",)
     try:
         parts = urlsplit(url if isinstance(url, str) else "")
-        port = parts.port or _PORTS.get(parts.scheme)
+        port = _PORTS.get(parts.scheme) if parts.port is None else parts.port
         host = (parts.hostname or "").encode("idna").decode() if ":" not in (parts.hostname or "") else parts.hostname
     except (ValueError, UnicodeError):
         parts, port, host = urlsplit(""), None, ""
-    if parts.scheme not in schemes or not host or not port or any(c.isspace() or ord(c) < 32 for c in url):
+    starts = [f"{scheme}://" for scheme in schemes]
+    if not isinstance(url, str) or not url.lower().startswith(tuple(starts)):
+        raise WebError(f"{name} must be an address that starts with {' or '.join(starts)}. Received: {received(url)}.")
+    if not host or not port or any(c.isspace() or ord(c) < 32 for c in url):
         raise WebError(
-            f"{name} must be an address that starts with {' or '.join(s + '://' for s in schemes)}. "
+            f"{name} must name a server after ://, with a port from 1 to 65535 where it has one, without spaces. "
             f"Received: {received(url)}."
         )
     if parts.username is not None or parts.password is not None:

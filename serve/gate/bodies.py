@@ -107,7 +107,8 @@ def check_state(route: str, state: Mapping[str, Any], limits: Limits) -> None:
     """
     for group in NEEDED.get(route, ()):
         if all(state.get(name) is None for name in group):
-            raise RequestError(f"state must hold {' or '.join(group)}. Received: {received(list(state))}.")
+            there = [name for name, value in state.items() if value is not None]
+            raise RequestError(f"state must hold {' or '.join(group)}. Received: {received(there)}.")
     given = {name: value for name, value in state.items() if value is not None}
     try:
         RequestState.model_validate(given)

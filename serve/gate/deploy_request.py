@@ -14,6 +14,8 @@ from serve.errors import RequestError
 from serve.model.deployment import PYTORCH, RUNTIMES, default_device
 from serve.model.exports import runnable_file
 
+_SOURCES = (ModelSource.CUSTOM, ModelSource.PRETRAINED)
+
 
 def _with_checkpoint(files: dict[str, Any]) -> dict[str, Any]:
     if not isinstance(files.get("checkpoint"), str) or not files["checkpoint"]:
@@ -27,7 +29,7 @@ class DeployRequest(BaseModel):
     model_config = IN_PART
     model_files: Annotated[dict[str, Any], AfterValidator(_with_checkpoint)]
     """Path of the checkpoint, under this name; clients send others beside it."""
-    model_source: str = ""
+    model_source: Annotated[Literal["", *_SOURCES], Expected(" or ".join(map(repr, _SOURCES)))] = ""
     """Where the model comes from, in the SDK's words."""
     model_info: dict[str, Any] = Field(default_factory=dict)
     """The experiment's description."""

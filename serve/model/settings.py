@@ -199,7 +199,9 @@ def without_foreign(settings: Mapping[str, Any], classes: Sequence[str]) -> tupl
 
 def _plain(name: str, value: Any) -> Any:
     if isinstance(value, str):
-        value = read_field(name[:LONGEST_RECEIVED] if name.isidentifier() else received(name), value)
+        read = read_field(name[:LONGEST_RECEIVED] if name.isidentifier() else received(name), value)
+        # YAML takes yes, no, on and off for flags too, which nobody else does.
+        value = value if isinstance(read, bool) and value.strip().lower() not in ("true", "false") else read
     if name in ("window", "stride") and isinstance(value, int) and not isinstance(value, bool):
         return [value, value]
     return value

@@ -157,6 +157,7 @@ def test_state_that_is_no_json_is_refused_with_the_way_to_send_it(app):
     ("route", "state", "status", "words"),
     [
         ("inference_image_id", {}, 400, ["state must hold", "image_id"]),
+        ("inference_image_id", {"image_id": None, "settings": {}}, 400, ["Received: ['settings']"]),
         ("inference_image_id", {"image_id": "five"}, 400, ["image_id must be a whole number", "'five'"]),
         ("inference_image_id", {"image_id": True}, 400, ["image_id must be a whole number"]),
         ("inference_image_id", {"image_id": -1}, 400, ["at least 1"]),
@@ -194,6 +195,12 @@ def test_state_that_is_no_json_is_refused_with_the_way_to_send_it(app):
         ("stop_inference", {}, 400, ["inference_request_uuid"]),
         ("deploy_from_api", {}, 400, ["deploy_params"]),
         ("deploy_from_api", {"deploy_params": "model.pth"}, 400, ["names and values"]),
+        (
+            "deploy_from_api",
+            {"deploy_params": {"model_source": "zz", "model_files": {"checkpoint": "x"}}},
+            400,
+            ["model_source must be", "'zz'"],
+        ),
         ("deploy_from_api", {"deploy_params": {"model_files": {"checkpoint": 5}}}, 400, ["A checkpoint is needed"]),
         ("deploy_from_api", {"deploy_params": {"model_files": {"checkpoint": "a\0b"}}}, 400, ["TEAM_ID"]),
         ("no_such_route", {}, 404, ["nothing at this address"]),

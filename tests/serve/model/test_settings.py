@@ -75,6 +75,7 @@ def test_values_are_read_in_every_form_that_clients_send(given, read):
         ({"conf": "high"}, "conf must be a probability"),
         ({"conf": float("nan")}, "conf must be a probability"),
         ({"confidence": "often"}, "true or false"),
+        ({"flip": "yes"}, "flip must be true or false. Received: .yes."),
         ([1], "names and values"),
     ],
 )
