@@ -15,14 +15,13 @@ import yaml
 from fastapi import FastAPI
 from supervisely import logger
 from supervisely.app.fastapi.websocket import WebsocketManager
-from supervisely.app.widgets import Container, Text, Widget
+from supervisely.app.widgets import Container, Widget
 from supervisely.nn.prediction_dto import PredictionSegmentation
 from supervisely.nn.utils import CheckpointInfo, RuntimeType
 
 from common.hrda.checks import received
 from common.plain_yaml import read_yaml
 from common.web.browsers import tell_each_alone
-from common.web.guide import LINK
 from serve.batch.local import predict_local
 from serve.batch.outputs.format import IMAGE, PROBABILITIES, OutputOptions
 from serve.batch.result import Photo, Result
@@ -82,7 +81,6 @@ class HRDAServer(SdkServer):
         cards = super().get_ui()
         if cards is None:
             return None
-        cards = Container([Text(LINK), cards])
         if self.thresholds_card is None:
             self.thresholds_card = ThresholdsCard(lambda: self.gui.set_inference_settings(self))
             self.try_card = TryCard()

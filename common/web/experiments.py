@@ -47,15 +47,15 @@ class ScoredRow:
 
     def to_table_row(self) -> list[str]:
         """The cells."""
-        task, _, data, checkpoints, session, report = super().to_table_row()
+        task, _, data, checkpoints, _, report = super().to_table_row()
         name, iou = (json.dumps({"widget_id": cell.widget_id, "widgets": []}) for cell in self._own_cells)
-        return [name, task, iou, checkpoints, session, data, report]
+        return [name, task, iou, checkpoints, data, report]
 
     @classmethod
     def widgets_templates(cls) -> list[Any]:
         """A widget for each column."""
-        task, _, data, checkpoints, session, report = super().widgets_templates()
-        return [cls.text(""), task, cls.text(""), checkpoints, session, data, report]
+        task, _, data, checkpoints, _, report = super().widgets_templates()
+        return [cls.text(""), task, cls.text(""), checkpoints, data, report]
 
     def search_text(self) -> str:
         """What a search looks through."""
@@ -63,9 +63,9 @@ class ScoredRow:
 
     def sort_values(self) -> list[Any]:
         """By what each column sorts."""
-        task, _, data, checkpoints, session, report = super().sort_values()
+        task, _, data, checkpoints, _, report = super().sort_values()
         iou = _UNKNOWN if self.iou is None else self.iou
-        return [self.name.lower(), task, iou, checkpoints, session, data, report]
+        return [self.name.lower(), task, iou, checkpoints, data, report]
 
 
 class ScoredExperiments:
@@ -75,8 +75,9 @@ class ScoredExperiments:
     """Of its rows, a `ScoredRow`."""
     sdk_table: type
     """The SDK's table, which names its own kind of row."""
-    # The SDK sets the checkpoints apart by their place, and does not sort by them and by the next column.
-    COLUMNS = ("EXPERIMENT", "TASK", "FOREGROUND IOU", "CHECKPOINT", "SESSION", "TRAINING DATA", "REPORT")
+    # The SDK sets the checkpoints apart by their place, and does not sort by them and by the next column. Without the
+    # link to the session, which its task has too, all of them fit into a card 1000 pixels wide.
+    COLUMNS = ("EXPERIMENT", "TASK", "FOREGROUND IOU", "CHECKPOINT", "TRAINING DATA", "REPORT")
 
     def set_experiment_infos(self, experiment_infos: list[Any]) -> None:
         """Show these experiments."""

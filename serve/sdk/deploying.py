@@ -35,6 +35,7 @@ from typing import Any
 import supervisely.io.env as sly_env
 import supervisely.nn.inference.gui.serving_gui_template as page_module
 from supervisely import ProjectMeta
+from supervisely.app.widgets import Card, Text
 from supervisely.nn.inference import SemanticSegmentation
 from supervisely.nn.inference.gui import ServingGUITemplate
 from supervisely.nn.utils import ModelSource
@@ -43,6 +44,7 @@ from common.allocator import give_back_freed_memory
 from common.hrda.checks import received
 from common.paths import is_file
 from common.replacing import replaced
+from common.web.guide import LINK
 from serve.errors import RequestError, Unavailable
 from serve.gate.deploy_request import completed, runnable
 from serve.model.deployment import Deployment
@@ -79,7 +81,7 @@ class DeployingServer(SemanticSegmentation):
     def __init__(self, *, devices: str = "", **options: Any) -> None:
         self._served, self._devices = Served(), devices
         self._deploying, self._waking, self._dozing = threading.Lock(), threading.RLock(), threading.Lock()
-        with replaced(page_module, ExperimentSelector=Experiments):
+        with replaced(page_module, ExperimentSelector=Experiments, Card=_card_with_guide):
             super().__init__(**options)
 
     @property
@@ -260,3 +262,7 @@ class DeployingServer(SemanticSegmentation):
     def _reset_gui_state(self) -> None:
         if isinstance(self.gui, ServingGUITemplate):
             self.gui.model_source_tabs.set_active_tab(ModelSource.CUSTOM)
+
+
+def _card_with_guide(**options: Any) -> Card:
+    return Card(content_top_right=Text(LINK), **options)

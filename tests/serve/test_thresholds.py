@@ -138,4 +138,4 @@ def test_page_says_them_and_switches_them_off(page, measured, checkpoint, image,
 def test_page_leads_to_the_guide_above_all_cards(page):
     shown = [widget for widget in DataJson().values() if isinstance(widget, dict)]
     assert "Select Model" in [widget.get("title") for widget in shown]
-    assert [widget.get("text") for widget in shown].count(LINK) == 3, "above all cards, and on both of ours"
+    assert [widget.get("text") for widget in shown].count(LINK) == 3, "on the card of the model, and on both of ours"
