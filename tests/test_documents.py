@@ -142,7 +142,7 @@ MARKED = {
 
 OUTPUTS = {
     ("docs/architecture.md", "common/            what both apps share"),
-    ("docs/benchmarks.md", "call                               count   p50 ms   p95 ms   max ms"),
+    ("docs/benchmarks.md", "calm                               count   p50 ms   p95 ms   max ms"),
 }
 """Blocks that show a folder or what a program printed: nothing to run."""
 

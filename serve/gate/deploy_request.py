@@ -14,7 +14,7 @@ from serve.errors import RequestError
 from serve.model.deployment import PYTORCH, RUNTIMES, default_device
 from serve.model.exports import runnable_file
 
-_SOURCES = (ModelSource.CUSTOM, ModelSource.PRETRAINED)
+_SOURCES = (ModelSource.CUSTOM, ModelSource.EXTERNAL, ModelSource.PRETRAINED)
 
 
 def _with_checkpoint(files: dict[str, Any]) -> dict[str, Any]:

@@ -9,8 +9,8 @@ from serve.batch.outputs.format import OutputOptions
 from serve.batch.result import Result, Transform
 
 if TYPE_CHECKING:
-    from affine import Affine
     from rasterio.crs import CRS
+    from rasterio.transform import Affine
 
 _MM_PER_METRE = 1000.0
 _MOST_UNEQUAL = 1.01
