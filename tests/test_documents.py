@@ -108,7 +108,7 @@ MARKED = {
     ("docs/release.md", "git switch release-v0.1.0", "needs an instance; the manifests' tests run the command"),
     (
         "README.md",
-        "make demo    # draws photos, trains, deploys and annotates; the first pictures are there after set-up and three minutes",
+        "make demo    # draws photos, trains, deploys and annotates; first pictures three minutes after the set-up",
         "takes eight minutes; tests/test_end_to_end.py runs its parts",
     ),
     (
