@@ -83,7 +83,10 @@ RUN: dict[str, tuple[Step, ...]] = {
         Step("import pandas", ("photo.jpg has", "max_width_mm")),
     ),
     "docs/import.md": (
-        Step(".venv/bin/python -m train import mine", ("2 photos, 2 with labels; classes: crack. Imported as mine_project.",)),
+        Step(
+            ".venv/bin/python -m train import mine",
+            ("2 photos, 2 with labels; classes: crack. Imported as mine_project.",),
+        ),
         Step("mkdir -p raw", ("4 photos, 0 with labels. Imported as raw_project.",)),
     ),
     "docs/orthomosaics.md": (

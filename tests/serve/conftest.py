@@ -1,6 +1,7 @@
 """A tiny real model, and the app around it as `python -m serve deploy` starts it, behind real HTTP."""
 
 import contextlib
+import logging
 import runpy
 import socket
 import sys
@@ -28,6 +29,16 @@ CLASSES = ("__bg__", "crack", "stain")
 PALETTE = ((0, 0, 0), (220, 20, 60), (30, 60, 200))
 MODEL = ModelSettings(encoder="mit_b0", num_classes=3, crop_size=(64, 64), decoder_channels=16, attention_channels=16)
 INSTANCE = ("SERVER_ADDRESS", "API_TOKEN", "TEAM_ID", "WORKSPACE_ID", "TASK_ID", "ENV", "PROJECT_ID")
+
+
+@pytest.fixture(autouse=True)
+def lines_of_the_log() -> Iterator[None]:
+    """The SDK's log is as it was after a test in which the command line has made it readable for a person."""
+    kept = [(handler, handler.formatter, list(handler.filters)) for handler in logging.getLogger("logger").handlers]
+    yield
+    for handler, formatter, filters in kept:
+        handler.setFormatter(formatter)
+        handler.filters[:] = filters
 
 
 @pytest.fixture(scope="session")

@@ -22,7 +22,7 @@ from sandbox.testing import Sandbox
 from serve.__main__ import main
 
 ROOT = Path(__file__).resolve().parents[3]
-PHOTOS = 40
+PHOTOS = 32
 LIMIT_S = 240
 SLOW = ("--settings", "stride=16")
 """So many windows that there is time to kill something."""
